@@ -1,0 +1,21 @@
+"""yacs keys of the models in this package, added on top of ``detectron2.config.get_cfg()``."""
+
+from detectron2.config import CfgNode
+
+from .common import add_common_config
+from .detr import add_detr_config
+
+__all__ = ["add_common_config", "add_detr_config", "add_detr_d2_config"]
+
+
+def add_detr_d2_config(cfg: CfgNode) -> None:
+    """Add every key of this package to ``cfg``, in place. Detectron2's own keys keep their defaults.
+
+    Example::
+
+        cfg = get_cfg()
+        add_detr_d2_config(cfg)
+        cfg.merge_from_file("configs/COCO-Detection/detr_R_50_300ep.yaml")
+    """
+    add_common_config(cfg)
+    add_detr_config(cfg)

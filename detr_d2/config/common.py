@@ -1,0 +1,39 @@
+"""Keys that every model family shares: data, solver, evaluation."""
+
+from detectron2.config import CfgNode
+
+
+def add_common_config(cfg: CfgNode) -> None:
+    """Add the keys that do not belong to one model. Their defaults leave Detectron2's own models as they are."""
+    _add_input_keys(cfg)
+    _add_solver_keys(cfg)
+
+    # A class head of another class count than the checkpoint's is an error; True re-initialises it (fine-tuning).
+    cfg.MODEL.REINIT_CLASS_HEAD = False
+
+    # Images per process and forward pass in evaluation. Results do not depend on it (padding is masked).
+    cfg.TEST.IMS_PER_BATCH = 1
+    # The metric, as "task/metric", whose best value is kept in model_best.pth. "" keeps none.
+    cfg.TEST.BEST_METRIC = "bbox/AP"
+
+
+def _add_input_keys(cfg: CfgNode) -> None:
+    # Name in DATASET_MAPPER_REGISTRY; "" is Detectron2's own DatasetMapper.
+    cfg.INPUT.DATASET_MAPPER = ""
+    # Short sides of the first resize, before the crop, in DETR's "resize - crop - resize" branch.
+    cfg.INPUT.MIN_SIZE_TRAIN_CROP = (400, 500, 600)
+    # Truncated or unreadable training images end the run with their name; True logs and skips them.
+    cfg.INPUT.SKIP_UNREADABLE_IMAGES = False
+    # Annotated boxes without area end the run with their image's name; True drops them with a warning.
+    cfg.INPUT.DROP_DEGENERATE_BOXES = False
+
+
+def _add_solver_keys(cfg: CfgNode) -> None:
+    # "SGD" is Detectron2's build_optimizer; "ADAMW" is what the DETR family trains with.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Learning rate of the backbone as a multiple of BASE_LR (ADAMW only).
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # "float16" (with loss scaling, GPUs only) or "bfloat16"; read when SOLVER.AMP.ENABLED.
+    cfg.SOLVER.AMP.PRECISION = "float16"
+    # CLIP_GRADIENTS.CLIP_TYPE takes "full_model" beside Detectron2's "value" and "norm", which clip each parameter
+    # on its own: one norm over all gradients, as DETR was trained.

@@ -1,0 +1,7 @@
+"""Training and evaluation on Detectron2's trainer."""
+
+from .amp import AMPTrainer, autocast
+from .config import load_config, prepare_device
+from .trainer import Trainer
+
+__all__ = ["AMPTrainer", "Trainer", "autocast", "load_config", "prepare_device"]

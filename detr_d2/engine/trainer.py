@@ -1,0 +1,99 @@
+"""The trainer: Detectron2's, with this package's loaders, optimizer, evaluators and checkpoints."""
+
+import logging
+import weakref
+from collections import OrderedDict
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from ..checkpoint import DetrCheckpointer
+from ..data import build_test_loader, build_train_loader
+from ..evaluation import build_evaluator
+from ..solver import build_optimizer
+from .amp import AMPTrainer, autocast
+
+
+class Trainer(DefaultTrainer):
+    """`DefaultTrainer` for every model of this package and for Detectron2's own.
+
+    What it adds: several processes on CPUs; bf16 and fp16 on any device that has them; AdamW and whole-model clipping
+    (``SOLVER.OPTIMIZER``); mappers by name (``INPUT.DATASET_MAPPER``); published checkpoints through ``MODEL.WEIGHTS``,
+    written so that a killed run leaves the last good one; the best model by ``TEST.BEST_METRIC``.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)  # DefaultTrainer's own __init__ builds a DDP model that refuses CPUs
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = wrap_ddp(model)
+        if cfg.SOLVER.AMP.ENABLED:
+            self._trainer = AMPTrainer(cfg, model, data_loader, optimizer)
+        else:
+            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = DetrCheckpointer(
+            model, cfg.OUTPUT_DIR, reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, and the best checkpoint where evaluation runs during training."""
+        result = super().build_hooks()
+        if self.cfg.TEST.EVAL_PERIOD > 0 and self.cfg.TEST.BEST_METRIC and comm.is_main_process():
+            best = BestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC)
+            result.insert(-1, best)  # the last hook writes the metrics
+        return result
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> OrderedDict[str, dict]:
+        """Evaluate on every data set of ``DATASETS.TEST``, in the precision of ``SOLVER.AMP``."""
+        with autocast(cfg):
+            return super().test(cfg, model, evaluators)
+
+
+class BestCheckpointer(hooks.BestCheckpointer):
+    """Detectron2's hook, which remembers the best value over a resume."""
+
+    def state_dict(self) -> dict:
+        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.best_metric = state_dict["best_metric"]
+        self.best_iter = state_dict["best_iter"]
+
+
+def wrap_ddp(model: nn.Module) -> nn.Module:
+    """DistributedDataParallel around a model on any device, where there is more than one process."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))

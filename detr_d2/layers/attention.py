@@ -1,0 +1,48 @@
+"""Multi-head attention on torch's fused kernel, with the parameters of ``nn.MultiheadAttention``.
+
+Legend: B batch, N queries, M keys, E embedding, h heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention over ``num_heads`` heads (Vaswani et al., 2017).
+
+    Parameter names, shapes and initialisation are those of ``torch.nn.MultiheadAttention``, so published weights
+    load as they are. Differences: batch first only; never returns the weights, so that the fused kernels are used
+    in training and evaluation alike; a query that is also the key is projected once together with it.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"An embedding of {embed_dim} channels cannot be split over {num_heads} attention heads.")
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """``query`` B x N x E, ``key`` and ``value`` B x M x E -> B x N x E.
+
+        ``attn_mask``: boolean, broadcastable to B x h x N x M, True where attention is ALLOWED (torch's
+        ``scaled_dot_product_attention`` convention, the reverse of a padding mask); None attends everywhere.
+        """
+        e = self.embed_dim
+        if query is key:
+            q, k = F.linear(query, self.in_proj_weight[: 2 * e], self.in_proj_bias[: 2 * e]).chunk(2, dim=-1)
+        else:
+            q = F.linear(query, self.in_proj_weight[:e], self.in_proj_bias[:e])
+            k = F.linear(key, self.in_proj_weight[e : 2 * e], self.in_proj_bias[e : 2 * e])
+        v = F.linear(value, self.in_proj_weight[2 * e :], self.in_proj_bias[2 * e :])
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # B x h x N x E/h
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
+        return self.out_proj(out.transpose(1, 2).flatten(2))

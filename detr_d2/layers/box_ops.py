@@ -1,0 +1,35 @@
+"""Box conversions and generalized IoU on tensors of shape ``(..., 4)``."""
+
+import torch
+from torch import Tensor
+
+
+def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """``(..., 4)`` centre x, centre y, width, height -> left, top, right, bottom."""
+    center, half_size = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([center - half_size, center + half_size], dim=-1)
+
+
+def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """``(..., 4)`` left, top, right, bottom -> centre x, centre y, width, height."""
+    top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
+
+
+def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Generalized IoU (Rezatofighi et al., CVPR 2019) of boxes in xyxy format, in [-1, 1].
+
+    Shapes broadcast: ``(N, 4)`` with ``(N, 4)`` gives the N pairs, ``(N, 1, 4)`` with ``(1, M, 4)`` all N x M pairs.
+    torchvision has the pairwise form only, and its loss adds an epsilon that is visible for small boxes.
+    Two boxes without area at one place give 0 for their undefined ratios.
+    """
+    area1 = (boxes1[..., 2:] - boxes1[..., :2]).prod(-1)
+    area2 = (boxes2[..., 2:] - boxes2[..., :2]).prod(-1)
+    overlap = torch.min(boxes1[..., 2:], boxes2[..., 2:]) - torch.max(boxes1[..., :2], boxes2[..., :2])
+    hull = torch.max(boxes1[..., 2:], boxes2[..., 2:]) - torch.min(boxes1[..., :2], boxes2[..., :2])
+    intersection = overlap.clamp(min=0).prod(-1)
+    hull_area = hull.prod(-1)
+    union = area1 + area2 - intersection
+    # The smallest normal number keeps 0 / 0 at 0 and changes no other quotient.
+    tiny = torch.finfo(union.dtype).tiny
+    return intersection / union.clamp(min=tiny) - (hull_area - union) / hull_area.clamp(min=tiny)

@@ -1,0 +1,38 @@
+"""Losses of set prediction as pure functions; each returns one value per decoder layer.
+
+Legend: L layers, B batch, Q queries, K classes (no-object last), M matched pairs.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..layers import box_cxcywh_to_xyxy, generalized_box_iou
+
+
+def weighted_cross_entropy(logits: Tensor, classes: Tensor, no_object_weight: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy in which the no-object class, the last, weighs less.
+
+    Args:
+        logits: L x B x Q x K.
+        classes: L x B x Q target classes.
+        no_object_weight: weight of class K - 1; every other weighs 1.
+
+    Returns:
+        The weighted sum of losses and the sum of weights, both of shape (L,): their quotient is the weighted mean that
+        ``F.cross_entropy`` computes, which over several workers has to be taken after both are summed.
+    """
+    weight = torch.ones(logits.shape[-1], device=logits.device)
+    weight[-1] = no_object_weight
+    losses = F.cross_entropy(logits.float().flatten(0, 2), classes.flatten(), weight, reduction="none")
+    return losses.view_as(classes).sum((1, 2)), weight[classes].sum((1, 2))
+
+
+def l1_box_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Summed L1 distance of L x M x 4 relative cx, cy, w, h boxes -> (L,)."""
+    return (predicted - target).abs().sum((1, 2))
+
+
+def giou_box_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Summed 1 - GIoU of L x M x 4 cx, cy, w, h boxes -> (L,)."""
+    return (1 - generalized_box_iou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(target))).sum(1)

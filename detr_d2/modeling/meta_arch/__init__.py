@@ -1,0 +1,5 @@
+"""Whole models, registered in Detectron2's ``META_ARCH_REGISTRY``; one file a model."""
+
+from .detr import DETR
+
+__all__ = ["DETR"]

@@ -1,0 +1,5 @@
+"""Optimizers and gradient clipping."""
+
+from .build import build_optimizer
+
+__all__ = ["build_optimizer"]

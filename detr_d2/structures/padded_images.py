@@ -1,0 +1,49 @@
+"""A batch of images of different sizes, padded to one, with the mask that tells padding from image.
+
+Legend: B batch, C channels, H W the batch's size, h w a feature map's size.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class PaddedImages(NamedTuple):
+    """Images zero-padded at the right and bottom.
+
+    Attributes:
+        tensor: B x C x H x W.
+        mask: B x H x W, True = padding.
+        image_sizes: (height, width) of each image without padding.
+    """
+
+    tensor: Tensor
+    mask: Tensor
+    image_sizes: list[tuple[int, int]]
+
+    @classmethod
+    def from_tensors(cls, images: Sequence[Tensor]) -> "PaddedImages":
+        """Pad C x H_i x W_i tensors, already normalised, to the largest height and width among them."""
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+        batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+        mask = torch.ones(len(images), height, width, dtype=torch.bool, device=batch.device)
+        for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
+            batch[i, :, :h, :w] = image
+            mask[i, :h, :w] = False
+        return cls(batch, mask, sizes)
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether any image is smaller than the batch; known without asking the device."""
+        return any(size != tuple(self.tensor.shape[-2:]) for size in self.image_sizes)
+
+    def mask_at(self, size: tuple[int, int]) -> Tensor:
+        """The padding mask at a feature map's size (h, w), B x h x w, by nearest interpolation as published.
+
+        Not the same as ``ceil(size / stride)`` valid cells: the two differ by a row or column in most mixed batches.
+        """
+        return F.interpolate(self.mask[None].to(torch.uint8), size=size).to(torch.bool)[0]

@@ -1,0 +1,55 @@
+"""Every yaml in configs/ builds its model at small size, trains a step and evaluates a step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+
+from detr_d2.engine import load_config
+from detr_d2.solver import build_optimizer
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+YAMLS = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("Base-"))
+# Width and depth of the transformer; the backbone keeps its own structure, dilation included.
+SMALL = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.DETR.HIDDEN_DIM", "64", "MODEL.DETR.DIM_FEEDFORWARD", "64"]
+
+
+def inputs(cfg: CfgNode) -> list[dict]:
+    """Two images of different sizes, the second without objects."""
+    result = []
+    for height, width, count in ((64, 96, 2), (80, 72, 0)):
+        boxes = torch.tensor([[4.0, 5.0, 30.0, 44.0], [20.0, 8.0, 60.0, 50.0]])[:count]
+        instances = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.tensor([0, 1])[:count])
+        image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8)
+        result.append({"image": image, "instances": instances, "height": 2 * height, "width": 2 * width})
+    return result
+
+
+def test_there_are_configs():
+    assert len(YAMLS) >= 6
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_trains_and_infers(path: Path):
+    cfg = load_config(str(path), SMALL)
+    model = build_model(cfg).train()
+    optimizer = build_optimizer(cfg, model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    losses = model(inputs(cfg))
+    assert all(torch.isfinite(value) for value in losses.values())
+    optimizer.zero_grad()
+    sum(losses.values()).backward()
+    optimizer.step()
+    unchanged = [name for name, value in before.items() if torch.equal(model.get_parameter(name), value)]
+    assert not unchanged
+
+    model.eval()
+    with torch.no_grad():
+        outputs = model(inputs(cfg))
+    assert [output["instances"].image_size for output in outputs] == [(128, 192), (160, 144)]
+    for output in outputs:
+        assert torch.isfinite(output["instances"].pred_boxes.tensor).all()
