@@ -44,8 +44,10 @@ def test_trains_and_infers(path: Path):
     optimizer.zero_grad()
     sum(losses.values()).backward()
     optimizer.step()
-    unchanged = [name for name, value in before.items() if torch.equal(model.get_parameter(name), value)]
-    assert not unchanged
+    unchanged = {name for name, value in before.items() if torch.equal(model.get_parameter(name), value)}
+    # The first self-attention among the queries works on zeros, so at the start its values teach nothing.
+    assert all(name.startswith("transformer.decoder.layers.0.") for name in unchanged), unchanged
+    assert all(model.get_parameter(name).grad is not None for name in before)
 
     model.eval()
     with torch.no_grad():

@@ -1,0 +1,53 @@
+"""DETR's augmentation, put together from Detectron2's transforms."""
+
+import detectron2.data.transforms as T
+from detectron2.config import CfgNode
+
+__all__ = ["build_detr_augmentation"]
+
+_FLIPS = ("horizontal", "vertical", "none")
+_CROP_PROBABILITY = 0.5  # published
+
+
+def build_detr_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """The augmentations of one image, in the order in which they apply.
+
+    Training (Carion et al., ECCV 2020, section A.4): flip; then, with ``INPUT.CROP.ENABLED`` and probability 0.5,
+    resize the short side to one of ``INPUT.MIN_SIZE_TRAIN_CROP`` and crop (``INPUT.CROP.TYPE``, ``INPUT.CROP.SIZE``);
+    then resize the short side to one of ``INPUT.MIN_SIZE_TRAIN``, the long side at most ``INPUT.MAX_SIZE_TRAIN``.
+    Since the last step is common to both, this is the published choice of "resize" or "resize, crop, resize".
+    Inference: resize to ``INPUT.MIN_SIZE_TEST``, ``INPUT.MAX_SIZE_TEST``; nothing where ``MIN_SIZE_TEST`` is 0.
+
+    The official resize truncates the long side to an integer, Detectron2's rounds it to the nearest: for about half of
+    all shapes the image is one pixel longer here. Detectron2's rule is kept, so that all models that are compared
+    see the same pixels; boxes are scaled by the sizes that result, so both are consistent in themselves.
+
+    Raises:
+        ValueError: if ``INPUT.RANDOM_FLIP`` is not one of "horizontal", "vertical" and "none".
+    """
+    if not is_train:
+        if cfg.INPUT.MIN_SIZE_TEST == 0:
+            return []
+        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+
+    augmentations = _random_flip(cfg.INPUT.RANDOM_FLIP)
+    if cfg.INPUT.CROP.ENABLED:
+        resize_and_crop = T.AugmentationList(
+            [
+                T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN_CROP, sample_style="choice"),
+                T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE),
+            ]
+        )
+        augmentations.append(T.RandomApply(resize_and_crop, prob=_CROP_PROBABILITY))
+    augmentations.append(
+        T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
+    )
+    return augmentations
+
+
+def _random_flip(direction: str) -> list[T.Augmentation]:
+    if direction not in _FLIPS:
+        raise ValueError(f"INPUT.RANDOM_FLIP is {direction!r}; it must be one of {', '.join(_FLIPS)}")
+    if direction == "none":
+        return []
+    return [T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")]

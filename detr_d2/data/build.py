@@ -1,0 +1,168 @@
+"""Data loaders: Detectron2's own, over data sets that were checked first and with the mapper that the config names."""
+
+import logging
+from collections.abc import Callable, Iterable
+from functools import reduce
+from itertools import chain
+from typing import Any
+
+import torch.utils.data as torchdata
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+    print_instances_class_histogram,
+)
+from detectron2.data.detection_utils import check_metadata_consistency
+from fvcore.common.registry import Registry
+
+from .checks import check_dataset_dicts, check_dataset_name, readable_annotations
+
+__all__ = [
+    "DATASET_MAPPER_REGISTRY",
+    "build_dataset_mapper",
+    "build_test_loader",
+    "build_train_loader",
+    "num_classes_of",
+]
+
+DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
+DATASET_MAPPER_REGISTRY.__doc__ = """
+Dataset mappers, called as ``mapper(cfg, is_train)``; ``INPUT.DATASET_MAPPER`` names one.
+"""
+
+# Where each meta-architecture keeps its number of classes. One that is not listed works, without the checks of classes.
+_NUM_CLASSES_KEYS = {
+    "DETR": "MODEL.DETR.NUM_CLASSES",
+    "PanopticDETR": "MODEL.DETR.NUM_CLASSES",
+    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+}
+
+Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+def num_classes_of(cfg: CfgNode) -> tuple[int | None, str]:
+    """The model's number of classes and the config key that holds it; (None, "") for an unknown meta-architecture."""
+    key = _NUM_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
+    if key is None:
+        return None, ""
+    return reduce(getattr, key.split("."), cfg), key
+
+
+def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
+    """The mapper that ``INPUT.DATASET_MAPPER`` names; Detectron2's own where it is "".
+
+    Raises:
+        ValueError: if no mapper of that name is registered; lists those that are.
+    """
+    name = cfg.INPUT.DATASET_MAPPER
+    if name == "":
+        return DatasetMapper(cfg, is_train)
+    if name not in DATASET_MAPPER_REGISTRY:
+        known = ", ".join(sorted(n for n, _ in DATASET_MAPPER_REGISTRY))
+        raise ValueError(
+            f"INPUT.DATASET_MAPPER is {name!r}; registered are {known}, and '' for Detectron2's own mapper"
+        )
+    return DATASET_MAPPER_REGISTRY.get(name)(cfg, is_train)
+
+
+def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+    """Endless batches of ``SOLVER.IMS_PER_BATCH`` images (over all processes) from ``DATASETS.TRAIN``, checked first.
+
+    Every ``DATALOADER`` key means what it means in Detectron2.
+
+    Raises:
+        ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
+    """
+    dataset = _checked_dataset(
+        cfg,
+        cfg.DATASETS.TRAIN,
+        is_train=True,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    return build_detection_train_loader(cfg, dataset=dataset, mapper=build_dataset_mapper(cfg, is_train=True))
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLoader:
+    """One pass over ``dataset_name``, which is checked, in batches of ``TEST.IMS_PER_BATCH`` in each process.
+
+    Raises:
+        ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
+    """
+    proposal_files = None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        proposal_files = [cfg.DATASETS.PROPOSAL_FILES_TEST[list(cfg.DATASETS.TEST).index(dataset_name)]]
+    return build_detection_test_loader(
+        _checked_dataset(cfg, [dataset_name], is_train=False, filter_empty=False, proposal_files=proposal_files),
+        mapper=build_dataset_mapper(cfg, is_train=False),
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _checked_dataset(
+    cfg: CfgNode,
+    names: Iterable[str],
+    *,
+    is_train: bool,
+    filter_empty: bool,
+    min_keypoints: int = 0,
+    proposal_files: Iterable[str] | None = None,
+) -> list[dict[str, Any]] | torchdata.Dataset:
+    """What Detectron2's ``get_detection_dataset_dicts`` gives for these names, with each data set checked.
+
+    Each is loaded on its own, so that errors name it, and without Detectron2's own check of the categories, whose bare
+    assertion would come first. A data set that is registered as a torch ``Dataset`` is not a list and is not checked.
+    """
+    names = list(names)
+    if not names:
+        raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one data set")
+    files = [None] * len(names) if proposal_files is None else [[file] for file in proposal_files]
+    num_classes, key = num_classes_of(cfg)
+    datasets = []
+    for name, proposals in zip(names, files, strict=True):
+        check_dataset_name(name)
+        with readable_annotations(name):
+            dataset = get_detection_dataset_dicts(
+                name,
+                filter_empty=filter_empty,
+                min_keypoints=min_keypoints,
+                proposal_files=proposals,
+                check_consistency=False,
+            )
+        if isinstance(dataset, list):
+            dataset = check_dataset_dicts(
+                dataset,
+                name,
+                num_classes=num_classes,
+                num_classes_key=key,
+                drop_degenerate_boxes=cfg.INPUT.DROP_DEGENERATE_BOXES,
+                # Detectron2's own mapper skips nothing
+                skip_unreadable_images=cfg.INPUT.SKIP_UNREADABLE_IMAGES and cfg.INPUT.DATASET_MAPPER != "",
+                is_train=is_train,
+            )
+        else:
+            logging.getLogger(__name__).info(f"data set {name!r} is a torch Dataset: not checked")
+        datasets.append(dataset)
+
+    if not all(isinstance(dataset, list) for dataset in datasets):
+        return datasets[0] if len(datasets) == 1 else torchdata.ConcatDataset(datasets)
+    dataset_dicts = list(chain.from_iterable(datasets))
+    _check_same_classes(names, dataset_dicts)
+    return dataset_dicts
+
+
+def _check_same_classes(names: list[str], dataset_dicts: list[dict[str, Any]]) -> None:
+    """Data sets that are used together must have the same classes; logs how often each occurs, as Detectron2 does."""
+    class_names = MetadataCatalog.get(names[0]).get("thing_classes")
+    if class_names is None or not all("annotations" in d for d in dataset_dicts):
+        return
+    check_metadata_consistency("thing_classes", names)
+    print_instances_class_histogram(dataset_dicts, class_names)
