@@ -1,0 +1,22 @@
+"""Reading and writing weights: published layouts -> our keys, and back. Works on state dicts and any module."""
+
+from .checkpointer import DetrCheckpointer
+from .conversion import convert_checkpoint, to_detr_d2, to_official
+from .layouts import LAYOUTS, Layout, recognise
+from .paths import TorchvisionHandler
+from .reading import UnreadableCheckpoint, read_checkpoint
+from .report import LoadReport
+
+__all__ = [
+    "LAYOUTS",
+    "DetrCheckpointer",
+    "Layout",
+    "LoadReport",
+    "TorchvisionHandler",
+    "UnreadableCheckpoint",
+    "convert_checkpoint",
+    "read_checkpoint",
+    "recognise",
+    "to_detr_d2",
+    "to_official",
+]

@@ -1,0 +1,240 @@
+"""Detectron2's checkpointer for published weights of every layout, strict, and safe against crashes."""
+
+import os
+from collections import OrderedDict
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from fvcore.common.checkpoint import _IncompatibleKeys
+from torch import Tensor, nn
+
+from .diagnosis import check_family
+from .layouts import OURS, Layout, recognise, strip_data_parallel
+from .planning import LoadPlan, plan_load, resnet_prefixes
+from .reading import UnreadableCheckpoint, is_complete, read_checkpoint
+from .report import LoadReport, group_names
+from .writing import portable, remove_partial_files, write_atomically
+
+
+class DetrCheckpointer(DetectionCheckpointer):
+    """A `DetectionCheckpointer` that also reads published DETR checkpoints and torchvision's ResNets as they are.
+
+    The layout is recognised from the keys (`detr_d2.checkpoint.layouts`). A checkpoint of a whole model, or of a ResNet
+    backbone, must fit in full: otherwise nothing is copied, and the error says which cfg key to change. Any other
+    checkpoint is loaded as Detectron2 does. No file can run code.
+
+    A checkpoint is written under a temporary name and renamed: a run killed at any moment leaves the previous one.
+
+    Args:
+        model: a module, or one wrapped in DistributedDataParallel.
+        save_dir: where to save, and to look for the checkpoint to resume from.
+        save_to_disk: defaults to True in the main process only.
+        reinit_class_head: leave a class head of another class count at its initial values (fine-tuning).
+        checkpointables: other objects to save and load, as in fvcore's ``Checkpointer``.
+
+    Attributes:
+        last_report: what the last `load` did; None before, and after one that failed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        reinit_class_head: bool = False,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.reinit_class_head = reinit_class_head
+        self.last_report: LoadReport | None = None
+        self._source = ""
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load weights, and other objects' states if the checkpoint was written by Detectron2 or this package.
+
+        Args:
+            path: a file, a URL, or a name that Detectron2's PathManager knows (``detectron2://``, ``torchvision://``);
+                "" loads nothing.
+            checkpointables: names of the other objects to load; None: all that the file holds.
+
+        Returns:
+            What else the checkpoint holds.
+
+        Raises:
+            FileNotFoundError: the file does not exist or cannot be fetched.
+            UnreadableCheckpoint: (a ValueError) the file is no readable checkpoint; the model is as it was.
+            ValueError: the weights do not fit the model; the model is as it was.
+        """
+        self.last_report = None
+        self._source = os.fspath(path) if path else ""
+        if self._source:
+            self._require_file(self._source)
+        try:
+            return super().load(self._source, checkpointables)
+        finally:
+            self._parsed_url_during_load = None  # the parent leaves it set after an error, and then refuses
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As the parent's; where the checkpoint to resume from is missing or damaged, the error names good ones."""
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        last = self.get_checkpoint_file()
+        try:
+            return self.load(last)
+        except (FileNotFoundError, UnreadableCheckpoint) as error:
+            tag = os.path.join(self.save_dir, "last_checkpoint")
+            good = [os.path.basename(file) for file in self._complete_checkpoints() if file != last][:3]
+            advice = f"write one of {', '.join(good)} (newest first) into {tag}" if good else f"remove {tag}"
+            raise type(error)(f"Cannot resume from {last}, which {tag} names: {error} To go on, {advice}.") from error
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``save_dir/name.pth`` and tag it as the last checkpoint; each is complete, or as it was before.
+
+        Args:
+            name: without extension.
+            kwargs: extra state to save.
+
+        Raises:
+            TypeError: a state holds an object that ``torch.load(weights_only=True)`` could not read back.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        if not self._save_dir_is_local():
+            super().save(name, **kwargs)
+            return
+        extra = {key: item.state_dict() for key, item in self.checkpointables.items()} | kwargs
+        data = {"model": self.model.state_dict()} | {key: portable(value, key) for key, value in extra.items()}
+
+        file = os.path.join(self.save_dir, f"{name}.pth")
+        if os.path.basename(file) != f"{name}.pth":
+            raise ValueError(f"The name of a checkpoint is a file name without folders, not {name!r}.")
+        os.makedirs(self.save_dir, exist_ok=True)
+        remove_partial_files(self.save_dir)
+        self.logger.info(f"Saving checkpoint to {file}")
+        write_atomically(file, lambda stream: torch.save(data, stream))
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of the checkpoint to resume from."""
+        if not self._save_dir_is_local():
+            super().tag_last_checkpoint(last_filename_basename)
+            return
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        write_atomically(tag, lambda stream: stream.write(last_filename_basename.encode()))
+
+    def _save_dir_is_local(self) -> bool:
+        return "://" not in self.save_dir
+
+    def _complete_checkpoints(self) -> list[str]:
+        """Readable checkpoints of a local ``save_dir``, newest first."""
+        if not self._save_dir_is_local():
+            return []
+        files = sorted(self.get_all_checkpoint_files(), key=os.path.getmtime, reverse=True)
+        return [file for file in files if is_complete(file)]
+
+    def _require_file(self, path: str) -> None:
+        bare_path = urlparse(path)._replace(query="").geturl()
+        try:
+            local = self.path_manager.get_local_path(bare_path)
+        except (OSError, KeyError, RuntimeError) as error:  # what the handlers of URLs and catalogs raise
+            raise FileNotFoundError(f"MODEL.WEIGHTS: {path} cannot be fetched: {error}") from error
+        if not os.path.isfile(local):
+            what = "is a folder" if os.path.isdir(local) else "does not exist"
+            raise FileNotFoundError(f"MODEL.WEIGHTS: the checkpoint {path} {what}.")
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        queries = parse_qs(urlparse(self._source).query)
+        heuristics = queries.pop("matching_heuristics", ["False"]) == ["True"]
+        if queries:
+            raise ValueError(f"MODEL.WEIGHTS: {self._source} has an unknown query {', '.join(queries)}.")
+        checkpoint = read_checkpoint(filename)
+        if heuristics:
+            checkpoint["matching_heuristics"] = True
+        return checkpoint
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys | None:
+        state = strip_data_parallel(checkpoint["model"])
+        layout = recognise(state)
+        model_state = self.model.state_dict()
+        if layout is None or (layout.scope == "backbone" and not resnet_prefixes(model_state)):
+            return self._load_as_detectron2(checkpoint, model_state)
+        plan = plan_load(
+            state,
+            model_state,
+            layout,
+            source=self._source,
+            model_name=type(self.model).__name__,
+            reinit_class_head=self.reinit_class_head,
+        )
+        self._apply(plan, layout, checkpoint)
+        return None  # tells the parent class that there is nothing more to log
+
+    def _apply(self, plan: LoadPlan, layout: Layout, checkpoint: dict[str, Any]) -> None:
+        metadata = getattr(checkpoint.pop("model"), "_metadata", None)
+        state = OrderedDict(plan.state)
+        if metadata is not None and layout is OURS:
+            state._metadata = metadata  # modules' versions, by names that only our own layout keeps
+        self.model.load_state_dict(state, strict=False)
+        for name in self.checkpointables:
+            if layout is not OURS and checkpoint.pop(name, None) is not None:
+                self.logger.warning(f"The {name} state of {self._source} is not loaded: another program wrote it.")
+        self._publish(plan.report)
+        self._warn_about_dilation(layout)
+
+    def _load_as_detectron2(self, checkpoint: dict[str, Any], model: dict[str, Tensor]) -> _IncompatibleKeys:
+        heuristics = checkpoint.pop("matching_heuristics", False)
+        if heuristics:
+            is_caffe2 = checkpoint.get("__author__") == "Caffe2"
+            checkpoint["model"] = align_and_update_state_dicts(model, checkpoint["model"], c2_conversion=is_caffe2)
+        state = strip_data_parallel(checkpoint["model"])
+        if model and not any(key in model and model[key].shape == value.shape for key, value in state.items()):
+            reason = check_family(state, model, type(self.model).__name__) or (
+                "set MODEL.META_ARCHITECTURE and MODEL.BACKBONE.NAME to what the weights were trained with"
+            )
+            raise ValueError(
+                f"{self._source} holds no tensor of the model, a {type(self.model).__name__}; nothing was loaded: "
+                f"{reason}. It holds {group_names(state, 4)}."
+            )
+        incompatible = super()._load_model(checkpoint)
+        if heuristics:
+            checkpoint["matching_heuristics"] = True  # `load` returns it, as the parent's does
+        mismatched = tuple(key for key, *_ in incompatible.incorrect_shapes)
+        absent = {*incompatible.missing_keys, *mismatched}
+        self._publish(
+            LoadReport(
+                source=self._source,
+                layout="Detectron2",
+                loaded=tuple(key for key in model if key not in absent),
+                missing=tuple(key for key in incompatible.missing_keys if key not in mismatched),
+                unexpected=tuple(incompatible.unexpected_keys),
+                mismatched=mismatched,
+            )
+        )
+        return incompatible
+
+    def _publish(self, report: LoadReport) -> None:
+        self.last_report = report
+        log = self.logger.warning if report.unexpected or report.mismatched else self.logger.info
+        log(f"Loaded {report}")
+
+    def _warn_about_dilation(self, layout: Layout) -> None:
+        """DC5 weights have the shapes of plain ones: only a published file's name tells them apart."""
+        backbone = getattr(self.model, "backbone", None)
+        res5 = backbone.output_shape().get("res5") if hasattr(backbone, "output_shape") else None
+        if res5 is None or layout.scope != "model":
+            return
+        says_dc5 = "dc5" in os.path.basename(urlparse(self._source).path).lower()
+        if says_dc5 and res5.stride == 32:
+            self.logger.warning(
+                f"{self._source} seems to hold DC5 weights, but the backbone's stride is 32: "
+                "set MODEL.RESNETS.RES5_DILATION 2."
+            )
+        elif not says_dc5 and res5.stride == 16 and layout is not OURS:
+            self.logger.warning(
+                f"The name of {self._source} does not say DC5, but the backbone's stride is 16: for weights of the "
+                "plain model, set MODEL.RESNETS.RES5_DILATION 1."
+            )

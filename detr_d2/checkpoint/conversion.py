@@ -1,0 +1,101 @@
+"""Checkpoint files from one layout to another."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from detectron2.utils.file_io import PathManager
+from torch import Tensor
+
+from .class_rows import to_category_ids, to_contiguous
+from .layouts import OFFICIAL, Layout, recognise, strip_data_parallel
+from .reading import read_checkpoint
+from .report import group_names
+from .writing import write_atomically
+
+ClassIds = Literal["coco", "contiguous"]
+Target = Literal["detr_d2", "official"]
+
+
+def to_detr_d2(state: Mapping[str, Tensor], class_ids: ClassIds = "contiguous") -> dict[str, Any]:
+    """A checkpoint in our layout from a state dict in any layout.
+
+    Args:
+        state: names of any layout -> tensors.
+        class_ids: how the class head's rows are indexed in the result. "contiguous" re-indexes published COCO heads and
+            keeps others; "coco" is by COCO category id.
+
+    Returns:
+        ``{"model": ..., "__author__": "detr_d2"}``; a backbone alone gets Detectron2's bare names and the flag with
+        which Detectron2 finds their place in any model.
+
+    Raises:
+        ValueError: the layout is unknown, or "coco" was asked for and the head is not COCO's.
+    """
+    state = strip_data_parallel(state)
+    layout = _recognise(state)
+    result = {key: value for key, value in layout.to_ours(state).items() if not layout.is_leftover(key)}
+    if layout.scope == "backbone":
+        return {"model": result, "__author__": "detr_d2", "matching_heuristics": True}
+    if class_ids == "coco":
+        result = to_category_ids(result)
+    elif layout.coco_ids:
+        result = to_contiguous(result)
+    return {"model": result, "__author__": "detr_d2"}
+
+
+def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> dict[str, Any]:
+    """A checkpoint in the official DETR's layout from a state dict in any layout of a whole model.
+
+    Args:
+        state: names of any layout -> tensors.
+        class_ids: "coco" gives COCO's 80 classes their category ids (92 rows); "contiguous" keeps the rows.
+
+    Raises:
+        ValueError: the layout is unknown or a backbone's, or "coco" was asked for and the head is not COCO's.
+    """
+    layout = _recognise(strip_data_parallel(state))
+    if layout.scope != "model":
+        raise ValueError(f"These are weights of a {layout.name} alone; the official layout needs a whole DETR.")
+    ours = to_detr_d2(state, class_ids="contiguous")["model"]
+    return {"model": OFFICIAL.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
+
+
+def convert_checkpoint(
+    source: str, target: str, *, to: Target = "detr_d2", class_ids: ClassIds | None = None, overwrite: bool = False
+) -> str:
+    """Read a checkpoint of any layout and write it in another.
+
+    Args:
+        source: a file, or a URL or name that Detectron2's PathManager knows.
+        target: the file to write; complete or not there.
+        class_ids: see `to_detr_d2` and `to_official`; None: their defaults.
+        overwrite: replace an existing ``target``.
+
+    Returns:
+        A line that says what was written.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: with what is wrong and what to do.
+    """
+    if os.path.exists(target) and not overwrite:
+        raise FileExistsError(f"{target} exists; pass --force to replace it.")
+    folder = os.path.dirname(target) or "."
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"The folder {folder} of the output does not exist.")
+    state = read_checkpoint(PathManager.get_local_path(source))["model"]
+    convert = {"detr_d2": to_detr_d2, "official": to_official}[to]
+    result = convert(state) if class_ids is None else convert(state, class_ids)
+    write_atomically(target, lambda stream: torch.save(result, stream))
+    return f"{target}: {len(result['model'])} tensors in the layout of {to}, from {source} ({_recognise(state).name})."
+
+
+def _recognise(state: Mapping[str, Tensor]) -> Layout:
+    layout = recognise(strip_data_parallel(state))
+    if layout is None:
+        raise ValueError(
+            f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR in the layouts of the "
+            "official release, its Detectron2 wrapper and detr_d2, and ResNets of torchvision, Detectron2 and Caffe2."
+        )
+    return layout

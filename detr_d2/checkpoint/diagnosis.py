@@ -1,0 +1,210 @@
+"""Which cfg key to change when weights do not fit a model, told from names and shapes alone.
+
+Each check takes the two state dicts under our names and returns what it found. Most are rows of a table.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .class_rows import head_rows
+
+State = Mapping[str, Tensor]
+
+# Depth -> blocks in res2..res5, and whether blocks have a third convolution.
+_RESNETS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+}
+_BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.")
+
+# Meta-architecture -> regular expressions that must all match some key; the first that fits counts.
+_FAMILIES = (
+    ("PanopticDETR", (r"(^|\.)mask_head\.lay1\.", r"(^|\.)bbox_attention\.")),
+    ("DeformableDETR", (r"(^|\.)transformer\..*\.sampling_offsets\.",)),
+    ("DETR", (r"^transformer\.decoder\.layers\.", r"^query_embed\.", r"^class_embed\.")),
+    ("GeneralizedRCNN", (r"^roi_heads\.",)),
+)
+
+
+class _Dimension(NamedTuple):
+    """A cfg key that is the size of one dimension of a tensor."""
+
+    cfg_key: str
+    name: str
+    dim: int
+
+    def value(self, state: State) -> int | None:
+        shape = state[self.name].shape if self.name in state else ()
+        return shape[self.dim] if self.dim < len(shape) else None
+
+
+class _Count(NamedTuple):
+    """A cfg key that counts modules; the regular expression's group is their index."""
+
+    cfg_key: str
+    pattern: str
+
+    def value(self, state: State) -> int:
+        return len({match[1] for match in map(re.compile(self.pattern).search, state) if match})
+
+
+class _Presence(NamedTuple):
+    """A cfg key whose value decides whether tensors exist."""
+
+    cfg_key: str
+    pattern: str
+    with_tensors: str
+    without: str
+
+    def value(self, state: State) -> str:
+        return self.with_tensors if _any_match(self.pattern, state) else self.without
+
+
+_DETR_RULES = (
+    _Dimension("MODEL.DETR.NUM_OBJECT_QUERIES", "query_embed.weight", 0),
+    _Dimension("MODEL.DETR.HIDDEN_DIM", "query_embed.weight", 1),
+    _Dimension("MODEL.DETR.DIM_FEEDFORWARD", "transformer.decoder.layers.0.linear1.weight", 0),
+    _Count("MODEL.DETR.ENC_LAYERS", r"^transformer\.encoder\.layers\.(\d+)\."),
+    _Count("MODEL.DETR.DEC_LAYERS", r"^transformer\.decoder\.layers\.(\d+)\."),
+    _Presence("MODEL.DETR.POSITION_EMBEDDING", r"^position_encoding\.row_embed\.", "learned", "sine"),
+    _Presence("MODEL.DETR.PRE_NORM", r"^transformer\.encoder\.norm\.", "True", "False"),
+)
+_RESNET_RULES = (
+    _Presence("MODEL.RESNETS.NORM", r"^backbone\..*\.running_var$", "FrozenBN", "GN"),
+    _Dimension("MODEL.RESNETS.STEM_OUT_CHANNELS", "backbone.stem.conv1.weight", 0),
+    _Dimension("MODEL.RESNETS.RES2_OUT_CHANNELS", "backbone.res2.0.conv3.weight", 0),
+)
+
+
+def explain_misfit(checkpoint: State, model: State, model_name: str) -> list[str]:
+    """Say in sentences what to change so that a checkpoint fits.
+
+    Args:
+        checkpoint: our names -> tensors (only their shapes count).
+        model: the model's state dict.
+        model_name: its class, for a model of an unknown kind.
+
+    Returns:
+        One sentence a cause, naming a cfg key and its value; empty where no check knows the cause.
+    """
+    wrong_family = check_family(checkpoint, model, model_name)
+    if wrong_family:
+        return [wrong_family]  # whatever else differs follows from it
+    found = list(_check_backbone(checkpoint, model))
+    if any(key.startswith("transformer.") for key in checkpoint):  # else the weights are a backbone's alone
+        found += _check_tables(checkpoint, model, *_DETR_RULES)
+        found += filter(None, [_check_classes(checkpoint, model)])
+        if not any("MODEL.RESNETS" in text for text in found):
+            found += filter(None, [_check_in_feature(checkpoint, model)])
+    return found
+
+
+def check_family(checkpoint: Collection[str], model: Collection[str], model_name: str) -> str | None:
+    """A sentence if the weights are of another meta-architecture than the model."""
+    family, model_family = _family(checkpoint), _family(model)
+    if family in (None, model_family):
+        return None
+    found = f"the weights are of a {family}, the model is a {model_family or model_name}"
+    return f"{found}; set MODEL.META_ARCHITECTURE {family}"
+
+
+def resnet_depth(keys: Collection[str]) -> int | None:
+    """The depth of the ResNet among the keys, from its block counts; None if there is none of a known depth."""
+    counts = _blocks(keys)
+    fits = (
+        depth
+        for depth, (blocks, bottleneck) in _RESNETS.items()
+        if bottleneck == _has_bottlenecks(keys) and all(blocks[stage - 2] == count for stage, count in counts.items())
+    )
+    return next(fits, None) if counts else None
+
+
+def _family(keys: Collection[str]) -> str | None:
+    return next((name for name, patterns in _FAMILIES if all(_any_match(p, keys) for p in patterns)), None)
+
+
+def _any_match(pattern: str, keys: Collection[str]) -> bool:
+    regex = re.compile(pattern)
+    return any(regex.search(key) for key in keys)
+
+
+def _blocks(keys: Collection[str]) -> dict[int, int]:
+    """Stage number -> blocks."""
+    blocks: dict[int, int] = {}
+    for match in filter(None, map(_BLOCK.search, keys)):
+        stage, index = int(match[1]), int(match[2])
+        blocks[stage] = max(blocks.get(stage, 0), index + 1)
+    return blocks
+
+
+def _has_bottlenecks(keys: Collection[str]) -> bool:
+    return any(_BLOCK.search(key) and ".conv3." in key for key in keys)
+
+
+def _check_depth(checkpoint: State, model: State) -> str | None:
+    blocks, model_blocks = _blocks(checkpoint), _blocks(model)
+    depth, model_depth = resnet_depth(checkpoint), resnet_depth(model)
+    if blocks and not model_blocks:
+        return "the weights hold a ResNet, the model none; change MODEL.BACKBONE.NAME"
+    same_counts = all(model_blocks[stage] == blocks[stage] for stage in blocks.keys() & model_blocks.keys())
+    if same_counts and _has_bottlenecks(checkpoint) == _has_bottlenecks(model):
+        return None
+    if depth is None:
+        return f"the weights' ResNet has {blocks} blocks, the model's {model_blocks}; change MODEL.RESNETS.DEPTH"
+    return f"the weights are of a ResNet-{depth}; set MODEL.RESNETS.DEPTH {depth} (the model has {model_depth})"
+
+
+def _check_backbone(checkpoint: State, model: State) -> Iterator[str]:
+    depth = _check_depth(checkpoint, model)
+    if depth:
+        yield depth  # channel counts follow from it
+        return
+    found = list(_check_tables(checkpoint, model, *_RESNET_RULES))
+    yield from found or filter(None, [_check_channels(checkpoint, model)])
+
+
+def _check_tables(checkpoint: State, model: State, *rules: "_Dimension | _Count | _Presence") -> Iterator[str]:
+    for rule in rules:
+        theirs, ours = rule.value(checkpoint), rule.value(model)
+        if None not in (theirs, ours) and theirs != ours:
+            yield f"set {rule.cfg_key} {theirs} (the model has {ours})"
+
+
+def _check_classes(checkpoint: State, model: State) -> str | None:
+    rows, model_rows = head_rows(checkpoint), head_rows(model)
+    if None in (rows, model_rows) or rows == model_rows:
+        return None
+    return (
+        f"the class head has {rows} rows ({rows - 1} classes + no-object), the model's {model_rows}; set "
+        f"MODEL.DETR.NUM_CLASSES {rows - 1}, or MODEL.REINIT_CLASS_HEAD True to train a new head"
+    )
+
+
+def _check_channels(checkpoint: State, model: State) -> str | None:
+    common = (key for key in checkpoint.keys() & model.keys() if _BLOCK.search(key))
+    if all(checkpoint[key].shape == model[key].shape for key in common):
+        return None
+    return (
+        "the backbone's channels differ; compare MODEL.RESNETS.RES2_OUT_CHANNELS, STEM_OUT_CHANNELS, NUM_GROUPS and "
+        "WIDTH_PER_GROUP with the weights' config"
+    )
+
+
+def _check_in_feature(checkpoint: State, model: State) -> str | None:
+    name = "input_proj.weight"
+    stages, model_stages = (f"res{max(_blocks(state), default=0)}" for state in (checkpoint, model))
+    if stages != model_stages and "res0" not in (stages, model_stages):
+        return (
+            f"the weights' backbone ends with {stages}, the model's with {model_stages}; set "
+            f'MODEL.RESNETS.OUT_FEATURES ["{stages}"] and MODEL.DETR.IN_FEATURE "{stages}"'
+        )
+    if name in checkpoint and name in model and checkpoint[name].shape[1:] != model[name].shape[1:]:
+        theirs, ours = checkpoint[name].shape[1], model[name].shape[1]
+        return f"input_proj reads {theirs} channels in the weights, {ours} in the model; change MODEL.DETR.IN_FEATURE"
+    return None
