@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from ..layers import box_cxcywh_to_xyxy, generalized_box_iou
@@ -102,6 +101,8 @@ class HungarianMatcher:
         if sum(counts) == 0:
             empty = torch.zeros(num_layers, 0, dtype=torch.int64, device=device)
             return Matches(empty[0], empty, empty)
+        from scipy.optimize import linear_sum_assignment  # half a second to import, and only training needs it
+
         with torch.autocast(device.type, enabled=False):
             cost = sum(weight * term(outputs, targets) for weight, term in self.terms)
         cost = cost.cpu()  # L x B x Q x T

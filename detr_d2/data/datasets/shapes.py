@@ -1,0 +1,121 @@
+"""Registers the generated Shapes data set, so that every model trains on it with the standard machinery.
+
+``shapes_{train,val}``: things and stuff share one contiguous class space, things 0..T-1, stuff T..T+S-1, as in
+Detectron2's ``coco_2017_*_panoptic``. Box, mask and panoptic set-prediction models train and are evaluated on it.
+
+``shapes_{train,val}_separated``: things 0..T-1 beside semantic classes 0 = "things", 1..S = stuff, as in
+Detectron2's ``coco_2017_*_panoptic_separated``: for Panoptic FPN.
+
+The two read the same files. Masks are RLE: Detectron2's own mapper wants ``INPUT.MASK_FORMAT "bitmask"``.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from .shapes_generator import (
+    COLORS,
+    GENERATOR_VERSION,
+    IGNORE_LABEL,
+    SPLITS,
+    STUFF,
+    THINGS,
+    read_parameters,
+    split_paths,
+)
+
+_THING_TO_CONTIGUOUS = {category_id: i for i, category_id in enumerate(THINGS)}
+_STUFF_TO_UNIFIED = {category_id: len(THINGS) + i for i, category_id in enumerate(STUFF)}
+_STUFF_TO_SEPARATED = {0: 0, **{category_id: 1 + i for i, category_id in enumerate(STUFF)}}
+
+
+def register_shapes(root: Path | str) -> None:
+    """Register the four data sets below ``root``/shapes; nothing is read until one is loaded.
+
+    Names that are registered already move to the new root.
+    """
+    for split in SPLITS:
+        for name, separated in ((f"shapes_{split}", False), (f"shapes_{split}_separated", True)):
+            if name in DatasetCatalog.list():
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
+            DatasetCatalog.register(name, lambda s=split, sep=separated: load_shapes(root, s, separated=sep))
+            MetadataCatalog.get(name).set(**_metadata(root, split, separated))
+
+
+def load_shapes(root: Path | str, split: str, *, separated: bool = False) -> list[dict[str, Any]]:
+    """Detectron2's dicts, one per image.
+
+    Keys: file_name, image_id, height, width, annotations (contiguous category ids, RLE masks, no crowds),
+    sem_seg_file_name, and, unless ``separated``, pan_seg_file_name and segments_info (contiguous category ids of the
+    unified space, isthing bool).
+
+    Raises:
+        FileNotFoundError: the data set has not been generated, or not completely.
+        ValueError: it was written by another version of the generator.
+    """
+    paths = split_paths(root, split)
+    _check(root, paths)
+    records = load_coco_json(str(paths["instances_json"]), str(paths["images"]))
+    # Not left to load_coco_json: it warns about the gaps between the ids, and writes into the metadata.
+    for record in records:
+        for annotation in record["annotations"]:
+            annotation["category_id"] = _THING_TO_CONTIGUOUS[annotation["category_id"]]
+        record["sem_seg_file_name"] = str(paths["sem_seg"] / Path(record["file_name"]).name)
+    if not separated:
+        panoptic = {a["image_id"]: a for a in json.loads(paths["panoptic_json"].read_text())["annotations"]}
+        for record in records:
+            annotation = panoptic[record["image_id"]]
+            record["pan_seg_file_name"] = str(paths["panoptic"] / annotation["file_name"])
+            record["segments_info"] = [_contiguous(segment) for segment in annotation["segments_info"]]
+    return records
+
+
+def _contiguous(segment: dict[str, Any]) -> dict[str, Any]:
+    category_id = segment["category_id"]
+    contiguous = {**_THING_TO_CONTIGUOUS, **_STUFF_TO_UNIFIED}[category_id]
+    return {**segment, "category_id": contiguous, "isthing": category_id in THINGS}
+
+
+def _check(root: Path | str, paths: dict[str, Path]) -> None:
+    command = f"python tools/generate_shapes.py --root {root}"
+    for path in paths.values():
+        if not path.exists():
+            raise FileNotFoundError(f"{path} not found: generate the Shapes data set with `{command}`")
+    version = read_parameters(paths["parameters"]).get("generator_version")
+    if version != GENERATOR_VERSION:
+        raise ValueError(
+            f"{paths['parameters']}: generator_version is {version}, this code's is {GENERATOR_VERSION}. "
+            f"Generate the data set again with `{command} --overwrite`"
+        )
+
+
+def _metadata(root: Path | str, split: str, separated: bool) -> dict[str, Any]:
+    """Detectron2's metadata of a panoptic data set."""
+    paths = split_paths(root, split)
+    things, stuff = list(THINGS.values()), list(STUFF.values())
+    thing_colors, stuff_colors = [COLORS[i] for i in THINGS], [COLORS[i] for i in STUFF]
+    return {
+        "thing_classes": things,
+        "thing_colors": thing_colors,
+        "thing_dataset_id_to_contiguous_id": dict(_THING_TO_CONTIGUOUS),
+        # Detectron2 indexes stuff_* with a stuff segment's class: in the unified space the things' names come first.
+        "stuff_classes": ["things", *stuff] if separated else things + stuff,
+        "stuff_colors": [[82, 18, 128], *stuff_colors] if separated else thing_colors + stuff_colors,
+        "stuff_dataset_id_to_contiguous_id": dict(_STUFF_TO_SEPARATED if separated else _STUFF_TO_UNIFIED),
+        "image_root": str(paths["images"]),
+        "json_file": str(paths["instances_json"]),
+        "panoptic_root": str(paths["panoptic"]),
+        "panoptic_json": str(paths["panoptic_json"]),
+        "sem_seg_root": str(paths["sem_seg"]),
+        "evaluator_type": "coco_panoptic_seg",
+        "ignore_label": IGNORE_LABEL,
+        "label_divisor": 1000,
+    }
+
+
+register_shapes(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
