@@ -25,6 +25,9 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.PRE_NORM = False
     # "sine" (published) or "learned" (at most 50 x 50 cells).
     cfg.MODEL.DETR.POSITION_EMBEDDING = "sine"
+    # Ratio of the longest to the shortest wavelength of the sine encoding. On small maps a lower one tells cells apart
+    # in more of its channels (Liu et al., DAB-DETR, ICLR 2022, take 20).
+    cfg.MODEL.DETR.POSITION_TEMPERATURE = 10000.0
 
     # Weights of the losses, and of the same terms in the matching cost.
     cfg.MODEL.DETR.CLASS_WEIGHT = 1.0

@@ -25,10 +25,13 @@ class PaddedImages(NamedTuple):
     image_sizes: list[tuple[int, int]]
 
     @classmethod
-    def from_tensors(cls, images: Sequence[Tensor]) -> "PaddedImages":
-        """Pad C x H_i x W_i tensors, already normalised, to the largest height and width among them."""
+    def from_tensors(cls, images: Sequence[Tensor], size_divisibility: int = 1) -> "PaddedImages":
+        """Pad C x H_i x W_i tensors, already normalised, to the largest height and width among them.
+
+        Both are rounded up to a multiple of ``size_divisibility``, which some backbones (FPN) need.
+        """
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+        height, width = (-(-max(side) // size_divisibility) * size_divisibility for side in zip(*sizes, strict=True))
         batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         mask = torch.ones(len(images), height, width, dtype=torch.bool, device=batch.device)
         for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):

@@ -18,7 +18,7 @@ from numpy.random import Generator
 VOID = -1
 
 _SIDE = (80, 112)  # H and W, pixels
-_DIAMETER = (16.0, 40.0)  # of a circle; the other outlines are scaled to look about as large
+_DIAMETER = (18.0, 40.0)  # of a circle; the other outlines are scaled to look about as large
 _MAX_THINGS = 5
 _EMPTY_SHARE = 0.02
 _MIN_VISIBLE_SHARE = 0.45  # below it, the corner of a square passes for a triangle

@@ -79,7 +79,7 @@ class DETR(nn.Module):
         return {
             "backbone": backbone,
             "in_feature": detr.IN_FEATURE,
-            "position_encoding": build_position_encoding(detr.POSITION_EMBEDDING, detr.HIDDEN_DIM),
+            "position_encoding": build_position_encoding(cfg),
             "transformer": build_transformer(cfg),
             "num_classes": detr.NUM_CLASSES,
             "num_queries": detr.NUM_OBJECT_QUERIES,
@@ -114,9 +114,10 @@ class DETR(nn.Module):
         return self.postprocess(outputs, images, batched_inputs)
 
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
-        """Normalise, then pad."""
+        """Normalise, then pad, to a multiple of what the backbone needs (1 but for FPNs)."""
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
-        return PaddedImages.from_tensors([(image - self.pixel_mean) / self.pixel_std for image in images])
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        return PaddedImages.from_tensors(images, max(1, self.backbone.size_divisibility))
 
     def transform(self, feature: Tensor, images: PaddedImages) -> TransformerOutput:
         """Backbone feature -> hidden states; every decoder layer's where losses need them."""
@@ -167,12 +168,16 @@ class DETR(nn.Module):
         return [{"instances": instances} for instances in results]
 
 
-def build_position_encoding(name: str, dim: int) -> nn.Module:
-    """The position encoding called ``name`` ("sine" or "learned"), of ``dim`` channels."""
-    encodings = {"sine": PositionEmbeddingSine, "learned": PositionEmbeddingLearned}
-    if name not in encodings:
-        raise ValueError(f"MODEL.DETR.POSITION_EMBEDDING is {name!r}, expected one of {sorted(encodings)}.")
-    return encodings[name](dim // 2)
+def build_position_encoding(cfg: CfgNode) -> nn.Module:
+    """The position encoding that ``MODEL.DETR.POSITION_EMBEDDING`` names, of ``HIDDEN_DIM`` channels."""
+    detr = cfg.MODEL.DETR
+    if detr.POSITION_EMBEDDING == "sine":
+        return PositionEmbeddingSine(detr.HIDDEN_DIM // 2, temperature=detr.POSITION_TEMPERATURE)
+    if detr.POSITION_EMBEDDING == "learned":
+        return PositionEmbeddingLearned(detr.HIDDEN_DIM // 2)
+    raise ValueError(
+        f"MODEL.DETR.POSITION_EMBEDDING is {detr.POSITION_EMBEDDING!r}, expected one of ['learned', 'sine']."
+    )
 
 
 def build_criterion(cfg: CfgNode) -> SetCriterion:
