@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw images of a data set with their ground truth beside a model's predictions, on one sheet.
+"""Draw images of a data set with their ground-truth boxes beside a model's, on one sheet, a colour a class.
 
     python tools/visualize_results.py --input output/quickstart/inference/shapes_val/coco_instances_results.json \
         --dataset shapes_val --output sheet.png
@@ -16,7 +16,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import ColorMode, Visualizer
 
 import detr_d2  # noqa: F401 (registers the data sets)
 
@@ -36,13 +36,14 @@ def draw_pair(item: dict, predictions: list[dict], dataset: str, height: int) ->
     """Ground truth left, predictions right, both ``height`` pixels high; H x W x 3 RGB."""
     image = read_image(item["file_name"], "RGB")
     metadata, scale = MetadataCatalog.get(dataset), height / image.shape[0]
-    truth = Visualizer(image, metadata, scale=scale).draw_dataset_dict({"annotations": item["annotations"]})
+    annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in item["annotations"]]
+    truth = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION).draw_dataset_dict({"annotations": annotations})
     instances = Instances(image.shape[:2])
     boxes = np.array([p["bbox"] for p in predictions], dtype=np.float32).reshape(-1, 4)
     instances.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
     instances.scores = np.array([p["score"] for p in predictions])
     instances.pred_classes = np.array([p["class"] for p in predictions], dtype=np.int64)
-    predicted = Visualizer(image, metadata, scale=scale).draw_instance_predictions(instances)
+    predicted = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION).draw_instance_predictions(instances)
     return np.concatenate([fit_height(x.get_image(), height) for x in (truth, predicted)], axis=1)
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=12, help="images, from the first (default: %(default)s)")
     parser.add_argument("--columns", type=int, default=3, help="pairs in a row (default: %(default)s)")
     parser.add_argument("--height", type=int, default=240, help="pixels of each picture (default: %(default)s)")
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score drawn (default: %(default)s)")
+    parser.add_argument("--threshold", type=float, default=0.7, help="least score drawn (default: %(default)s)")
     args = parser.parse_args()
     try:
         items = DatasetCatalog.get(args.dataset)[: args.num]

@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
@@ -83,7 +84,15 @@ class Trainer(DefaultTrainer):
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's hook, which remembers the best value over a resume."""
+    """Detectron2's hook, which remembers the best value over a resume, and leaves resuming to the periodic checkpoints:
+    the best model of the final evaluation is saved as of one iteration too many.
+    """
+
+    def _best_checking(self) -> None:
+        last = self._checkpointer.get_checkpoint_file() if self._checkpointer.has_checkpoint() else None
+        super()._best_checking()
+        if last:
+            self._checkpointer.tag_last_checkpoint(Path(last).name)
 
     def state_dict(self) -> dict:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter}
