@@ -213,4 +213,6 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> nn
 
 def get_norm_layer(norm: str, channels: int) -> nn.Module:
     """torchvision's foldable FrozenBatchNorm2d for "FrozenBN", Detectron2's layer of that name for any other."""
+    if not norm:
+        raise ValueError('MODEL.RESNETS.NORM is "", but this ResNet\'s convolutions have no bias: name a norm.')
     return FrozenBatchNorm2d(channels) if norm == "FrozenBN" else get_norm(norm, channels)

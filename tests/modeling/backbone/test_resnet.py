@@ -172,6 +172,7 @@ def test_built_from_cfg(cfg: CfgNode) -> None:
         ("RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True], "DEFORM_ON_PER_STAGE"),
         ("RESNETS.NORM", "BN", "FREEZE_AT 1 freezes stem, whose BatchNorm"),
         ("PIXEL_MEAN", [1.0], "PIXEL_MEAN has 1 channels"),
+        ("RESNETS.NORM", "", "RESNETS.NORM is"),
     ],
 )
 def test_what_it_does_not_have_is_an_error(cfg: CfgNode, key: str, value: object, message: str) -> None:

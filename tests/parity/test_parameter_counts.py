@@ -1,0 +1,31 @@
+"""The published models' parameter counts, to the last digit."""
+
+from pathlib import Path
+
+import pytest
+from detectron2.modeling import build_model
+
+from detr_d2.engine import load_config
+from detr_d2.modeling import DETR
+
+# With the 91 classes of the published heads. DC5 has R50's parameters.
+PUBLISHED = {
+    "detr_R_50_500ep.yaml": (41_524_768, 41_302_368),
+    "detr_R_50_DC5.yaml": (41_524_768, 41_302_368),
+    "detr_R_101.yaml": (60_464_672, 60_242_272),
+}
+
+
+@pytest.mark.parametrize(("config", "counts"), PUBLISHED.items(), ids=PUBLISHED)
+def test_parameter_counts(repo: Path, config: str, counts: tuple[int, int]) -> None:
+    model = build(repo, config)
+    parameters = list(model.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    assert (sum(p.numel() for p in parameters), sum(p.numel() for p in trainable)) == counts
+
+
+def build(repo: Path, config: str) -> DETR:
+    cfg = load_config(
+        str(repo / "configs" / "COCO-Detection" / config), ["MODEL.DEVICE", "cpu", "MODEL.DETR.NUM_CLASSES", "91"]
+    )
+    return build_model(cfg)
