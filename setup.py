@@ -1,53 +1,53 @@
-"""Packaging. Detectron2 itself is not on PyPI under its name: ``tools/install.sh`` installs it."""
+"""Packaging. PyPI has no Detectron2 of that name, so ``tools/install.sh`` installs it.
+
+``tools/check_install.py`` reads the three lists below.
+"""
 
 import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "detr_d2" / "__init__.py").read_text()).group(1)
+INIT = (Path(__file__).parent / "detr_d2" / "__init__.py").read_text()
 
-# What this package uses.
 REQUIRED = [
-    "torch>=2.6",  # weights_only loading by default, GradScaler for any device
-    "torchvision",  # frozen norm; Detectron2's RoI layers and NMS
-    "numpy",
+    "torch>=2.6",  # weights_only loading by default, one GradScaler for all devices
+    "torchvision",  # frozen norm, resizing; Detectron2's RoI layers and NMS
+    "numpy>=1.26",
     "scipy",  # Hungarian matching
     "fvcore",  # registries, checkpointer
     "iopath",  # paths and URLs
     "pycocotools",  # COCO annotations and AP
-    "opencv-python",  # drawing and resizing
+    # Drawing and resizing. opencv-python needs libGL, which servers lack; tools/install.sh takes any cv2 that imports.
+    "opencv-python-headless",
     "matplotlib",  # curves; Detectron2's visualizer
-    "tqdm",
 ]
-# What Detectron2's Python needs at run time: the PyPI wheel is installed without its pinned dependencies.
+# What the Python of Detectron2 needs at run time: its wheel is installed without its own, partly outdated, pins.
 DETECTRON2_NEEDS = [
-    "Pillow>=7.1",
-    "cloudpickle",
-    "hydra-core>=1.1",
-    "omegaconf>=2.1,<2.4",
-    "packaging",
-    "tabulate",
-    "tensorboard",
-    "termcolor>=1.1",
-    "yacs>=0.1.8",
+    "Pillow>=7.1",  # reading images
+    "cloudpickle",  # sharing data sets among processes
+    "hydra-core>=1.1",  # overrides of LazyConfig
+    "omegaconf>=2.1,<2.4",  # LazyConfig
+    "packaging",  # version checks
+    "tabulate",  # tables of results
+    "tensorboard",  # event writer
+    "termcolor>=1.1",  # log
+    "tqdm",  # imported with the data loaders
+    "yacs>=0.1.8",  # CfgNode
 ]
 DEV = [
-    "hypothesis",  # property-based tests
-    "pytest",
-    "pytest-timeout",
-    "pytest-xdist",
-    "ruff==0.17.5",  # pinned: formatting differs from version to version
-    "transformers==5.23.*",  # reference implementation in parity tests and benchmarks
+    "hypothesis>=6.100,<7",  # property-based tests
+    "pytest>=8,<10",
+    "pytest-timeout>=2.3,<3",
+    "pytest-xdist>=3.6,<4",
+    "ruff==0.17.5",  # one version, since formatting differs from version to version
+    "transformers>=5.20,<5.24",  # the reference in parity tests and benchmarks; 5.20 is the last for Python 3.10
 ]
 
 setup(
     name="detr_d2",
-    version=VERSION,
+    version=re.search(r'^__version__ = "(.+)"$', INIT, re.MULTILINE).group(1),
     description="The DETR family inside Detectron2",
-    long_description=(ROOT / "README.md").read_text(),
-    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["detr_d2", "detr_d2.*"]),

@@ -4,7 +4,7 @@
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bash "$repo/tools/install.sh" --dev
-[ -n "${VIRTUAL_ENV:-}" ] || . "$repo/.venv/bin/activate"
+. "${VIRTUAL_ENV:-$repo/.venv}/bin/activate"
 cd "$repo"
 ruff check .
 ruff format --check .

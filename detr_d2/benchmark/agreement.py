@@ -1,0 +1,116 @@
+"""Whether two implementations hold the same weights: their raw outputs and their detections on the same batch."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+from detectron2.structures import Instances
+from torch import Tensor
+
+from .workloads import OurWorkload, ReferenceWorkload
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Greatest absolute differences, in fp32.
+
+    Attributes:
+        logits: of class logits. boxes: of relative cx, cy, w, h boxes.
+        detections: compared detections of all images.
+        classes_seen: different classes among them; of one class alone, equal classes would mean little.
+        other_count: images with another number of detections. other_class: detections with another class.
+        scores: of their scores. corners: of their box corners, relative to the image.
+    """
+
+    logits: float
+    boxes: float
+    detections: int
+    classes_seen: int
+    other_count: int
+    other_class: int
+    scores: float
+    corners: float
+
+    @property
+    def holds(self) -> bool:
+        """Every difference within `TOLERANCE` and every class the same."""
+        differences = (self.logits, self.boxes, self.scores, self.corners)
+        # NaN compares false.
+        return self.other_count == self.other_class == 0 and all(x <= TOLERANCE for x in differences)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:.3g}" for name, value in asdict(self).items())
+
+
+@torch.no_grad()
+def compare_outputs(ours: OurWorkload, reference: ReferenceWorkload) -> Agreement:
+    """Run both once, in evaluation mode, in fp32 without TF32."""
+    ours.model.eval()
+    reference.model.eval()
+    reference.set_auxiliary_losses(False)
+    with full_precision():
+        own_outputs, own_results = _our_outputs(ours)
+        batch = reference.batch
+        outputs = reference.model(pixel_values=batch.pixel_values, pixel_mask=batch.pixel_mask)
+        results = [clipped(x) for x in reference.infer()]
+    pairs = list(zip(own_results, results, strict=True))
+    comparable = [(own, theirs) for own, theirs in pairs if len(own) == len(theirs)]
+    classes = torch.cat([theirs.pred_classes for theirs in results])
+    return Agreement(
+        logits=_difference(own_outputs[0], outputs.logits),
+        boxes=_difference(own_outputs[1], outputs.pred_boxes),
+        detections=sum(len(own) for own, _ in comparable),
+        classes_seen=len(classes.unique()),
+        other_count=len(pairs) - len(comparable),
+        other_class=sum(int((own.pred_classes != theirs.pred_classes).sum()) for own, theirs in comparable),
+        scores=max((_difference(own.scores, theirs.scores) for own, theirs in comparable), default=0.0),
+        corners=max((_difference(_corners(own), _corners(theirs)) for own, theirs in comparable), default=0.0),
+    )
+
+
+def clipped(instances: Instances) -> Instances:
+    """The reference's detections as Detectron2 returns them: clipped to the image, boxes without area dropped."""
+    instances.pred_boxes.clip(instances.image_size)
+    return instances[instances.pred_boxes.nonempty()]
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """fp32 without TF32, in convolutions (where torch allows it by default) and in matrix products."""
+    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
+
+
+def _our_outputs(ours: OurWorkload) -> tuple[tuple[Tensor, Tensor], list[Instances]]:
+    """The last layer's logits and relative boxes, and the detections, of one call of the public forward."""
+    seen = {}
+    heads = {"logits": ours.model.class_embed, "boxes": ours.model.bbox_embed}
+    handles = [
+        head.register_forward_hook(lambda module, args, output, name=name: seen.__setitem__(name, output))
+        for name, head in heads.items()
+    ]
+    try:
+        results = ours.infer()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return (seen["logits"][-1], seen["boxes"][-1].sigmoid()), results
+
+
+def _corners(instances: Instances) -> Tensor:
+    height, width = instances.image_size
+    return instances.pred_boxes.tensor / instances.pred_boxes.tensor.new_tensor([width, height, width, height])
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item() if a.numel() else 0.0

@@ -1,0 +1,101 @@
+"""Peak memory of a step, measured in a process of its own so that nothing else is in the number.
+
+The process imports everything, builds the model and the batch, and notes what it holds: the baseline. Then it runs
+`STEPS` steps without a warm-up, since what the first one sets up (gradients, the optimizer's state, the libraries' work
+space) is memory that a user needs too, and notes the peak over all of them. ``growth`` is the difference.
+
+On a GPU both are what torch has allocated there. On a CPU the baseline is the resident set, after freed memory has been
+given back to the system, and the peak is the kernel's high-water mark, reset at the baseline (Linux only).
+"""
+
+import ctypes
+import gc
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.utils.events import EventStorage
+
+from .settings import Settings
+from .workloads import build_workload
+
+STEPS = 2
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """In MiB: held before the steps, most held during them, and the difference."""
+
+    baseline: float
+    peak: float
+
+    @property
+    def growth(self) -> float:
+        return self.peak - self.baseline
+
+
+def measure_memory(settings: Settings, implementation: str, mode: str) -> PeakMemory | None:
+    """Peak memory of one implementation in one mode; None on a CPU whose system does not tell it.
+
+    Raises:
+        RuntimeError: the process died, most likely because memory ran out.
+    """
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+            return pool.submit(_measure_here, settings, implementation, mode).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"The process that measures the memory of {implementation} ({mode}) died, most likely because memory ran "
+            "out: use a smaller --batch-size or --size, or --no-memory."
+        ) from error
+
+
+def _measure_here(settings: Settings, implementation: str, mode: str) -> PeakMemory | None:
+    cfg = settings.load()
+    workload = build_workload(cfg, settings, implementation)
+    device = torch.device(cfg.MODEL.DEVICE)
+    step = workload.step(mode, cfg)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        baseline = torch.cuda.memory_allocated(device)
+    else:
+        return_freed_memory()
+        if not reset_peak_rss():
+            return None
+        baseline = rss_bytes("VmRSS")
+    with EventStorage():
+        for _ in range(STEPS):
+            step()
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else rss_bytes("VmHWM")
+    return PeakMemory(baseline / MIB, peak / MIB)
+
+
+def return_freed_memory() -> None:
+    """Give the allocator's free pages back to the system (glibc); elsewhere nothing."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
+def reset_peak_rss() -> bool:
+    """Set the kernel's high-water mark of this process to what it holds now; False where that cannot be done."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def rss_bytes(field: str) -> int:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {field}.")

@@ -1,0 +1,169 @@
+#!/usr/bin/env python
+"""Latency, throughput and peak memory of a config, alone or against ``transformers``' DETR.
+
+    python tools/benchmark.py --config-file configs/COCO-Detection/detr_R_50_300ep.yaml
+    python tools/benchmark.py --config-file ... --reference transformers --mode both --threads 2 --output benchmark.json
+    python tools/benchmark.py --config-file ... --mode train --batch-size 8 --amp SOLVER.AMP.PRECISION bfloat16
+
+Inference goes from uint8 images to Detectron2's ``Instances``: normalising, padding and post-processing are in the
+time. A training step is forward, matching, losses, backward, gradient clipping and the optimizer's step.
+
+With ``--reference transformers`` both models hold the same weights, read the same images and take turns: every round
+times the one, then the other, and the ratio is the median over rounds. The run first proves in fp32 that logits, boxes
+and detections agree within 1e-3, and ends with an error if they do not. The reference's inference is timed for less
+than ours: it is given normalised, padded tensors on the device. In training it computes its auxiliary losses for the
+same amount of work, but their values are wrong in ``transformers`` (normed outputs are fed back into the decoder), so
+losses are not compared.
+
+Weights are random unless ``MODEL.WEIGHTS`` is among the overrides. Memory is measured in a process of its own each, as
+growth over what the model and its batch hold (detr_d2/benchmark/memory.py says how).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+
+import detr_d2  # noqa: F401 (registers the models)
+from detr_d2.benchmark import (
+    Settings,
+    Workload,
+    build_workloads,
+    compare_outputs,
+    environment,
+    measure_memory,
+    measure_times,
+    mode_results,
+    settings_of,
+    speed_ratio,
+    to_markdown,
+)
+from detr_d2.benchmark.reference import check_reference, require_transformers
+from detr_d2.benchmark.settings import MODES, REFERENCES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        report = run(args)
+        if args.output:
+            args.output.write_text(json.dumps(report, indent=2) + "\n")
+        print(to_markdown(report))
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print(f"benchmark.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a yaml of this package or of Detectron2")
+    parser.add_argument("--mode", choices=[*MODES, "both"], default="inference")
+    parser.add_argument("--reference", choices=REFERENCES, default="none", help="what to measure beside the config")
+    parser.add_argument(
+        "--size",
+        type=positive,
+        nargs=2,
+        action="append",
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the images (800 1066); given several times, the images of a batch take them in turn",
+    )
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N")
+    parser.add_argument("--objects", type=positive, default=7, metavar="N", help="boxes per image (7; COCO has 7.3)")
+    parser.add_argument("--rounds", type=positive, default=7, metavar="N", help="alternations (7)")
+    parser.add_argument("--iters", type=positive, metavar="N", help="steps per round (1 on a CPU, 10 on a GPU)")
+    parser.add_argument("--warmup", type=positive, metavar="N", help="uncounted steps (2 on a CPU, 10 on a GPU)")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), metavar="N", help="on the CPU")
+    parser.add_argument("--amp", action="store_true", help="mixed precision, in SOLVER.AMP.PRECISION")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, images and boxes (0)")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write every number there")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
+    return parser.parse_args(argv)
+
+
+def positive(text: str) -> int:
+    """A positive integer of the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Check, measure, and return the report."""
+    settings = Settings(
+        config_file=args.config_file,
+        opts=tuple(args.opts),
+        sizes=tuple(tuple(size) for size in args.size or [(800, 1066)]),
+        batch_size=args.batch_size,
+        objects=args.objects,
+        reference=args.reference,
+        amp=args.amp,
+        threads=args.threads,
+        seed=args.seed,
+    )
+    cfg = settings.load()
+    if settings.reference == "transformers":
+        require_transformers()
+        check_reference(cfg)
+    if args.output and not args.output.parent.is_dir():
+        raise FileNotFoundError(f"--output: there is no folder {str(args.output.parent)!r}.")
+    # The processes that measure memory need not look for a device again.
+    settings = replace(settings, opts=(*settings.opts, "MODEL.DEVICE", cfg.MODEL.DEVICE))
+    workloads = build_workloads(cfg, settings)
+    report = {
+        "settings": settings_of(settings, cfg)
+        | {"rounds": args.rounds, "iterations": iterations(args, cfg), "warmup": warmup(args, cfg)},
+        "environment": environment(cfg),
+    }
+    if settings.reference != "none":
+        report["reference"] = workloads[settings.reference].description
+        agreement = compare_outputs(workloads["ours"], workloads[settings.reference])
+        if not agreement.holds:
+            raise ValueError(f"the two models do not compute the same, nothing was timed. Differences: {agreement}.")
+        report["agreement"] = asdict(agreement)
+    modes = MODES if args.mode == "both" else (args.mode,)
+    report["results"] = {mode: measure(mode, cfg, settings, workloads, args) for mode in modes}
+    return report
+
+
+def measure(
+    mode: str, cfg: CfgNode, settings: Settings, workloads: dict[str, Workload], args: argparse.Namespace
+) -> dict:
+    """Time and memory of every implementation in one mode."""
+    steps = {name: workload.step(mode, cfg) for name, workload in workloads.items()}
+    with EventStorage():  # a trainer has one open, and models log to it
+        timings = measure_times(
+            steps,
+            rounds=args.rounds,
+            iterations=iterations(args, cfg),
+            warmup=warmup(args, cfg),
+            device=torch.device(cfg.MODEL.DEVICE),
+        )
+    del steps  # the optimizers' state, before other processes measure memory
+    for workload in workloads.values():
+        workload.model.zero_grad(set_to_none=True)
+    ratio = speed_ratio(timings["ours"], timings[settings.reference]) if settings.reference != "none" else None
+    memory = {} if args.no_memory else {name: measure_memory(settings, name, mode) for name in workloads}
+    return mode_results(timings, memory, ratio, settings.batch_size)
+
+
+def iterations(args: argparse.Namespace, cfg: CfgNode) -> int:
+    """Steps per round."""
+    return args.iters or (1 if cfg.MODEL.DEVICE == "cpu" else 10)
+
+
+def warmup(args: argparse.Namespace, cfg: CfgNode) -> int:
+    """Uncounted steps of each implementation."""
+    return args.warmup or (2 if cfg.MODEL.DEVICE == "cpu" else 10)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
