@@ -118,6 +118,15 @@ def test_eval_only_and_expected_results(run, tmp_path):
     assert in_batches["bbox"]["AP"] == pytest.approx(results["bbox"]["AP"], abs=0.5, nan_ok=True)
 
 
+def test_mixed_precision_trains_evaluates_and_resumes(run, tmp_path):
+    bf16 = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bfloat16"]
+    run(*bf16, "SOLVER.MAX_ITER", "2")
+    run(*bf16, "SOLVER.MAX_ITER", "3", flags=("--resume",))
+    last = merged(metrics(tmp_path / "out"))
+    assert last["iteration"] == 3
+    assert "bbox/AP" in last
+
+
 def test_two_processes_on_a_cpu(start, tmp_path):
     process = start(flags=("--num-gpus", "2", "--dist-url", "auto"))
     output, _ = process.communicate(timeout=300)
