@@ -4,8 +4,9 @@ from detectron2.config import CfgNode
 
 from .common import add_common_config
 from .detr import add_detr_config
+from .panoptic_detr import add_panoptic_detr_config
 
-__all__ = ["add_common_config", "add_detr_config", "add_detr_d2_config"]
+__all__ = ["add_common_config", "add_detr_config", "add_detr_d2_config", "add_panoptic_detr_config"]
 
 
 def add_detr_d2_config(cfg: CfgNode) -> None:
@@ -19,3 +20,4 @@ def add_detr_d2_config(cfg: CfgNode) -> None:
     """
     add_common_config(cfg)
     add_detr_config(cfg)
+    add_panoptic_detr_config(cfg)

@@ -1,18 +1,24 @@
 """Models; importing this registers them with Detectron2."""
 
-from . import backbone, transformer
+from . import backbone, heads, transformer
 from .criterion import SetCriterion
+from .heads import DETR_MASK_HEAD_REGISTRY
+from .mask_criterion import MaskCriterion
 from .matcher import HungarianMatcher
-from .meta_arch import DETR
+from .meta_arch import DETR, PanopticDETR
 from .outputs import DetectionOutputs
 from .transformer import TRANSFORMER_REGISTRY
 
 __all__ = [
     "DETR",
+    "DETR_MASK_HEAD_REGISTRY",
     "TRANSFORMER_REGISTRY",
     "DetectionOutputs",
     "HungarianMatcher",
+    "MaskCriterion",
+    "PanopticDETR",
     "SetCriterion",
     "backbone",
+    "heads",
     "transformer",
 ]

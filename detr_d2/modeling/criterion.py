@@ -31,11 +31,14 @@ class SetCriterion(nn.Module):
         self.weights = weights
         self.no_object_weight = no_object_weight
 
-    def forward(self, outputs: DetectionOutputs, targets: Targets) -> dict[str, Tensor]:
+    def forward(self, outputs: DetectionOutputs, targets: Targets, matches: Matches | None = None) -> dict[str, Tensor]:
         """Weighted losses by name: ``loss_ce``, ``loss_bbox``, ``loss_giou`` of the last layer, and the same with
         ``_0``, ``_1``, ... of the layers before it. Their sum is what is to be minimised.
+
+        ``matches`` are the matcher's, where the caller has them already.
         """
-        matches = self.matcher(outputs, targets)
+        if matches is None:
+            matches = self.matcher(outputs, targets)
         per_layer = self.classification_loss(outputs, targets, matches) | self.box_losses(outputs, targets, matches)
         num_layers = outputs.logits.shape[0]
         suffixes = [f"_{i}" for i in range(num_layers - 1)] + [""]
@@ -60,8 +63,7 @@ class SetCriterion(nn.Module):
         """``loss_bbox`` and ``loss_giou`` of the matched queries, per object."""
         predicted = outputs.boxes[_layer_index(matches), matches.batch, matches.query].float()  # L x M x 4
         target = targets.boxes[matches.batch, matches.target]
-        num_boxes = torch.tensor(float(sum(targets.counts)), device=predicted.device)
-        num_boxes = mean_over_workers(num_boxes).clamp(min=1)
+        num_boxes = mean_number_of_objects(targets)
         return {
             "loss_bbox": l1_box_loss(predicted, target) / num_boxes,
             "loss_giou": giou_box_loss(predicted, target) / num_boxes,
@@ -82,6 +84,12 @@ class SetCriterion(nn.Module):
             storage.put_scalar("class_error", 100 * wrong.float().mean())
         cardinality = (predicted != logits.shape[-1] - 1).sum(1)
         storage.put_scalar("cardinality_error", (cardinality - cardinality.new_tensor(counts)).abs().float().mean())
+
+
+def mean_number_of_objects(targets: Targets) -> Tensor:
+    """Objects in the batch, averaged over all workers, at least 1."""
+    count = torch.tensor(float(sum(targets.counts)), device=targets.boxes.device)
+    return mean_over_workers(count).clamp(min=1)
 
 
 def mean_over_workers(value: Tensor) -> Tensor:

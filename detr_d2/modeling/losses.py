@@ -1,11 +1,12 @@
-"""Losses of set prediction as pure functions; each returns one value per decoder layer.
+"""Losses of set prediction as pure functions; those of classes and boxes return one value per decoder layer.
 
-Legend: L layers, B batch, Q queries, K classes (no-object last), M matched pairs.
+Legend: L layers, B batch, Q queries, K classes (no-object last), M matched pairs, P pixels.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from ..layers import box_cxcywh_to_xyxy, generalized_box_iou
 
@@ -36,3 +37,15 @@ def l1_box_loss(predicted: Tensor, target: Tensor) -> Tensor:
 def giou_box_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Summed 1 - GIoU of L x M x 4 cx, cy, w, h boxes -> (L,)."""
     return (1 - generalized_box_iou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(target))).sum(1)
+
+
+def focal_mask_loss(logits: Tensor, target: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017), averaged over a mask's pixels, summed over masks: M x P, M x P -> ()."""
+    return sigmoid_focal_loss(logits, target, alpha, gamma, reduction="none").mean(1).sum()
+
+
+def dice_mask_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - Dice coefficient with 1 added to both its sides (Milletari et al., 3DV 2016), summed: M x P, M x P -> ()."""
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * target).sum(1)
+    return (1 - (overlap + 1) / (probability.sum(1) + target.sum(1) + 1)).sum()

@@ -37,3 +37,7 @@ class DetectionOutputs:
             DetectionOutputs(logits[None], boxes[None])
             for logits, boxes in zip(self.logits[:-1], self.boxes[:-1], strict=True)
         ]
+
+    def of_image(self, index: int) -> "DetectionOutputs":
+        """One image's, as a batch of one."""
+        return DetectionOutputs(self.logits[:, index : index + 1], self.boxes[:, index : index + 1])

@@ -28,6 +28,7 @@ def boxes_to_instances(
     boxes: Tensor,
     image_sizes: Sequence[tuple[int, int]],
     output_sizes: Sequence[tuple[int, int]],
+    **fields: Tensor,
 ) -> list[Instances]:
     """Detections of each image in pixels of its output size.
 
@@ -36,6 +37,7 @@ def boxes_to_instances(
         boxes: B x Q x 4, cx, cy, w, h relative to the unpadded image.
         image_sizes: (height, width) of each image as the model saw it.
         output_sizes: (height, width) that each result is scaled to.
+        fields: B x Q, further fields of the results by name.
 
     Returns:
         B ``Instances`` with ``pred_boxes`` (xyxy, clipped; boxes without area dropped), ``scores``, ``pred_classes``.
@@ -47,5 +49,7 @@ def boxes_to_instances(
         instances.pred_boxes = Boxes(boxes[i] * torch.tensor([width, height, width, height], device=boxes.device))
         instances.scores = scores[i]
         instances.pred_classes = classes[i]
+        for name, values in fields.items():
+            instances.set(name, values[i])
         results.append(detector_postprocess(instances, *output_size))
     return results

@@ -1,5 +1,6 @@
 """Whole models, registered in Detectron2's ``META_ARCH_REGISTRY``; one file a model."""
 
 from .detr import DETR
+from .panoptic_detr import PanopticDETR
 
-__all__ = ["DETR"]
+__all__ = ["DETR", "PanopticDETR"]

@@ -4,6 +4,7 @@ Legend: B batch, H W size of the backbone feature, C transformer width, L decode
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -18,7 +19,31 @@ from ..criterion import SetCriterion
 from ..matcher import HungarianMatcher, Targets, class_probability_cost, giou_cost, l1_cost
 from ..outputs import DetectionOutputs
 from ..postprocessing import boxes_to_instances, select_by_softmax
-from ..transformer import TransformerOutput, build_transformer
+from ..transformer import build_transformer
+
+
+class Hidden(NamedTuple):
+    """What the transformer read and returned.
+
+    Attributes:
+        projected: B x C x H x W.
+        padding_mask: B x H x W, True = padding; None where nothing is padded.
+        hidden_states: L x B x Q x C, the last layer last.
+        memory: B x (H * W) x C, the encoder's output.
+    """
+
+    projected: Tensor
+    padding_mask: Tensor | None
+    hidden_states: Tensor
+    memory: Tensor
+
+
+class Detection(NamedTuple):
+    """A batch after the box model: the backbone's features by name, the transformer's states, and predictions."""
+
+    features: dict[str, Tensor]
+    hidden: Hidden
+    outputs: DetectionOutputs
 
 
 @META_ARCH_REGISTRY.register()
@@ -106,12 +131,10 @@ class DETR(nn.Module):
             ``scores`` and ``pred_classes`` of all queries.
         """
         images = self.preprocess(batched_inputs)
-        features = self.backbone(images.tensor)
-        hidden = self.transform(features[self.in_feature], images)
-        outputs = self.predict(hidden)
+        detection = self.detect(images)
         if self.training:
-            return self.criterion(outputs, self.prepare_targets(batched_inputs))
-        return self.postprocess(outputs, images, batched_inputs)
+            return self.losses(detection, images, batched_inputs)
+        return self.postprocess(detection, images, batched_inputs)
 
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
         """Normalise, then pad, to a multiple of what the backbone needs (1 but for FPNs)."""
@@ -119,21 +142,33 @@ class DETR(nn.Module):
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return PaddedImages.from_tensors(images, max(1, self.backbone.size_divisibility))
 
-    def transform(self, feature: Tensor, images: PaddedImages) -> TransformerOutput:
+    def detect(self, images: PaddedImages) -> Detection:
+        """Backbone, transformer and heads."""
+        features = self.backbone(images.tensor)
+        hidden = self.transform(features[self.in_feature], images)
+        return Detection(features, hidden, self.predict(hidden))
+
+    def transform(self, feature: Tensor, images: PaddedImages) -> Hidden:
         """Backbone feature -> hidden states; every decoder layer's where losses need them."""
         mask = images.mask_at(feature.shape[-2:])
-        return self.transformer(
-            self.input_proj(feature),
+        projected, padding_mask = self.input_proj(feature), mask if images.has_padding else None
+        output = self.transformer(
+            projected,
             self.position_encoding(mask),
-            mask if images.has_padding else None,
+            padding_mask,
             self.query_embed.weight,
             all_layers=self.training and self.aux_losses,
         )
+        return Hidden(projected, padding_mask, output.hidden_states, output.memory)
 
-    def predict(self, hidden: TransformerOutput) -> DetectionOutputs:
+    def predict(self, hidden: Hidden) -> DetectionOutputs:
         """Class logits (L x B x Q x K) and relative boxes (L x B x Q x 4)."""
         states = hidden.hidden_states
         return DetectionOutputs(self.class_embed(states), self.bbox_embed(states).float().sigmoid())
+
+    def losses(self, detection: Detection, images: PaddedImages, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """Weighted losses by name."""
+        return self.criterion(detection.outputs, self.prepare_targets(batched_inputs))
 
     def prepare_targets(self, batched_inputs: list[dict]) -> Targets:
         """Ground truth as classes and relative cx, cy, w, h boxes.
@@ -156,16 +191,21 @@ class DETR(nn.Module):
         return Targets.from_lists(labels, boxes)
 
     def postprocess(
-        self, outputs: DetectionOutputs, images: PaddedImages, batched_inputs: list[dict]
+        self, detection: Detection, images: PaddedImages, batched_inputs: list[dict]
     ) -> list[dict[str, Instances]]:
         """All queries as detections, at each input's ``height`` and ``width``."""
-        scores, classes = select_by_softmax(outputs.pred_logits)
-        output_sizes = [
-            (item.get("height", size[0]), item.get("width", size[1]))
-            for item, size in zip(batched_inputs, images.image_sizes, strict=True)
-        ]
-        results = boxes_to_instances(scores, classes, outputs.pred_boxes, images.image_sizes, output_sizes)
+        scores, classes = select_by_softmax(detection.outputs.pred_logits)
+        sizes = output_sizes(images, batched_inputs)
+        results = boxes_to_instances(scores, classes, detection.outputs.pred_boxes, images.image_sizes, sizes)
         return [{"instances": instances} for instances in results]
+
+
+def output_sizes(images: PaddedImages, batched_inputs: list[dict]) -> list[tuple[int, int]]:
+    """(height, width) of each image's results: what its input asks for, or as the model saw it."""
+    return [
+        (item.get("height", size[0]), item.get("width", size[1]))
+        for item, size in zip(batched_inputs, images.image_sizes, strict=True)
+    ]
 
 
 def build_position_encoding(cfg: CfgNode) -> nn.Module:
