@@ -9,7 +9,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from .class_rows import to_category_ids, to_contiguous
-from .layouts import OFFICIAL, Layout, recognise, strip_data_parallel
+from .layouts import OFFICIAL, PANOPTIC, Layout, recognise, strip_data_parallel
 from .reading import read_checkpoint
 from .report import group_names
 from .writing import write_atomically
@@ -46,11 +46,12 @@ def to_detr_d2(state: Mapping[str, Tensor], class_ids: ClassIds = "contiguous") 
 
 
 def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> dict[str, Any]:
-    """A checkpoint in the official DETR's layout from a state dict in any layout of a whole model.
+    """A checkpoint in the official (panoptic) DETR's layout from a state dict in any layout of a whole model.
 
     Args:
         state: names of any layout -> tensors.
-        class_ids: "coco" gives COCO's 80 classes their category ids (92 rows); "contiguous" keeps the rows.
+        class_ids: "coco" gives COCO's 80 classes their category ids (92 rows), its 133 panoptic ones theirs (251);
+            "contiguous" keeps the rows.
 
     Raises:
         ValueError: the layout is unknown or a backbone's, or "coco" was asked for and the head is not COCO's.
@@ -59,7 +60,8 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
     if layout.scope != "model":
         raise ValueError(f"These are weights of a {layout.name} alone; the official layout needs a whole DETR.")
     ours = to_detr_d2(state, class_ids="contiguous")["model"]
-    return {"model": OFFICIAL.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
+    target = PANOPTIC if any(key.startswith("mask_head.") for key in ours) else OFFICIAL
+    return {"model": target.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
 
 
 def convert_checkpoint(

@@ -108,8 +108,8 @@ def explain_misfit(checkpoint: State, model: State, model_name: str) -> list[str
 def check_family(checkpoint: Collection[str], model: Collection[str], model_name: str) -> str | None:
     """A sentence if the weights are of another meta-architecture than the model."""
     family, model_family = _family(checkpoint), _family(model)
-    if family in (None, model_family):
-        return None
+    if family in (None, model_family) or (family, model_family) == ("DETR", "PanopticDETR"):
+        return None  # a panoptic DETR starts from the weights of a box DETR
     found = f"the weights are of a {family}, the model is a {model_family or model_name}"
     return f"{found}; set MODEL.META_ARCHITECTURE {family}"
 

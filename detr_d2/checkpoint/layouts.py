@@ -139,6 +139,20 @@ OFFICIAL = Layout(
     pairs=(*resnet_pairs("backbone.0.body.", "backbone."), ("backbone.1.{rest}", "position_encoding.{rest}")),
     coco_ids=True,
 )
+PANOPTIC = Layout(
+    name="official panoptic DETR",
+    requires=(r"^detr\.backbone\.0\.body\.", r"^detr\.transformer\.", r"^mask_head\."),
+    scope="model",
+    pairs=(
+        *resnet_pairs("detr.backbone.0.body.", "backbone."),
+        ("detr.backbone.1.{rest}", "position_encoding.{rest}"),
+        # Before the last pair, which read from right to left takes any name.
+        ("mask_head.{rest}", "mask_head.{rest}"),
+        ("bbox_attention.{rest}", "bbox_attention.{rest}"),
+        ("detr.{rest}", "{rest}"),
+    ),
+    coco_ids=True,
+)
 WRAPPER = Layout(
     name="official DETR for Detectron2",
     requires=(r"^detr\.backbone\.0\.backbone\.", r"^detr\.transformer\."),
@@ -179,4 +193,4 @@ CAFFE2_RESNET = Layout(
 )
 
 # In the order in which they are tried.
-LAYOUTS: tuple[Layout, ...] = (OFFICIAL, WRAPPER, OURS, TORCHVISION_RESNET, DETECTRON2_RESNET, CAFFE2_RESNET)
+LAYOUTS: tuple[Layout, ...] = (OFFICIAL, PANOPTIC, WRAPPER, OURS, TORCHVISION_RESNET, DETECTRON2_RESNET, CAFFE2_RESNET)

@@ -16,6 +16,8 @@ State = Mapping[str, Tensor]
 
 # Counters of BatchNorm: frozen norms have none, and trainable ones start without.
 COUNTER = "num_batches_tracked"
+# What a panoptic DETR has beyond a box DETR.
+_MASK_STAGE = re.compile(r"^(mask_head|bbox_attention)\.")
 _RESNET_KEY = re.compile(r"^((?:.*\.)?)(stem|res[2-5])\.(.+)$")
 
 
@@ -86,13 +88,24 @@ def _plan_model(
         reinitialized, reindexed = tuple(key for key in model if is_class_head(key)), ()
         state = {key: value for key, value in state.items() if not is_class_head(key)}
 
+    untrained: tuple[str, ...] = ()
+    if not any(map(_MASK_STAGE.match, state)):  # weights of the box stage, on which the mask stage is trained
+        untrained = tuple(filter(_MASK_STAGE.match, model))
+
     ignored = tuple(key for key in state if key not in model and (layout.is_leftover(key) or key.endswith(COUNTER)))
     state = {key: value for key, value in state.items() if key not in ignored}
-    expected = [key for key in model if key not in reinitialized and not key.endswith(COUNTER)]
+    expected = [key for key in model if key not in (*reinitialized, *untrained) and not key.endswith(COUNTER)]
     _raise_unless_fits(_compare(state, model, expected), state, model, report, model_name)
     return LoadPlan(
         state,
-        replace(report, loaded=tuple(state), reindexed=reindexed, reinitialized=reinitialized, ignored=ignored),
+        replace(
+            report,
+            loaded=tuple(state),
+            missing=untrained,
+            reindexed=reindexed,
+            reinitialized=reinitialized,
+            ignored=ignored,
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from detr_d2.checkpoint.layouts import (
     LAYOUTS,
     OFFICIAL,
     OURS,
+    PANOPTIC,
     TORCHVISION_RESNET,
     WRAPPER,
     Layout,
@@ -31,7 +32,7 @@ HEADS = ["transformer.decoder.norm.weight", "class_embed.weight", "query_embed.w
         (["conv1_w", "res_conv1_bn_s", "res2_0_branch2a_w"], CAFFE2_RESNET),
         (["conv1_w", "res2_0_branch2a_w", "conv_rpn_w"], None),
         (["backbone.stem.conv1.weight", "roi_heads.box_head.fc1.weight"], None),
-        (["detr.backbone.0.body.conv1.weight", "detr.transformer.a", "mask_head.lay1.weight"], None),
+        (["detr.backbone.0.body.conv1.weight", "detr.transformer.a", "mask_head.lay1.weight"], PANOPTIC),
         (["weight", "bias"], None),
     ],
 )
