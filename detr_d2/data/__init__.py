@@ -14,10 +14,12 @@ from .build import (
 )
 from .checks import check_dataset_dicts
 from .dataset_mappers import DetrDatasetMapper
+from .panoptic_mapper import PanopticDatasetMapper
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
     "DetrDatasetMapper",
+    "PanopticDatasetMapper",
     "build_dataset_mapper",
     "build_detr_augmentation",
     "build_test_loader",

@@ -138,10 +138,15 @@ def _checked_dataset(
                 check_consistency=False,
             )
         if isinstance(dataset, list):
+            class_names = None
+            if _reads_segments(cfg):  # beside which a data set may have annotations in a class space of their own
+                dataset = [{k: v for k, v in d.items() if k != "annotations"} for d in dataset]
+                class_names = _unified_class_names(name)
             dataset = check_dataset_dicts(
                 dataset,
                 name,
                 num_classes=num_classes,
+                class_names=class_names,
                 num_classes_key=key,
                 drop_degenerate_boxes=cfg.INPUT.DROP_DEGENERATE_BOXES,
                 # Detectron2's own mapper skips nothing
@@ -157,6 +162,21 @@ def _checked_dataset(
     dataset_dicts = list(chain.from_iterable(datasets))
     _check_same_classes(names, dataset_dicts)
     return dataset_dicts
+
+
+def _reads_segments(cfg: CfgNode) -> bool:
+    """Whether the mapper takes its objects from panoptic segments, whose classes are things and stuff together."""
+    name = cfg.INPUT.DATASET_MAPPER
+    return name in DATASET_MAPPER_REGISTRY and getattr(DATASET_MAPPER_REGISTRY.get(name), "reads_segments", False)
+
+
+def _unified_class_names(dataset_name: str) -> list[str] | None:
+    """Names of things and stuff in one space; ``stuff_classes`` holds both where Detectron2's convention is kept."""
+    metadata = MetadataCatalog.get(dataset_name)
+    things, stuff = metadata.get("thing_classes"), metadata.get("stuff_classes")
+    if things is None or stuff is None:
+        return None
+    return stuff if stuff[: len(things)] == things else [*things, *stuff]
 
 
 def _check_same_classes(names: list[str], dataset_dicts: list[dict[str, Any]]) -> None:

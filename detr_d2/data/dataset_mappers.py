@@ -20,6 +20,8 @@ from .build import DATASET_MAPPER_REGISTRY
 
 __all__ = ["DetrDatasetMapper"]
 
+# Annotations, which do not leave the mapper.
+_TARGET_KEYS = ("annotations", "sem_seg_file_name", "pan_seg_file_name", "segments_info")
 _IMAGE_FORMATS = ("RGB", "BGR", "L")
 # So many unreadable images one after another are no bad luck: the disk is gone, or the format is unknown to PIL.
 _MAX_SKIPPED_IN_A_ROW = 20
@@ -104,7 +106,7 @@ class DetrDatasetMapper:
         image = self._read_image(dataset_dict["file_name"])
         if image is None:
             return None
-        output = {k: v for k, v in dataset_dict.items() if k not in ("annotations", "sem_seg_file_name")}
+        output = {k: v for k, v in dataset_dict.items() if k not in _TARGET_KEYS}
         utils.check_image_size(output, image)
 
         aug_input = T.AugInput(image)

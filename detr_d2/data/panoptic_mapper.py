@@ -1,0 +1,90 @@
+"""Panoptic annotations (a PNG of segment ids and a list of segments) as objects with masks and boxes.
+
+Legend: N segments of the image, H W the size of the augmented image.
+"""
+
+from typing import Any
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.data import detection_utils as utils
+from detectron2.structures import BitMasks, Boxes, Instances
+from scipy.ndimage import find_objects
+
+from .build import DATASET_MAPPER_REGISTRY
+from .dataset_mappers import DetrDatasetMapper
+
+__all__ = ["PanopticDatasetMapper"]
+
+
+@DATASET_MAPPER_REGISTRY.register()
+class PanopticDatasetMapper(DetrDatasetMapper):
+    """`DetrDatasetMapper` for panoptic data sets: every segment, thing, stuff or crowd, is an object with a mask.
+
+    It reads ``pan_seg_file_name`` and ``segments_info`` with contiguous ``category_id`` in one space of things and
+    stuff, as Detectron2's ``coco_*_panoptic`` data sets give them. Boxes are those of the whole segments, augmented; as
+    published, they decide which segments survive a crop. ``gt_masks`` are always there, whatever ``MODEL.MASK_ON``.
+    """
+
+    reads_segments = True
+
+    def _instances(
+        self,
+        dataset_dict: dict[str, Any],
+        transforms: T.TransformList,
+        old_size: tuple[int, int],
+        size: tuple[int, int],
+    ) -> Instances:
+        segments = _segments_of(dataset_dict)
+        index_map = read_segments(dataset_dict["pan_seg_file_name"], [s["id"] for s in segments], old_size)
+        corners = [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(index_map)]
+        boxes = transforms.apply_box(np.array(corners, dtype=np.float64).reshape(-1, 4))
+        height, width = size
+
+        instances = Instances(size)
+        instances.gt_boxes = Boxes(boxes.clip(min=0, max=(width, height, width, height)))
+        instances.gt_classes = torch.tensor([int(s["category_id"]) for s in segments], dtype=torch.int64)
+        instances, kept = utils.filter_empty_instances(instances, by_mask=False, return_mask=True)
+        # Transforms resize uint8 by PIL, as images; fp32 holds the numbers of any more segments.
+        dtype = np.uint8 if len(segments) < 256 else np.float32
+        index_map = torch.from_numpy(np.ascontiguousarray(transforms.apply_segmentation(index_map.astype(dtype))))
+        instances.gt_masks = BitMasks(index_map == (kept.nonzero() + 1)[:, :, None])
+        return instances
+
+
+def read_segments(file_name: str, ids: list[int], size: tuple[int, int]) -> np.ndarray:
+    """A panoptic PNG as a map of positions in ``ids``, from 1; 0 is void.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: its size is not ``size`` (height, width), or it and ``ids`` name different segments.
+    """
+    try:
+        rgb = utils.read_image(file_name, format="RGB").astype(np.int64)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(
+            f"the panoptic annotation {file_name} is missing: check the folder that the data set was registered with"
+        ) from e
+    if rgb.shape[:2] != size:
+        raise ValueError(f"the panoptic annotation {file_name} is {rgb.shape[:2]} (height, width), its image {size}")
+    found, positions = np.unique(rgb[..., 0] + 256 * rgb[..., 1] + 256**2 * rgb[..., 2], return_inverse=True)
+    differ = sorted((set(found.tolist()) - {0}) ^ set(ids))
+    if differ or len(set(ids)) != len(ids):
+        raise ValueError(
+            f"{file_name} holds {len(set(found.tolist()) - {0})} segments, its segments_info {len(ids)}; these ids are "
+            f"not in both, or twice: {differ[:5] or sorted(ids)[:5]}. The PNG and the JSON are of different versions"
+        )
+    place = {segment_id: i for i, segment_id in enumerate(ids, start=1)} | {0: 0}
+    table = np.array([place[segment_id] for segment_id in found.tolist()], dtype=np.int32)
+    return table[positions.reshape(size)]
+
+
+def _segments_of(dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
+    for key in ("pan_seg_file_name", "segments_info"):
+        if key not in dataset_dict:
+            raise ValueError(
+                f"the data set gives no {key!r} for image {dataset_dict['file_name']}, which PanopticDatasetMapper "
+                'reads: use a panoptic data set, or INPUT.DATASET_MAPPER "DetrDatasetMapper"'
+            )
+    return dataset_dict["segments_info"]
