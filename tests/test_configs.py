@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 
 from detr_d2.engine import load_config
 from detr_d2.solver import build_optimizer
@@ -23,6 +23,9 @@ def inputs(cfg: CfgNode) -> list[dict]:
     for height, width, count in ((64, 96, 2), (80, 72, 0)):
         boxes = torch.tensor([[4.0, 5.0, 30.0, 44.0], [20.0, 8.0, 60.0, 50.0]])[:count]
         instances = Instances((height, width), gt_boxes=Boxes(boxes), gt_classes=torch.tensor([0, 1])[:count])
+        instances.gt_masks = BitMasks(torch.zeros(count, height, width, dtype=torch.bool))
+        for mask, (x0, y0, x1, y1) in zip(instances.gt_masks.tensor, boxes.int().tolist(), strict=True):
+            mask[y0:y1, x0:x1] = True
         image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8)
         result.append({"image": image, "instances": instances, "height": 2 * height, "width": 2 * width})
     return result
