@@ -15,6 +15,8 @@ def add_common_config(cfg: CfgNode) -> None:
     cfg.TEST.IMS_PER_BATCH = 1
     # The metric, as "task/metric", whose best value is kept in model_best.pth. "" keeps none.
     cfg.TEST.BEST_METRIC = "bbox/AP"
+    # Panoptic quality of every class among the results, beside that of all, things and stuff.
+    cfg.TEST.PER_CATEGORY_PQ = False
 
 
 def _add_input_keys(cfg: CfgNode) -> None:

@@ -1,5 +1,6 @@
 """Evaluators for a data set and a model."""
 
 from .build import build_evaluator
+from .panoptic import PanopticQualityEvaluator
 
-__all__ = ["build_evaluator"]
+__all__ = ["PanopticQualityEvaluator", "build_evaluator"]

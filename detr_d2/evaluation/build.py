@@ -4,9 +4,11 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 
-# Metadata.evaluator_type -> what its annotations can be evaluated for.
+from .panoptic import PanopticQualityEvaluator
+
+# What metadata.evaluator_type may be.
 COCO_TYPES = ("coco", "coco_panoptic_seg")
 
 
@@ -30,4 +32,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         )
     if output_folder is None:
         output_folder = str(Path(cfg.OUTPUT_DIR, "inference", dataset_name))
-    return COCOEvaluator(dataset_name, output_dir=output_folder)
+    instances = COCOEvaluator(dataset_name, output_dir=output_folder)
+    if evaluator_type == "coco":
+        return instances
+    # The second gives no results for a model without panoptic outputs.
+    per_category = cfg.TEST.PER_CATEGORY_PQ
+    return DatasetEvaluators(
+        [instances, PanopticQualityEvaluator(dataset_name, output_folder, per_category=per_category)]
+    )

@@ -34,7 +34,10 @@ def tool() -> ModuleType:
     return module
 
 
-def test_both_modes_beside_the_reference(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_both_modes_beside_the_reference(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
     output = tmp_path / "benchmark.json"
     words = ["--config-file", DETR, "--mode", "both", "--reference", "transformers", "--batch-size", "2", "--no-memory"]
     assert tool.main([*words, *QUICK, "--iters", "2", "--output", str(output), *SMALL]) == 0
@@ -46,6 +49,7 @@ def test_both_modes_beside_the_reference(tool: ModuleType, tmp_path: Path, capsy
     assert expected.items() <= report["settings"].items()
     assert {"device", "torch", "threads", "cudnn_allow_tf32", "matmul_allow_tf32"} <= report["environment"].keys()
     assert report["environment"]["torch"] == torch.__version__
+    assert report["environment"]["variables"]["MALLOC_TOP_PAD_"] == "4096"
     assert report["reference"] == {
         "model": "transformers DetrForObjectDetection",
         "backbone": "its own",

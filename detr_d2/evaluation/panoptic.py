@@ -1,0 +1,123 @@
+"""Panoptic quality (Kirillov et al., CVPR 2019) of predictions written in the COCO panoptic format.
+
+Legend: H W image size.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.evaluation import COCOPanopticEvaluator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from tabulate import tabulate
+
+# A group of classes in hotcoco's results, and the suffix of its metrics in Detectron2's.
+_GROUPS = (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
+
+
+class PanopticQualityEvaluator(COCOPanopticEvaluator):
+    """PQ, SQ and RQ over all classes, things and stuff.
+
+    Detectron2's evaluator needs ``panopticapi``, which PyPI does not have; this one computes the same numbers with
+    hotcoco. A model without ``panoptic_seg`` among its outputs gets no results, so the evaluator may be used on every
+    panoptic data set.
+
+    Args:
+        dataset_name: a registered data set whose metadata has ``panoptic_json`` and ``panoptic_root``.
+        output_dir: where ``panoptic_predictions.json`` and the folder ``panoptic_predictions`` of PNGs are written, in
+            the COCO panoptic format.
+        per_category: add ``PQ-<class>`` of every class to the results.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str, *, per_category: bool = False) -> None:
+        super().__init__(dataset_name, output_dir)
+        self._per_category = per_category
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Take over ``panoptic_seg`` of each output: the map (H x W, 0 = void) and its segments."""
+        for item, output in zip(inputs, outputs, strict=True):
+            if "panoptic_seg" not in output:
+                continue
+            ids, segments = output["panoptic_seg"]
+            self._predictions.append(
+                {
+                    "image_id": item["image_id"],
+                    "file_name": Path(item["file_name"]).with_suffix(".png").name,
+                    "png": encode_ids(ids.cpu().numpy()),
+                    "segments_info": [self._convert_category_id(dict(segment)) for segment in segments],
+                }
+            )
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """``{"panoptic_seg": {"PQ": ..., "SQ": ..., "RQ": ..., "PQ_th": ..., ...}}`` in percent, in the main process.
+
+        A figure over no class at all (a data set without stuff, say) is NaN.
+        """
+        gathered = comm.gather(self._predictions)
+        if not comm.is_main_process():
+            return None
+        predictions = sorted((p for part in gathered for p in part), key=lambda p: p["file_name"])
+        if not predictions:
+            return OrderedDict()
+        json_file, folder = self._write(predictions)
+        quality = self._quality(json_file, folder)
+        results = {}
+        for group, suffix in _GROUPS:
+            for metric in ("pq", "sq", "rq"):
+                value = quality[group][metric] if quality[group]["n"] else float("nan")
+                results[metric.upper() + suffix] = 100 * value
+        self._log(results)
+        if self._per_category:
+            results |= self._by_category(quality["per_class"])
+        return OrderedDict(panoptic_seg=results)
+
+    def _write(self, predictions: list[dict[str, Any]]) -> tuple[str, str]:
+        folder = os.path.join(self._output_dir, "panoptic_predictions")
+        PathManager.mkdirs(folder)
+        for prediction in predictions:
+            with PathManager.open(os.path.join(folder, prediction["file_name"]), "wb") as f:
+                f.write(prediction.pop("png"))
+        with PathManager.open(self._metadata.panoptic_json) as f:
+            categories = json.load(f)["categories"]
+        json_file = folder + ".json"
+        with PathManager.open(json_file, "w") as f:
+            json.dump({"annotations": predictions, "categories": categories}, f)
+        return json_file, folder
+
+    def _quality(self, json_file: str, folder: str) -> dict[str, Any]:
+        from hotcoco.panoptic import pq_compute
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            return pq_compute(
+                PathManager.get_local_path(self._metadata.panoptic_json),
+                PathManager.get_local_path(json_file),
+                gt_folder=PathManager.get_local_path(self._metadata.panoptic_root),
+                pred_folder=PathManager.get_local_path(folder),
+            )
+
+    def _by_category(self, per_class: dict[int, dict[str, float]]) -> dict[str, float]:
+        with PathManager.open(self._metadata.panoptic_json) as f:
+            names = {category["id"]: category["name"] for category in json.load(f)["categories"]}
+        # hotcoco marks a class that occurs in neither ground truth nor predictions with -1.
+        return {
+            f"PQ-{names[int(i)]}": 100 * x["pq"] if x["pq"] >= 0 else float("nan") for i, x in sorted(per_class.items())
+        }
+
+    def _log(self, results: dict[str, float]) -> None:
+        rows = [[group, *(results[metric + suffix] for metric in ("PQ", "SQ", "RQ"))] for group, suffix in _GROUPS]
+        table = tabulate(rows, headers=["", "PQ", "SQ", "RQ"], tablefmt="pipe", floatfmt=".3f")
+        logging.getLogger("detectron2.evaluation.panoptic").info(f"Panoptic quality:\n{table}")
+
+
+def encode_ids(ids: np.ndarray) -> bytes:
+    """H x W segment ids in [0, 2^24) -> a PNG of the COCO panoptic format, id = R + 256 G + 256^2 B."""
+    blue_green_red = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=-1).astype(np.uint8)
+    return cv2.imencode(".png", blue_green_red)[1].tobytes()
