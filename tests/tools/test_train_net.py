@@ -34,8 +34,8 @@ def train_net(repo):
 def words(repo, shapes_root, tmp_path):
     """The command line of a small run on Shapes into tmp_path/out, with flags and overrides added."""
 
-    def words(*overrides: str, flags: tuple[str, ...] = ()) -> list[str]:
-        config = str(repo / "configs" / "Shapes" / "detr_R_18.yaml")
+    def words(*overrides: str, flags: tuple[str, ...] = (), config: str = "detr_R_18") -> list[str]:
+        config = str(repo / "configs" / "Shapes" / f"{config}.yaml")
         return ["--config-file", config, *flags, *SMALL, "OUTPUT_DIR", str(tmp_path / "out"), *overrides]
 
     return words
@@ -45,8 +45,8 @@ def words(repo, shapes_root, tmp_path):
 def run(train_net, words):
     """Run the tool's one-process path here."""
 
-    def run(*overrides: str, flags: tuple[str, ...] = ()) -> dict | None:
-        args = default_argument_parser().parse_args(words(*overrides, flags=flags))
+    def run(*overrides: str, **kwargs) -> dict | None:
+        args = default_argument_parser().parse_args(words(*overrides, **kwargs))
         return train_net.main(args, train_net.setup(args))
 
     return run
@@ -56,9 +56,9 @@ def run(train_net, words):
 def start(repo, words, shapes_root, tmp_path):
     """Start the tool in a process of its own."""
 
-    def start(*overrides: str, flags: tuple[str, ...] = ()) -> subprocess.Popen:
+    def start(*overrides: str, **kwargs) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, str(repo / "tools" / "train_net.py"), *words(*overrides, flags=flags)],
+            [sys.executable, str(repo / "tools" / "train_net.py"), *words(*overrides, **kwargs)],
             env=os.environ | {"DETECTRON2_DATASETS": str(shapes_root), "OMP_NUM_THREADS": "1"},
             cwd=tmp_path,
             text=True,
@@ -136,6 +136,29 @@ def test_two_processes_on_a_cpu(start, tmp_path):
     assert "bbox/AP" in last
     results = json.loads((tmp_path / "out" / "inference" / "shapes_val" / "coco_instances_results.json").read_text())
     assert len({result["image_id"] for result in results}) == 8  # both processes' images
+
+
+def test_panoptic_model_in_one_process_and_in_two(run, start, tmp_path):
+    """Boxes, masks and panoptic quality in one run; two processes evaluate to the same figures."""
+    out = tmp_path / "out"
+    config = {"config": "panoptic_detr_R_18"}
+    run("SOLVER.MAX_ITER", "2", **config)
+    # Hardly trained, so the threshold is low. One image a batch: how two processes share images decides what pads what.
+    evaluate = ["MODEL.WEIGHTS", str(out / "model_final.pth"), "TEST.IMS_PER_BATCH", "1"]
+    evaluate += ["MODEL.PANOPTIC_DETR.OBJECT_MASK_THRESHOLD", "0.05"]
+    results = run(*evaluate, flags=("--eval-only",), **config)
+    assert results["panoptic_seg"].keys() >= {"PQ", "SQ", "RQ", "PQ_th", "PQ_st"}
+    assert results["bbox"].keys() >= {"AP", "AP50"}
+    assert results["segm"].keys() >= {"AP", "AP50"}
+    written = out / "inference" / "shapes_val" / "panoptic_predictions.json"
+    alone = json.loads(written.read_text())["annotations"]
+    assert len(alone) == 8
+    written.unlink()
+
+    process = start(*evaluate, flags=("--eval-only", "--num-gpus", "2", "--dist-url", "auto"), **config)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert json.loads(written.read_text())["annotations"] == alone
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint(run, start, tmp_path):
