@@ -15,7 +15,7 @@ from .settings import Settings
 from .timing import Ratio, Timing
 
 # Environment variables that change speed: threads, and above all how the C library gives memory back to the system.
-# Page faults of freshly mapped activations are a tenth to a third of the time of a step on a CPU.
+# Page faults of freshly mapped activations can be 15 to 40% of the time of a step on a CPU.
 VARIABLES = (
     "CUBLAS_",
     "DNNL_",
