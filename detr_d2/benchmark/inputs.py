@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
 from ..layers import box_xyxy_to_cxcywh
@@ -45,8 +45,11 @@ def _make_input(cfg: CfgNode, num_objects: int, size: tuple[int, int], generator
     boxes = torch.cat([corners, corners + extents], dim=1) * torch.tensor([width, height, width, height])
     instances = Instances(size, gt_boxes=Boxes(boxes))
     instances.gt_classes = torch.randint(0, num_classes, (num_objects,), generator=generator)
-    if cfg.MODEL.MASK_ON:
-        instances.gt_masks = PolygonMasks([[box[[0, 1, 2, 1, 2, 3, 0, 3]].numpy()] for box in boxes])
+    if cfg.MODEL.MASK_ON or cfg.INPUT.DATASET_MAPPER == "PanopticDatasetMapper":
+        masks = PolygonMasks([[box[[0, 1, 2, 1, 2, 3, 0, 3]].numpy()] for box in boxes])
+        # This package's mappers always give bitmasks, Detectron2's gives what the key says.
+        as_polygons = cfg.INPUT.DATASET_MAPPER == "" and cfg.INPUT.MASK_FORMAT == "polygon"
+        instances.gt_masks = masks if as_polygons else BitMasks.from_polygon_masks(masks, height, width)
     return {
         "image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator),
         "height": height,

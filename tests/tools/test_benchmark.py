@@ -11,6 +11,7 @@ import torch
 
 REPO = Path(__file__).parents[2]
 DETR = str(REPO / "configs" / "COCO-Detection" / "detr_R_50_300ep.yaml")
+PANOPTIC = str(REPO / "configs" / "Shapes" / "panoptic_detr_R_18.yaml")
 RCNN = str(
     Path(detectron2.__file__).parent
     / "model_zoo"
@@ -94,6 +95,14 @@ def test_memory_of_both_on_a_cpu(tool: ModuleType, tmp_path: Path, capsys: pytes
         assert memory["baseline"] > 100
     assert results["memory_growth_ratio"] > 0
     assert "of its memory growth" in capsys.readouterr().out
+
+
+def test_panoptic_models(tool: ModuleType, tmp_path: Path) -> None:
+    output = tmp_path / "benchmark.json"
+    words = ["--config-file", PANOPTIC, "--mode", "both", "--no-memory", "--output", str(output), *QUICK]
+    assert tool.main([*words, "MODEL.DEVICE", "cpu", "MODEL.PANOPTIC_DETR.THING_CLASSES", "[0, 1, 2, 3]"]) == 0
+    results = json.loads(output.read_text())["results"]
+    assert all(results[mode]["ours"]["images_per_second"] > 0 for mode in ("inference", "train"))
 
 
 def test_detectron2s_own_models(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
