@@ -4,6 +4,7 @@ from .attention import MultiheadAttention
 from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, generalized_box_iou
 from .conv_norm import ConvNorm
 from .mlp import MLP
+from .ms_deform_attn import ms_deform_attn
 from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "generalized_box_iou",
+    "ms_deform_attn",
 ]
