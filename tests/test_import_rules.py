@@ -38,6 +38,7 @@ ALLOWED = {
     "solver": ("layers", "structures"),
     "checkpoint": ("layers", "structures"),
     "engine": ("config", "data", "evaluation", "solver", "checkpoint"),
+    "visualization": ("layers", "structures", "data", "modeling"),
     "benchmark": ("config", "layers", "structures", "data", "modeling", "solver", "checkpoint", "engine"),
 }
 # The other packages that a part may import, where that is restricted.

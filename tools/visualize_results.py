@@ -1,82 +1,131 @@
 #!/usr/bin/env python
-"""Draw images of a data set with their ground-truth boxes beside a model's, on one sheet, a colour a class.
+"""Draw images of a data set with their ground truth beside what evaluation wrote, on one sheet: boxes of
+coco_instances_results.json, or the segments of panoptic_predictions.json, with the attention of a few queries beside
+them where --config-file names the panoptic DETR that made them.
 
-    python tools/visualize_results.py --input output/quickstart/inference/shapes_val/coco_instances_results.json \
-        --dataset shapes_val --output sheet.png
+    python tools/visualize_results.py --input output/quickstart/inference/shapes_val/panoptic_predictions.json \
+        --dataset shapes_val --output sheet.png \
+        --config-file output/quickstart/config.yaml MODEL.WEIGHTS output/quickstart/model_final.pth
 """
 
 import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils.visualizer import ColorMode, Visualizer
 
 import detr_d2  # noqa: F401 (registers the data sets)
+from detr_d2.checkpoint import DetrCheckpointer
+from detr_d2.data import build_dataset_mapper
+from detr_d2.engine import Trainer, load_config, prepare_device
+from detr_d2.modeling.meta_arch import PanopticDETR
+from detr_d2.visualization import (
+    draw_annotations,
+    draw_attention,
+    draw_boxes,
+    draw_panoptic,
+    fit_height,
+    make_sheet,
+    query_attention,
+    read_ids,
+)
 
-GAP = 6  # pixels between pictures
+Drawer = Callable[[dict, np.ndarray, int], list[np.ndarray]]  # data set dict, image, height -> pictures
 
 
-def read_predictions(path: Path, class_ids: dict[int, int], threshold: float) -> dict[int, list[dict]]:
-    """COCO results by image id, those above the threshold, with contiguous classes as ``class``."""
-    predictions = defaultdict(list)
-    for result in json.loads(path.read_text()):
+def box_drawer(results: list[dict[str, Any]], metadata: Metadata, threshold: float) -> Drawer:
+    """Draws the boxes of an image whose score is at least ``threshold``."""
+    by_image = defaultdict(list)
+    for result in results:
         if result["score"] >= threshold:
-            predictions[result["image_id"]].append({**result, "class": class_ids[result["category_id"]]})
-    return predictions
+            by_image[result["image_id"]].append(result)
+    class_ids = metadata.thing_dataset_id_to_contiguous_id
+    return lambda item, image, height: [draw_boxes(image, metadata, by_image[item["image_id"]], class_ids, height)]
 
 
-def draw_pair(item: dict, predictions: list[dict], dataset: str, height: int) -> np.ndarray:
-    """Ground truth left, predictions right, both ``height`` pixels high; H x W x 3 RGB."""
+def panoptic_drawer(predictions: dict[str, Any], folder: Path, metadata: Metadata) -> Drawer:
+    """Draws the panoptic map of an image; ``folder`` holds the PNGs."""
+    by_image = {a["image_id"]: a for a in predictions["annotations"]}
+    things, stuff = metadata.thing_dataset_id_to_contiguous_id, metadata.stuff_dataset_id_to_contiguous_id
+    class_ids = stuff | things
+
+    def draw(item: dict, image: np.ndarray, height: int) -> list[np.ndarray]:
+        annotation = by_image[item["image_id"]]
+        segments = [
+            {**s, "category_id": class_ids[s["category_id"]], "isthing": s["category_id"] in things}
+            for s in annotation["segments_info"]
+        ]
+        return [draw_panoptic(image, metadata, read_ids(folder / annotation["file_name"]), segments, height)]
+
+    return draw
+
+
+def attention_drawer(config_file: str, opts: list[str], metadata: Metadata, num_queries: int) -> Drawer:
+    """Draws the attention maps of the most certain queries."""
+    cfg = load_config(config_file, opts)
+    prepare_device(cfg)
+    model = Trainer.build_model(cfg).eval()
+    if not isinstance(model, PanopticDETR):
+        raise ValueError(f"{config_file}: attention maps need a PanopticDETR, it is a {cfg.MODEL.META_ARCHITECTURE}.")
+    DetrCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    mapper = build_dataset_mapper(cfg, is_train=False)
+
+    def draw(item: dict, image: np.ndarray, height: int) -> list[np.ndarray]:
+        attention = query_attention(model, mapper(item), num_queries)
+        pictures = []
+        for score, label, box, attended in zip(*attention, strict=True):
+            title = f"{metadata.stuff_classes[label]} {score:.0%}"  # of a panoptic data set: things, too
+            pictures.append(draw_attention(image, attended, box, title, height))
+        return pictures
+
+    return draw
+
+
+def draw_row(item: dict, metadata: Metadata, drawers: list[Drawer], height: int) -> np.ndarray:
+    """Ground truth, then what each of ``drawers`` makes of one image; H x W x 3 RGB."""
     image = read_image(item["file_name"], "RGB")
-    metadata, scale = MetadataCatalog.get(dataset), height / image.shape[0]
-    annotations = [{k: v for k, v in a.items() if k != "segmentation"} for a in item["annotations"]]
-    truth = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION).draw_dataset_dict({"annotations": annotations})
-    instances = Instances(image.shape[:2])
-    boxes = np.array([p["bbox"] for p in predictions], dtype=np.float32).reshape(-1, 4)
-    instances.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
-    instances.scores = np.array([p["score"] for p in predictions])
-    instances.pred_classes = np.array([p["class"] for p in predictions], dtype=np.int64)
-    predicted = Visualizer(image, metadata, scale, ColorMode.SEGMENTATION).draw_instance_predictions(instances)
-    return np.concatenate([fit_height(x.get_image(), height) for x in (truth, predicted)], axis=1)
+    pictures = [draw_annotations(image, metadata, item, height)]
+    for draw in drawers:
+        pictures += draw(item, image, height)
+    return np.concatenate([fit_height(picture, height) for picture in pictures], axis=1)
 
 
-def fit_height(image: np.ndarray, height: int) -> np.ndarray:
-    """Resize to exactly ``height`` and leave a white gap at the right."""
-    image = cv2.resize(image, (round(image.shape[1] * height / image.shape[0]), height))
-    return cv2.copyMakeBorder(image, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255))
-
-
-def make_sheet(pairs: list[np.ndarray], columns: int) -> np.ndarray:
-    """Pictures of one height in rows of ``columns``, each cell as wide as the widest picture."""
-    width = max(pair.shape[1] for pair in pairs)
-    cells = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pairs]
-    cells += [np.full_like(cells[0], 255)] * (-len(cells) % columns)
-    return np.concatenate([np.concatenate(cells[i : i + columns], axis=1) for i in range(0, len(cells), columns)])
+def draw_sheet(args: argparse.Namespace) -> np.ndarray:
+    """The sheet that a command line asks for, H x W x 3 RGB."""
+    items, metadata = DatasetCatalog.get(args.dataset)[: args.num], MetadataCatalog.get(args.dataset)
+    results = json.loads(args.input.read_text())
+    if isinstance(results, dict):
+        drawers = [panoptic_drawer(results, args.input.with_suffix(""), metadata)]
+    else:
+        drawers = [box_drawer(results, metadata, args.threshold)]
+        items = [{k: v for k, v in item.items() if k != "pan_seg_file_name"} for item in items]
+    if args.config_file:
+        drawers.append(attention_drawer(args.config_file, args.opts, metadata, args.queries))
+    return make_sheet([draw_row(item, metadata, drawers, args.height) for item in items], args.columns)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, type=Path, help="coco_instances_results.json that evaluation wrote")
+    parser.add_argument("--input", required=True, type=Path, help="file of predictions that evaluation wrote")
     parser.add_argument("--dataset", required=True, help="name of the data set that was evaluated")
     parser.add_argument("--output", required=True, type=Path, help="picture to write")
     parser.add_argument("--num", type=int, default=12, help="images, from the first (default: %(default)s)")
-    parser.add_argument("--columns", type=int, default=3, help="pairs in a row (default: %(default)s)")
+    parser.add_argument("--columns", type=int, default=3, help="images in a row (default: %(default)s)")
     parser.add_argument("--height", type=int, default=240, help="pixels of each picture (default: %(default)s)")
-    parser.add_argument("--threshold", type=float, default=0.7, help="least score drawn (default: %(default)s)")
+    parser.add_argument("--threshold", type=float, default=0.7, help="least score of boxes (default: %(default)s)")
+    parser.add_argument("--config-file", default="", help="config of the model whose attention is drawn")
+    parser.add_argument("--queries", type=int, default=3, help="attention maps an image (default: %(default)s)")
+    parser.add_argument("opts", nargs="*", help="KEY VALUE overrides of the config, such as MODEL.WEIGHTS FILE")
     args = parser.parse_args()
     try:
-        items = DatasetCatalog.get(args.dataset)[: args.num]
-        class_ids = MetadataCatalog.get(args.dataset).thing_dataset_id_to_contiguous_id
-        predictions = read_predictions(args.input, class_ids, args.threshold)
-        pairs = [draw_pair(item, predictions[item["image_id"]], args.dataset, args.height) for item in items]
-        if not cv2.imwrite(str(args.output), make_sheet(pairs, args.columns)[:, :, ::-1]):
+        if not cv2.imwrite(str(args.output), draw_sheet(args)[:, :, ::-1]):
             raise OSError(f"{args.output} could not be written.")
     except (OSError, ValueError, KeyError, cv2.error) as error:
         sys.exit(f"visualize_results.py: {error}")
