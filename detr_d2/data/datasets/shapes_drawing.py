@@ -18,7 +18,7 @@ from numpy.random import Generator
 VOID = -1
 
 _SIDE = (80, 112)  # H and W, pixels
-_DIAMETER = (18.0, 40.0)  # of a circle; the other outlines are scaled to look about as large
+_DIAMETER = (24.0, 48.0)  # of a circle; the other outlines are scaled to look about as large
 _MAX_THINGS = 5
 _EMPTY_SHARE = 0.02
 _MIN_VISIBLE_SHARE = 0.45  # below it, the corner of a square passes for a triangle
@@ -64,17 +64,17 @@ def draw_scene(rng: Generator, things: dict[int, str], stuff: dict[int, str]) ->
 
 
 def _stripes(rng: Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    scale = 2 * math.pi / rng.uniform(6, 11)
+    scale = 2 * math.pi / rng.uniform(10, 16)
     return 0.5 + np.sin(u * scale) / scale
 
 
 def _checker(rng: Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    scale = math.pi / rng.uniform(5, 8)
+    scale = math.pi / rng.uniform(8, 12)
     return 0.5 + np.sin(u * scale) * np.sin(v * scale) / scale
 
 
 def _dots(rng: Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    period = rng.uniform(8, 12)
+    period = rng.uniform(12, 17)
     du, dv = np.mod(u, period) - period / 2, np.mod(v, period) - period / 2
     return period * 0.3 + 0.5 - np.sqrt(du * du + dv * dv)
 
@@ -170,7 +170,7 @@ def _texture_colors(rng: Generator, palette: list[np.ndarray]) -> tuple[np.ndarr
     """Two colours of a little different brightness: the texture shows, and things stand out; both join ``palette``."""
     first = _distinct_color(rng, palette)
     sign = -1.0 if first.mean() > 128 else 1.0
-    second = np.clip(first + sign * rng.uniform(25, 45) + rng.uniform(-10, 10, size=3), 0, 255).astype(np.float32)
+    second = np.clip(first + sign * rng.uniform(40, 65) + rng.uniform(-10, 10, size=3), 0, 255).astype(np.float32)
     palette += [first, second]
     return first, second
 
