@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from ...structures import PaddedImages
 from ..criterion import mean_number_of_objects
+from ..dense_criterion import dense_class_loss
 from ..heads import MultiHeadAttentionMap, build_detr_mask_head
 from ..mask_criterion import MaskCriterion, pad_masks
+from ..matcher import Targets
 from ..panoptic_postprocessing import instance_masks, merge_panoptic, select_segments
 from ..postprocessing import boxes_to_instances, select_by_softmax
 from .detr import DETR, Detection, Hidden, output_sizes
@@ -36,6 +38,8 @@ class PanopticDETR(DETR):
         bbox_attention: queries and memory -> attention maps.
         mask_features: names of the features that the mask head adds, coarsest first.
         mask_criterion: mask logits and masks -> weighted losses.
+        dense_class_weight: of ``loss_dense``, a classification of the memory's cells, which only training has; 0: none,
+            as published.
         freeze_box_model: train the mask head alone; the rest stays in evaluation mode and gets no gradient.
         thing_classes: all other classes are stuff.
         object_mask_threshold: what a query's best class must exceed to enter the panoptic map.
@@ -53,6 +57,7 @@ class PanopticDETR(DETR):
         bbox_attention: MultiHeadAttentionMap,
         mask_features: Sequence[str],
         mask_criterion: MaskCriterion,
+        dense_class_weight: float,
         freeze_box_model: bool,
         thing_classes: Sequence[int],
         object_mask_threshold: float,
@@ -70,6 +75,9 @@ class PanopticDETR(DETR):
         self.bbox_attention = bbox_attention
         self.mask_features = list(mask_features)
         self.mask_criterion = mask_criterion
+        self.dense_class_weight = dense_class_weight
+        if dense_class_weight != 0:
+            self.dense_class_embed = nn.Linear(self.transformer.dim, self.class_embed.out_features - 1)
         self.register_buffer("is_thing", _one_hot(thing_classes, self.class_embed.out_features - 1), persistent=False)
         self.object_mask_threshold = object_mask_threshold
         self.small_segment_area = small_segment_area
@@ -88,12 +96,13 @@ class PanopticDETR(DETR):
             )
         weights = {"loss_mask": panoptic.FOCAL_WEIGHT, "loss_dice": panoptic.DICE_WEIGHT}
         return arguments | {
-            # A frozen model has no losses of its own, on any layer.
+            # A frozen model has no losses of its own, on any layer or cell.
             "aux_losses": arguments["aux_losses"] and not panoptic.FREEZE_BOX_MODEL,
             "mask_head": build_detr_mask_head(cfg, shapes),
             "bbox_attention": MultiHeadAttentionMap(cfg.MODEL.DETR.HIDDEN_DIM, cfg.MODEL.DETR.NHEADS),
             "mask_features": panoptic.MASK_FEATURES,
             "mask_criterion": MaskCriterion(weights),
+            "dense_class_weight": 0.0 if panoptic.FREEZE_BOX_MODEL else panoptic.DENSE_CLASS_WEIGHT,
             "freeze_box_model": panoptic.FREEZE_BOX_MODEL,
             "thing_classes": thing_classes_of(cfg),
             "object_mask_threshold": panoptic.OBJECT_MASK_THRESHOLD,
@@ -126,7 +135,17 @@ class PanopticDETR(DETR):
         )
         if self.box_model_is_frozen:
             return losses
+        if self.dense_class_weight != 0:
+            losses["loss_dense"] = self.dense_class_weight * self.dense_loss(detection.hidden, masks, targets)
         return losses | self.criterion(detection.outputs, targets, matches)
+
+    def dense_loss(self, hidden: Hidden, masks: Tensor, targets: Targets) -> Tensor:
+        """How well the classes of the masks, those of all images one after another, can be read off the memory."""
+        logits = self.dense_class_embed(hidden.memory).transpose(1, 2).unflatten(-1, hidden.projected.shape[-2:])
+        counts = torch.tensor(targets.counts, device=masks.device)
+        batch = torch.arange(len(counts), device=masks.device).repeat_interleave(counts, output_size=len(masks))
+        labels = torch.cat([labels[:count] for labels, count in zip(targets.labels, targets.counts, strict=True)])
+        return dense_class_loss(logits.float(), masks, labels, batch)
 
     def predict_masks(self, features: dict[str, Tensor], hidden: Hidden, batch: Tensor, query: Tensor) -> Tensor:
         """Mask logits, M x h x w, of the queries at indices ``batch`` and ``query`` (M each)."""

@@ -103,6 +103,38 @@ def test_only_matched_queries_are_computed_with_their_own_objects(cfg: CfgNode) 
         assert seen["target"][i].sum() == mask.sum()
 
 
+def test_dense_class_loss_is_of_the_cells_of_each_images_own_objects(cfg: CfgNode) -> None:
+    cfg.MODEL.PANOPTIC_DETR.DENSE_CLASS_WEIGHT = 2.0
+    cfg.MODEL.DETR.DROPOUT = 0.0
+    model = build(cfg)
+    inputs = make_inputs((1, 2))
+    dense = model(inputs)["loss_dense"]
+    dense.backward()
+    assert model.dense_class_embed.weight.grad.any()
+    assert model.input_proj.weight.grad.any()
+    with torch.no_grad():
+        images = model.preprocess(inputs)
+        hidden = model.detect(images).hidden
+        logp = model.dense_class_embed(hidden.memory).log_softmax(-1)  # B x N x K
+    size = hidden.projected.shape[-2:]
+    total = area = 0.0
+    for i, item in enumerate(inputs):
+        instances = item["instances"]
+        for mask, label in zip(instances.gt_masks.tensor, instances.gt_classes, strict=True):
+            padded = torch.zeros(images.tensor.shape[-2:])
+            padded[: mask.shape[0], : mask.shape[1]] = mask
+            share = torch.nn.functional.adaptive_avg_pool2d(padded[None], size).flatten()
+            total, area = total - (share * logp[i, :, label]).sum(), area + share.sum()
+    torch.testing.assert_close(dense.detach(), 2 * total / area)
+    assert model(make_inputs((0, 0)))["loss_dense"] == 0
+
+
+def test_no_dense_classes_where_the_box_model_is_frozen(cfg: CfgNode) -> None:
+    cfg.MODEL.PANOPTIC_DETR.DENSE_CLASS_WEIGHT = 2.0
+    cfg.MODEL.PANOPTIC_DETR.FREEZE_BOX_MODEL = True
+    assert set(build(cfg)(make_inputs((1, 2)))) == {"loss_mask", "loss_dice"}
+
+
 def test_loss_weights(cfg: CfgNode) -> None:
     cfg.MODEL.DETR.DROPOUT = 0.0
     expected = build(cfg)(make_inputs((2, 1)))
