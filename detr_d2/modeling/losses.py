@@ -1,6 +1,6 @@
 """Losses of set prediction as pure functions; those of classes and boxes return one value per decoder layer.
 
-Legend: L layers, B batch, Q queries, K classes (no-object last), M matched pairs, P pixels.
+Legend: L layers, B batch, Q queries, K columns of the class logits, M matched pairs, P pixels.
 """
 
 import torch
@@ -15,7 +15,7 @@ def weighted_cross_entropy(logits: Tensor, classes: Tensor, no_object_weight: fl
     """Cross-entropy in which the no-object class, the last, weighs less.
 
     Args:
-        logits: L x B x Q x K.
+        logits: L x B x Q x K, no-object last.
         classes: L x B x Q target classes.
         no_object_weight: weight of class K - 1; every other weighs 1.
 
@@ -27,6 +27,19 @@ def weighted_cross_entropy(logits: Tensor, classes: Tensor, no_object_weight: fl
     weight[-1] = no_object_weight
     losses = F.cross_entropy(logits.float().flatten(0, 2), classes.flatten(), weight, reduction="none")
     return losses.view_as(classes).sum((1, 2)), weight[classes].sum((1, 2))
+
+
+def focal_class_loss(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017) of L x B x Q x K logits, each for its own class, summed -> (L,).
+
+    Args:
+        logits: L x B x Q x K.
+        positive: of the same shape, 1 for a query's class and 0 elsewhere.
+        alpha: weight of positives; that of negatives is 1 - alpha.
+        gamma: exponent of the probability of being wrong.
+    """
+    logits = logits.float()
+    return sigmoid_focal_loss(logits, positive.to(logits.dtype), alpha, gamma, reduction="none").sum((1, 2, 3))
 
 
 def l1_box_loss(predicted: Tensor, target: Tensor) -> Tensor:

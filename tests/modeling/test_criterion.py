@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou
 
 from detr_d2.modeling import criterion as criterion_module
+from detr_d2.modeling.classification import SoftmaxClassification
 from detr_d2.modeling.criterion import SetCriterion
 from detr_d2.modeling.matcher import HungarianMatcher, Targets, class_probability_cost, giou_cost, l1_cost
 from detr_d2.modeling.outputs import DetectionOutputs
@@ -17,7 +18,7 @@ WEIGHTS = {"loss_ce": 1.5, "loss_bbox": 5.0, "loss_giou": 2.0}
 
 def build(no_object_weight: float = 0.1, **weights: float) -> SetCriterion:
     matcher = HungarianMatcher([(1.0, class_probability_cost), (5.0, l1_cost), (2.0, giou_cost)])
-    return SetCriterion(matcher, WEIGHTS | weights, no_object_weight)
+    return SetCriterion(matcher, WEIGHTS | weights, SoftmaxClassification(no_object_weight))
 
 
 def random_outputs(images: int, seed: int = 0) -> DetectionOutputs:

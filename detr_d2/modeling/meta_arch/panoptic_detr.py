@@ -22,7 +22,8 @@ from ..mask_criterion import MaskCriterion, pad_masks
 from ..matcher import Targets
 from ..panoptic_postprocessing import instance_masks, merge_panoptic, select_segments
 from ..postprocessing import boxes_to_instances, select_by_softmax
-from .detr import DETR, Detection, Hidden, output_sizes
+from .detr import DETR, Detection, Hidden
+from .set_predictor import output_sizes
 
 
 @META_ARCH_REGISTRY.register()
