@@ -3,10 +3,17 @@
 from detectron2.config import CfgNode
 
 from .common import add_common_config
+from .deformable_detr import add_deformable_detr_config
 from .detr import add_detr_config
 from .panoptic_detr import add_panoptic_detr_config
 
-__all__ = ["add_common_config", "add_detr_config", "add_detr_d2_config", "add_panoptic_detr_config"]
+__all__ = [
+    "add_common_config",
+    "add_deformable_detr_config",
+    "add_detr_config",
+    "add_detr_d2_config",
+    "add_panoptic_detr_config",
+]
 
 
 def add_detr_d2_config(cfg: CfgNode) -> None:
@@ -21,3 +28,4 @@ def add_detr_d2_config(cfg: CfgNode) -> None:
     add_common_config(cfg)
     add_detr_config(cfg)
     add_panoptic_detr_config(cfg)
+    add_deformable_detr_config(cfg)

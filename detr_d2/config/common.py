@@ -35,6 +35,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate of the backbone as a multiple of BASE_LR (ADAMW only).
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Learning rates of other parameters, as pairs (part of the name, multiple of BASE_LR); the first that fits counts,
+    # before BACKBONE_MULTIPLIER (ADAMW only).
+    cfg.SOLVER.LR_MULTIPLIERS = ()
     # "float16" (with loss scaling, GPUs only) or "bfloat16"; read when SOLVER.AMP.ENABLED.
     cfg.SOLVER.AMP.PRECISION = "float16"
     # CLIP_GRADIENTS.CLIP_TYPE takes "full_model" beside Detectron2's "value" and "norm", which clip each parameter

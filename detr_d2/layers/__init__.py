@@ -3,18 +3,25 @@
 from .attention import MultiheadAttention
 from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, generalized_box_iou
 from .conv_norm import ConvNorm
+from .deformable_attention import MSDeformAttn
+from .inverse_sigmoid import inverse_sigmoid
+from .masked_group_norm import MaskedGroupNorm
 from .mlp import MLP
 from .ms_deform_attn import ms_deform_attn
-from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine
+from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine, sine_features
 
 __all__ = [
     "MLP",
     "ConvNorm",
+    "MSDeformAttn",
+    "MaskedGroupNorm",
     "MultiheadAttention",
     "PositionEmbeddingLearned",
     "PositionEmbeddingSine",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "generalized_box_iou",
+    "inverse_sigmoid",
     "ms_deform_attn",
+    "sine_features",
 ]

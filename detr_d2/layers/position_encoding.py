@@ -9,6 +9,16 @@ import torch
 from torch import Tensor, nn
 
 
+def sine_features(positions: Tensor, num_feats: int, temperature: float = 10000.0) -> Tensor:
+    """Sines and cosines, alternating, of positions in radians: ``(...)`` -> ``(..., num_feats)`` in fp32.
+
+    The wavelengths grow from 2 pi, geometrically, towards ``temperature`` times that.
+    """
+    pair = torch.arange(num_feats, dtype=torch.float32, device=positions.device) // 2
+    angles = positions.float()[..., None] / temperature ** (2 * pair / num_feats)
+    return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)
+
+
 class PositionEmbeddingSine(nn.Module):
     """The sine encoding of "Attention is all you need", for two axes and images of different sizes in one batch.
 
@@ -36,18 +46,13 @@ class PositionEmbeddingSine(nn.Module):
         valid = ~mask
         y = self._scaled_positions(valid, dim=1)
         x = self._scaled_positions(valid, dim=2)
-        return torch.cat([self._sine(y), self._sine(x)], dim=-1).permute(0, 3, 1, 2)
+        features = [sine_features(axis, self.num_pos_feats, self.temperature) for axis in (y, x)]  # B x H x W x F
+        return torch.cat(features, dim=-1).permute(0, 3, 1, 2)
 
     def _scaled_positions(self, valid: Tensor, dim: int) -> Tensor:
         positions = valid.cumsum(dim, dtype=torch.float32)
         extent = positions.narrow(dim, positions.shape[dim] - 1, 1)
         return (positions + self.offset) / (extent + 1e-6) * self.scale
-
-    def _sine(self, positions: Tensor) -> Tensor:
-        pair = torch.arange(self.num_pos_feats, dtype=torch.float32, device=positions.device) // 2
-        wavelengths = self.temperature ** (2 * pair / self.num_pos_feats)
-        angles = positions[..., None] / wavelengths
-        return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)  # B x H x W x F
 
 
 class PositionEmbeddingLearned(nn.Module):

@@ -5,14 +5,16 @@ from .criterion import SetCriterion
 from .heads import DETR_MASK_HEAD_REGISTRY
 from .mask_criterion import MaskCriterion
 from .matcher import HungarianMatcher
-from .meta_arch import DETR, PanopticDETR
+from .meta_arch import DETR, DeformableDETR, PanopticDETR
 from .outputs import DetectionOutputs
-from .transformer import TRANSFORMER_REGISTRY
+from .transformer import QUERY_SELECTION_REGISTRY, TRANSFORMER_REGISTRY
 
 __all__ = [
     "DETR",
     "DETR_MASK_HEAD_REGISTRY",
+    "QUERY_SELECTION_REGISTRY",
     "TRANSFORMER_REGISTRY",
+    "DeformableDETR",
     "DetectionOutputs",
     "HungarianMatcher",
     "MaskCriterion",

@@ -1,6 +1,6 @@
 """Raw outputs -> Detectron2's ``Instances`` at the size that the user asked for.
 
-Legend: B batch, Q queries, K classes (no-object last).
+Legend: B batch, Q queries, K columns of the class logits, M detections of an image.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,21 @@ from ..layers import box_cxcywh_to_xyxy
 
 
 def select_by_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Score and class of every query: the best class but no-object. B x Q x K -> two tensors of B x Q.
+    """Score and class of every query: the best class but no-object. B x Q x K, no-object last -> two of B x Q.
 
     All queries are kept: DETR needs no threshold and no non-maximum suppression.
     """
     scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)
     return scores, classes
+
+
+def select_by_sigmoid(logits: Tensor, max_detections: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Score, class and query of the best pairs of query and class, best first. B x Q x K -> three tensors of B x M.
+
+    M is ``max_detections``, or Q * K where there are fewer pairs. A query may be several detections, one a class.
+    """
+    scores, pair = logits.float().sigmoid().flatten(1).topk(min(max_detections, logits[0].numel()), dim=1)
+    return scores, pair % logits.shape[-1], pair // logits.shape[-1]
 
 
 def boxes_to_instances(

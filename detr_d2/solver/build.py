@@ -13,8 +13,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that ``SOLVER.OPTIMIZER`` names, over the parameters of ``model`` that need gradients.
 
     "SGD" is Detectron2's own. "ADAMW" honours ``BASE_LR``, ``BACKBONE_MULTIPLIER`` (for parameters under
-    ``backbone.``), ``WEIGHT_DECAY``, ``WEIGHT_DECAY_NORM``, ``WEIGHT_DECAY_BIAS`` and ``BIAS_LR_FACTOR``. Both
-    honour ``CLIP_GRADIENTS``, whose ``CLIP_TYPE`` may be "full_model".
+    ``backbone.``), ``LR_MULTIPLIERS``, ``WEIGHT_DECAY``, ``WEIGHT_DECAY_NORM``, ``WEIGHT_DECAY_BIAS`` and
+    ``BIAS_LR_FACTOR``. Both honour ``CLIP_GRADIENTS``, whose ``CLIP_TYPE`` may be "full_model".
 
     Raises:
         ValueError: an unknown optimizer.
@@ -49,8 +49,22 @@ def parameter_groups(cfg: CfgNode, model: nn.Module) -> list[dict]:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
-        lr_factor_func=lambda name: solver.BACKBONE_MULTIPLIER if name.startswith("backbone.") else 1.0,
+        lr_factor_func=lambda name: lr_factor(solver, name),
     )
+
+
+def lr_factor(solver: CfgNode, name: str) -> float:
+    """The learning rate of the parameter called ``name``, as a multiple of ``BASE_LR``.
+
+    Raises:
+        ValueError: ``LR_MULTIPLIERS`` holds something else than pairs of a text and a number.
+    """
+    for pair in solver.LR_MULTIPLIERS:
+        if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], (int, float)):
+            raise ValueError(f'SOLVER.LR_MULTIPLIERS holds {pair!r}, expected pairs such as ("sampling_offsets", 0.1).')
+        if pair[0] in name:
+            return pair[1]
+    return solver.BACKBONE_MULTIPLIER if name.startswith("backbone.") else 1.0
 
 
 def clip_full_model_before_step(optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float = 2.0) -> None:

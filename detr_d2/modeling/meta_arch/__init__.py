@@ -1,6 +1,7 @@
 """Whole models, registered in Detectron2's ``META_ARCH_REGISTRY``; one file a model."""
 
+from .deformable_detr import DeformableDETR
 from .detr import DETR
 from .panoptic_detr import PanopticDETR
 
-__all__ = ["DETR", "PanopticDETR"]
+__all__ = ["DETR", "DeformableDETR", "PanopticDETR"]

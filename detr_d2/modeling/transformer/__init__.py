@@ -1,6 +1,18 @@
 """Transformers over backbone features, registered in ``TRANSFORMER_REGISTRY``."""
 
 from .build import TRANSFORMER_REGISTRY, build_transformer
+from .deformable_transformer import DeformableOutput, DeformableTransformer
 from .detr_transformer import DetrTransformer, TransformerOutput
+from .query_selection import QUERY_SELECTION_REGISTRY, Heads, Proposals
 
-__all__ = ["TRANSFORMER_REGISTRY", "DetrTransformer", "TransformerOutput", "build_transformer"]
+__all__ = [
+    "QUERY_SELECTION_REGISTRY",
+    "TRANSFORMER_REGISTRY",
+    "DeformableOutput",
+    "DeformableTransformer",
+    "DetrTransformer",
+    "Heads",
+    "Proposals",
+    "TransformerOutput",
+    "build_transformer",
+]

@@ -1,0 +1,85 @@
+"""The attention module of Deformable DETR (Zhu et al., ICLR 2021, section 4.1) around `ms_deform_attn`.
+
+Legend: B batch, Q queries, N cells of all levels, C channels, h heads, L levels, P points.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .ms_deform_attn import ms_deform_attn
+
+
+class MSDeformAttn(nn.Module):
+    """Every query reads P points of each level, at offsets from its reference that it predicts, with weights that it
+    predicts.
+
+    Parameter names, shapes and initial values are those of the published models.
+
+    Args:
+        dim: C. num_levels: L. num_heads: h. num_points: P, of one head in one level.
+    """
+
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"An embedding of {dim} channels cannot be split over {num_heads} attention heads.")
+        self.num_levels = num_levels
+        self.num_heads = num_heads
+        self.num_points = num_points
+        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """At first head k looks in direction k around its reference, its points 1, 2, ... cells away, all alike."""
+        angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], -1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)  # on a square: whole cells away
+        distances = torch.arange(1, self.num_points + 1)
+        bias = directions[:, None, None] * distances[:, None]  # h x 1 x P x 2
+        nn.init.zeros_(self.sampling_offsets.weight)
+        self.sampling_offsets.bias.copy_(bias.expand(-1, self.num_levels, -1, -1).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+        level_sizes: Tensor,
+        padding_mask: Tensor | None,
+    ) -> Tensor:
+        """B x Q x C.
+
+        Args:
+            query: B x Q x C, with its position.
+            reference: B x Q x L x 2 points (x, y), from which offsets are counted in cells, or B x Q x L x 4 boxes
+                (cx, cy, w, h), from whose centre they are counted in P-ths of half the box; relative to each level's
+                padded map. Sampling locations have its dtype.
+            memory: B x N x C, levels one after another, rows first.
+            spatial_shapes: (H_l, W_l) of each level.
+            level_sizes: L x 2, the same as a tensor of (W_l, H_l): made once rather than in every layer.
+            padding_mask: B x N, True = padding, which reads as zero; None where nothing is padded.
+        """
+        value = self.value_proj(memory)
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[..., None], 0.0)
+        shape = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2)).to(reference.dtype)
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)  # over L * P
+        is_box = reference.shape[-1] == 4
+        unit = reference[:, :, None, :, 2:] * (0.5 / self.num_points) if is_box else 1 / level_sizes  # ... x L x 2
+        locations = reference[:, :, None, :, None, :2] + offsets * unit.unsqueeze(-2)  # B x Q x h x L x P x 2
+        value = value.unflatten(-1, (self.num_heads, -1))  # B x N x h x C/h
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights.unflatten(-1, shape[1:])))

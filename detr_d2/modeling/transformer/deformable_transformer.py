@@ -1,0 +1,242 @@
+"""The encoder-decoder transformer of Deformable DETR (Zhu et al., ICLR 2021).
+
+It differs from DETR's: cells of several levels are one sequence, the encoder and the decoder's look at the memory are
+deformable attention around reference points, and boxes are predicted relative to those points, so that the box heads
+take part in the decoder.
+
+Legend: B batch, N cells of all levels, F levels, Q object queries, C channels, L decoder layers.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from ...layers import MSDeformAttn, MultiheadAttention, inverse_sigmoid
+from ...structures import FeatureLevels
+from .build import TRANSFORMER_REGISTRY
+from .detr_transformer import FeedForward
+from .query_selection import Heads, Proposals, Queries, build_query_selection
+
+
+class DeformableOutput(NamedTuple):
+    """What the class heads and the losses read.
+
+    Attributes:
+        hidden_states: L x B x Q x C, decoder outputs, last layer last; only that layer (L = 1) where the others were
+            not asked for.
+        boxes: L x B x Q x 4, cx, cy, w, h relative to the image, in [0, 1].
+        references: B x Q x 2 or 4 of every decoder layer, all of them, relative to the image: where it looked.
+        memory: B x N x C, the encoder's output.
+        proposals: the encoder's, if it made any.
+    """
+
+    hidden_states: Tensor
+    boxes: Tensor
+    references: list[Tensor]
+    memory: Tensor
+    proposals: Proposals | None
+
+
+class DeformableEncoderLayer(FeedForward):
+    """Deformable attention among the cells, then a feed-forward network, each with a residual and a LayerNorm."""
+
+    def __init__(self, dim: int, dim_feedforward: int, dropout: float, **attention: int) -> None:
+        super().__init__(dim, dim_feedforward, dropout)
+        self.self_attn = MSDeformAttn(dim, **attention)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, reference: Tensor, levels: FeatureLevels) -> Tensor:
+        """``x`` B x N x C with a point of each level, B x N x F x 2, to look around."""
+        attended = self.self_attn(
+            x + levels.positions.to(x.dtype), reference, x, levels.spatial_shapes, levels.sizes, levels.padding_mask
+        )
+        x = self.norm1(x + self.dropout(attended))
+        return self.norm2(x + self.dropout(self.feed_forward(x)))
+
+
+class DeformableDecoderLayer(FeedForward):
+    """Self-attention among the queries, deformable attention to the memory, and a feed-forward network."""
+
+    def __init__(self, dim: int, dim_feedforward: int, dropout: float, **attention: int) -> None:
+        super().__init__(dim, dim_feedforward, dropout)
+        self.cross_attn = MSDeformAttn(dim, **attention)
+        self.norm1 = nn.LayerNorm(dim)
+        self.self_attn = MultiheadAttention(dim, attention["num_heads"], dropout)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, position: Tensor, reference: Tensor, memory: Tensor, levels: FeatureLevels) -> Tensor:
+        """``x`` and ``position`` B x Q x C, ``reference`` B x Q x F x 2 or 4, ``memory`` B x N x C."""
+        query = x + position
+        x = self.norm2(x + self.dropout(self.self_attn(query, query, x)))
+        attended = self.cross_attn(
+            x + position, reference, memory, levels.spatial_shapes, levels.sizes, levels.padding_mask
+        )
+        x = self.norm1(x + self.dropout(attended))  # named in the published order, which is not that of use
+        return self.norm3(x + self.dropout(self.feed_forward(x)))
+
+
+class DeformableEncoder(nn.Module):
+    """A stack of encoder layers."""
+
+    def __init__(self, num_layers: int, **layer: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DeformableEncoderLayer(**layer) for _ in range(num_layers))
+
+    def forward(self, levels: FeatureLevels) -> Tensor:
+        """B x N x C."""
+        reference = levels.centers[:, :, None] * levels.valid_ratios[:, None]  # the same place in each level
+        x = levels.tokens
+        for layer in self.layers:
+            x = layer(x, reference, levels)
+        return x
+
+
+class DeformableDecoder(nn.Module):
+    """A stack of decoder layers.
+
+    Args:
+        box_refine: every layer looks where the box of the one before is, rather than all around the first reference.
+    """
+
+    def __init__(self, num_layers: int, box_refine: bool, **layer: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DeformableDecoderLayer(**layer) for _ in range(num_layers))
+        self.box_refine = box_refine
+
+    def forward(
+        self, queries: Queries, memory: Tensor, levels: FeatureLevels, bbox_embed: Sequence[nn.Module], all_layers: bool
+    ) -> DeformableOutput:
+        """Hidden states and boxes, of every layer or of the last."""
+        x, reference = queries.target, queries.reference
+        states, boxes, references = [], [], []
+        for i, (layer, head) in enumerate(zip(self.layers, bbox_embed, strict=False)):  # proposals have one more head
+            is_last = i == len(self.layers) - 1
+            references.append(reference)
+            ratios = levels.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
+            x = layer(x, queries.position, reference[:, :, None] * ratios[:, None], memory, levels)
+            if all_layers or is_last:
+                states.append(x)
+            if all_layers or is_last or self.box_refine:
+                boxes.append(box_around(reference, head(x)))
+            if self.box_refine:
+                reference = boxes[-1].detach()
+        count = len(states)
+        return DeformableOutput(torch.stack(states), torch.stack(boxes[-count:]), references, memory, queries.proposals)
+
+
+def box_around(reference: Tensor, box_logits: Tensor) -> Tensor:
+    """Relative boxes cx, cy, w, h from a head's logits, which start from those of a point or of a box.
+
+    ``reference`` ... x 2 or 4 in [0, 1], ``box_logits`` ... x 4 -> ... x 4 in the dtype of ``reference``.
+    """
+    box_logits = box_logits.to(reference.dtype)
+    start = inverse_sigmoid(reference)
+    if start.shape[-1] == 2:
+        return torch.cat([box_logits[..., :2] + start, box_logits[..., 2:]], dim=-1).sigmoid()
+    return (box_logits + start).sigmoid()
+
+
+@TRANSFORMER_REGISTRY.register()
+class DeformableTransformer(nn.Module):
+    """Encoder over the cells of all levels, choice of queries, decoder.
+
+    Args:
+        query_selection: a module of ``QUERY_SELECTION_REGISTRY``.
+        box_refine: see `DeformableDecoder`.
+        dim: C. num_heads: of every attention. dim_feedforward, dropout: of every layer.
+        num_encoder_layers, num_decoder_layers: 6 and 6 as published. num_levels: F.
+        num_encoder_points, num_decoder_points: that each head reads in each level.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        query_selection: nn.Module,
+        box_refine: bool = False,
+        dim: int = 256,
+        num_heads: int = 8,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        dim_feedforward: int = 1024,
+        dropout: float = 0.1,
+        num_levels: int = 4,
+        num_encoder_points: int = 4,
+        num_decoder_points: int = 4,
+    ) -> None:
+        super().__init__()
+        if query_selection.has_proposals and not box_refine:
+            raise ValueError(
+                f"{type(query_selection).__name__} starts from boxes, which only box refinement goes on from: set "
+                'MODEL.DEFORMABLE_DETR.BOX_REFINE True, or QUERY_SELECTION "LearnedQueries".'
+            )
+        self.dim = dim
+        self.num_levels = num_levels
+        layer = {
+            "dim": dim,
+            "dim_feedforward": dim_feedforward,
+            "dropout": dropout,
+            "num_levels": num_levels,
+            "num_heads": num_heads,
+        }
+        self.encoder = DeformableEncoder(num_encoder_layers, num_points=num_encoder_points, **layer)
+        self.decoder = DeformableDecoder(num_decoder_layers, box_refine, num_points=num_decoder_points, **layer)
+        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
+        self.query_selection = query_selection
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As published: every matrix Xavier-uniform, but those of `MSDeformAttn`."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1 and not name.startswith("query_selection."):
+                nn.init.xavier_uniform_(parameter)
+        for module in self.modules():
+            if isinstance(module, MSDeformAttn):
+                module.reset_parameters()
+        nn.init.normal_(self.level_embed)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        detr, deformable = cfg.MODEL.DETR, cfg.MODEL.DEFORMABLE_DETR
+        if detr.PRE_NORM:
+            raise ValueError("MODEL.DETR.PRE_NORM: DeformableTransformer has no norms before its blocks; set it False.")
+        return {
+            "query_selection": build_query_selection(cfg),
+            "box_refine": deformable.BOX_REFINE,
+            "dim": detr.HIDDEN_DIM,
+            "num_heads": detr.NHEADS,
+            "num_encoder_layers": detr.ENC_LAYERS,
+            "num_decoder_layers": detr.DEC_LAYERS,
+            "dim_feedforward": detr.DIM_FEEDFORWARD,
+            "dropout": detr.DROPOUT,
+            "num_levels": deformable.NUM_FEATURE_LEVELS,
+            "num_encoder_points": deformable.ENC_POINTS,
+            "num_decoder_points": deformable.DEC_POINTS,
+        }
+
+    @property
+    def num_predictions(self) -> int:
+        """Pairs of heads that it needs: one a decoder layer, and one for proposals where they are made."""
+        return len(self.decoder.layers) + self.query_selection.has_proposals
+
+    def forward(self, levels: FeatureLevels, heads: Heads, *, all_layers: bool) -> DeformableOutput:
+        """Transform the cells into one hidden state and one box per object query.
+
+        Args:
+            levels: projected features; their positions are those within each level.
+            heads: `num_predictions` of each kind.
+            all_layers: return every decoder layer's output rather than the last.
+        """
+        level_of_cell = [
+            embed.expand(height * width, -1)
+            for embed, (height, width) in zip(self.level_embed, levels.spatial_shapes, strict=True)
+        ]
+        levels = levels._replace(positions=levels.positions + torch.cat(level_of_cell))
+        memory = self.encoder(levels)
+        queries = self.query_selection(memory, levels, heads)
+        return self.decoder(queries, memory, levels, heads.bbox_embed, all_layers)

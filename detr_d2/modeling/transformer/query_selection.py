@@ -1,0 +1,154 @@
+"""Where the decoder of Deformable DETR begins (Zhu et al., ICLR 2021): learned queries, or the best proposals.
+
+Legend: B batch, N cells of all levels, L levels, Q queries, C channels, K classes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.utils.registry import Registry
+from torch import Tensor, nn
+
+from ...layers import sine_features
+from ...structures import FeatureLevels
+
+QUERY_SELECTION_REGISTRY = Registry("QUERY_SELECTION")
+QUERY_SELECTION_REGISTRY.__doc__ = """
+Modules that choose the decoder's queries, built from the whole cfg by ``MODEL.DEFORMABLE_DETR.QUERY_SELECTION``.
+
+They are called with the memory (B x N x C), its `FeatureLevels` and the models' `Heads`, and return `Queries`. Their
+``has_proposals`` says whether they use the last pair of heads for themselves.
+"""
+
+
+class Heads(NamedTuple):
+    """Class heads (C -> K logits) and box heads (C -> 4 logits), one a decoder layer, then that of proposals if any."""
+
+    class_embed: Sequence[nn.Module]
+    bbox_embed: Sequence[nn.Module]
+
+
+class Proposals(NamedTuple):
+    """What the encoder says of every cell.
+
+    Attributes:
+        logits: B x N x K; only column 0, whether there is an object, decides anything.
+        boxes: B x N x 4, cx, cy, w, h relative to the image; ones where a cell may propose nothing.
+        selected: B x Q indices of the cells that became queries, best first.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    selected: Tensor
+
+
+class Queries(NamedTuple):
+    """The decoder's input.
+
+    Attributes:
+        target: B x Q x C, what the first layer starts from.
+        position: B x Q x C, added to queries and keys in every layer.
+        reference: B x Q x 2 points or B x Q x 4 boxes, relative to the image.
+        proposals: the encoder's, if it made any.
+    """
+
+    target: Tensor
+    position: Tensor
+    reference: Tensor
+    proposals: Proposals | None = None
+
+
+@QUERY_SELECTION_REGISTRY.register()
+class LearnedQueries(nn.Module):
+    """The same queries for every image, their reference points a projection of their positions.
+
+    Args:
+        num_queries: Q. dim: C.
+    """
+
+    has_proposals = False
+
+    @configurable
+    def __init__(self, *, num_queries: int, dim: int) -> None:
+        super().__init__()
+        self.query_embed = nn.Embedding(num_queries, 2 * dim)  # position, then target
+        self.reference_points = nn.Linear(dim, 2)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        nn.init.zeros_(self.reference_points.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        return {"num_queries": cfg.MODEL.DETR.NUM_OBJECT_QUERIES, "dim": cfg.MODEL.DETR.HIDDEN_DIM}
+
+    def forward(self, memory: Tensor, levels: FeatureLevels, heads: Heads) -> Queries:
+        position, target = self.query_embed.weight.to(memory.dtype).expand(len(memory), -1, -1).chunk(2, dim=-1)
+        return Queries(target, position, self.reference_points(position).to(levels.centers.dtype).sigmoid())
+
+
+@QUERY_SELECTION_REGISTRY.register()
+class TwoStageQueries(nn.Module):
+    """Every cell of the encoder's output proposes a box; the best become the decoder's references and queries.
+
+    A cell's proposal starts from a square at its centre, of 0.05 of the image in the finest level, doubled from each
+    level to the next. Cells whose square does not lie within the image (0.01 .. 0.99), and padding, propose nothing.
+
+    As published, but that padding is never selected. To the published code it is as good as an image's own cells
+    without proposal, which a trained model ranks below all others.
+
+    Args:
+        num_queries: Q, or N where there are fewer cells. dim: C.
+    """
+
+    has_proposals = True
+
+    @configurable
+    def __init__(self, *, num_queries: int, dim: int) -> None:
+        super().__init__()
+        self.num_queries = num_queries
+        self.enc_output = nn.Linear(dim, dim)
+        self.enc_output_norm = nn.LayerNorm(dim)
+        self.pos_trans = nn.Linear(2 * dim, 2 * dim)
+        self.pos_trans_norm = nn.LayerNorm(2 * dim)
+        nn.init.xavier_uniform_(self.enc_output.weight)
+        nn.init.xavier_uniform_(self.pos_trans.weight)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        return {"num_queries": cfg.MODEL.DETR.NUM_OBJECT_QUERIES, "dim": cfg.MODEL.DETR.HIDDEN_DIM}
+
+    def forward(self, memory: Tensor, levels: FeatureLevels, heads: Heads) -> Queries:
+        anchors, valid = self.anchors(levels)  # B x N x 4 logits, B x N x 1
+        cells = self.enc_output_norm(self.enc_output(memory.masked_fill(~valid, 0.0)))
+        logits = heads.class_embed[-1](cells)
+        box_logits = heads.bbox_embed[-1](cells).to(anchors.dtype) + anchors
+
+        objectness = logits[..., 0].detach()
+        if levels.padding_mask is not None:
+            objectness = objectness.masked_fill(levels.padding_mask, -math.inf)
+        selected = objectness.topk(min(self.num_queries, objectness.shape[1]), dim=1).indices
+        reference = box_logits.detach().gather(1, selected[..., None].expand(-1, -1, 4)).sigmoid()
+        position, target = self.queries(reference).to(memory.dtype).chunk(2, dim=-1)
+        return Queries(target, position, reference, Proposals(logits, box_logits.sigmoid(), selected))
+
+    def anchors(self, levels: FeatureLevels) -> tuple[Tensor, Tensor]:
+        """Each cell's square as logits of cx, cy, w, h (infinite where invalid), and whether it is valid."""
+        sides = [torch.full_like(x, 0.05 * 2.0**i) for i, x in enumerate(levels.split(levels.centers))]
+        boxes = torch.cat([levels.centers, torch.cat(sides, dim=1)], dim=-1)
+        valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
+        if levels.padding_mask is not None:
+            valid = valid & ~levels.padding_mask[..., None]
+        return torch.log(boxes / (1 - boxes)).masked_fill(~valid, math.inf), valid
+
+    def queries(self, boxes: Tensor) -> Tensor:
+        """B x Q x 4 relative boxes -> B x Q x 2C: position and target from the sine encoding of each coordinate."""
+        features = self.pos_trans.in_features // 4
+        encoding = sine_features(boxes * (2 * math.pi), features).flatten(-2)  # B x Q x 4 * C/2
+        return self.pos_trans_norm(self.pos_trans(encoding.to(self.pos_trans.weight.dtype)))
+
+
+def build_query_selection(cfg: CfgNode) -> nn.Module:
+    """Build the module named ``MODEL.DEFORMABLE_DETR.QUERY_SELECTION``."""
+    return QUERY_SELECTION_REGISTRY.get(cfg.MODEL.DEFORMABLE_DETR.QUERY_SELECTION)(cfg)
