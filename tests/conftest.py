@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,23 @@ def shapes_root() -> Path:
     generate_shapes(DATASETS, split="train", num_images=24)
     generate_shapes(DATASETS, split="val", num_images=8)
     return DATASETS
+
+
+@pytest.fixture
+def small_deformable_cfg() -> Callable[..., CfgNode]:
+    """``small_deformable_cfg(variant="", *overrides)`` -> the cfg of ``deformable_detr_R_50{variant}.yaml``, narrow."""
+
+    def build(variant: str = "", *overrides: object) -> CfgNode:
+        small = [
+            *["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", "16"],
+            *["MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "8"],
+            *["MODEL.DETR.HIDDEN_DIM", "32", "MODEL.DETR.NHEADS", "4", "MODEL.DETR.ENC_LAYERS", "2"],
+            *["MODEL.DETR.DEC_LAYERS", "3", "MODEL.DETR.DIM_FEEDFORWARD", "64", "MODEL.DETR.NUM_OBJECT_QUERIES", "12"],
+        ]
+        path = REPO / "configs" / "COCO-Detection" / f"deformable_detr_R_50{variant}.yaml"
+        return load_config(str(path), [*small, *map(str, overrides)])
+
+    return build
 
 
 @pytest.fixture

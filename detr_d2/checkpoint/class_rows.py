@@ -1,18 +1,25 @@
 """Class rows of published heads, indexed by COCO category id -> Detectron2's contiguous ids, and back.
 
-Legend: K rows of a head (classes + no-object, which is the last row), C its input width.
+A head is ``class_embed``, whose last row is no-object, or one ``class_embed.N`` a decoder layer, whose rows are classes
+alone (Deformable DETR).
+
+Legend: K rows of a head, C its input width.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
-CLASS_HEAD = re.compile(r"^class_embed\.(weight|bias)$")
+CLASS_HEAD = re.compile(r"^class_embed\.(?:(?P<layer>\d+)\.)?(weight|bias)$")
+# Models with proposals have one more head, for them, after the layers'. Its row 0 says whether there is an object at
+# all; the others mean nothing.
+_PROPOSALS = "transformer.query_selection.enc_output.weight"
 
-# Logit of an unused class row, low enough to vanish in every softmax, and finite in half precision.
+# Logit of an unused class row, low enough to vanish in every softmax and sigmoid, and finite in half precision.
 UNUSED_LOGIT = -1e4
 
 
@@ -22,33 +29,36 @@ class RowTable:
 
     Attributes:
         rows: K of the published head.
-        used: their indices in the order of contiguous ids, no-object last.
+        used: their indices in the order of contiguous ids, no-object last where there is one.
     """
 
     rows: int
     used: tuple[int, ...]
 
-    def to_contiguous(self, tensor: Tensor) -> Tensor:
+    def to_contiguous(self, tensor: Tensor, *, of_proposals: bool = False) -> Tensor:
         """``(rows, ...)`` -> ``(len(used), ...)``."""
-        return tensor[list(self.used)]
+        return tensor[self._rows(of_proposals)]
 
-    def to_category_ids(self, tensor: Tensor) -> Tensor:
-        """``(len(used), ...)`` -> ``(rows, ...)``; a row that is not in use never wins the softmax."""
+    def to_category_ids(self, tensor: Tensor, *, of_proposals: bool = False) -> Tensor:
+        """``(len(used), ...)`` -> ``(rows, ...)``; a row that is not in use never wins."""
         is_bias = tensor.dim() == 1
         result = tensor.new_full((self.rows, *tensor.shape[1:]), UNUSED_LOGIT if is_bias else 0.0)
-        result[list(self.used)] = tensor
+        result[self._rows(of_proposals)] = tensor
         return result
 
+    def _rows(self, of_proposals: bool) -> list[int]:
+        return [0, *self.used[1:]] if of_proposals else list(self.used)
 
-def _table(category_ids: Iterable[int], rows: int) -> RowTable:
-    return RowTable(rows=rows, used=(*sorted(category_ids), rows - 1))
 
-
+_THINGS = tuple(sorted(category["id"] for category in COCO_CATEGORIES if category["isthing"]))
+_ALL = tuple(sorted(category["id"] for category in COCO_CATEGORIES))
 # One entry a published head.
 ROW_TABLES: tuple[RowTable, ...] = (
-    _table((category["id"] for category in COCO_CATEGORIES if category["isthing"]), rows=92),  # boxes: 91 ids
-    _table((category["id"] for category in COCO_CATEGORIES), rows=251),  # panoptic: 250 ids
+    RowTable(92, (*_THINGS, 91)),  # boxes: 91 ids
+    RowTable(251, (*_ALL, 250)),  # panoptic: 250 ids
 )
+# The same of heads without no-object.
+LAYER_ROW_TABLES: tuple[RowTable, ...] = (RowTable(91, _THINGS),)
 
 
 def is_class_head(key: str) -> bool:
@@ -61,28 +71,59 @@ def head_rows(state: Mapping[str, Tensor]) -> int | None:
     return next((value.shape[0] for key, value in state.items() if is_class_head(key) and value.dim()), None)
 
 
+def has_no_object(state: Collection[str]) -> bool:
+    """Whether the class head's last row is no-object."""
+    return not any(match["layer"] for match in map(CLASS_HEAD.match, state) if match)
+
+
+def proposal_head(state: Collection[str]) -> str | None:
+    """What the names of the proposals' class head start with; None where there is none."""
+    layers = [int(match["layer"]) for match in map(CLASS_HEAD.match, state) if match and match["layer"]]
+    return f"class_embed.{max(layers)}." if layers and _PROPOSALS in state else None
+
+
 def to_contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Re-index the class head (our names) to contiguous ids where it has the rows of a published head."""
-    table = next((table for table in ROW_TABLES if table.rows == head_rows(state)), None)
-    if table is None:
-        return dict(state)
-    return {key: table.to_contiguous(value) if is_class_head(key) else value for key, value in state.items()}
+    """Re-index the class heads (our names) to contiguous ids where they have the rows of a published head."""
+    table = next((table for table in _tables(state) if table.rows == head_rows(state)), None)
+    return dict(state) if table is None else _map_heads(state, table.to_contiguous)
 
 
 def to_category_ids(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse: re-index a contiguous COCO head by category id.
+    """The inverse: re-index contiguous COCO heads by category id.
 
     Raises:
         ValueError: the head has another number of rows than COCO's.
     """
     rows = head_rows(state)
-    table = next((table for table in ROW_TABLES if rows in (len(table.used), table.rows)), None)
+    table = next((table for table in _tables(state) if rows in (len(table.used), table.rows)), None)
     if table is None:
-        known = " or ".join(str(len(table.used)) for table in ROW_TABLES)
+        known = " or ".join(str(len(table.used)) for table in _tables(state))
         raise ValueError(
             f"The class head has {rows} rows, COCO's have {known}, so it has no COCO category ids: "
             "keep its class ids contiguous (--class-ids contiguous)."
         )
-    if rows == table.rows:
-        return dict(state)
-    return {key: table.to_category_ids(value) if is_class_head(key) else value for key, value in state.items()}
+    return dict(state) if rows == table.rows else _map_heads(state, table.to_category_ids)
+
+
+def keep_objectness(checkpoint: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's proposal head, if any, with row 0 of the checkpoint's: for other classes it is just as good."""
+    prefix = proposal_head(checkpoint)
+    result = {}
+    for key, value in checkpoint.items():
+        if prefix and key.startswith(prefix) and key in model:
+            result[key] = torch.cat([value[:1].to(model[key]), model[key][1:]])
+    return result
+
+
+def _tables(state: Collection[str]) -> tuple[RowTable, ...]:
+    return ROW_TABLES if has_no_object(state) else LAYER_ROW_TABLES
+
+
+def _map_heads(state: Mapping[str, Tensor], re_index: Callable[..., Tensor]) -> dict[str, Tensor]:
+    prefix = proposal_head(state)
+    return {
+        key: re_index(value, of_proposals=prefix is not None and key.startswith(prefix))
+        if is_class_head(key)
+        else value
+        for key, value in state.items()
+    }

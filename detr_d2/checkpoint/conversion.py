@@ -9,6 +9,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from .class_rows import to_category_ids, to_contiguous
+from .deformable_layouts import DEFORMABLE
 from .layouts import OFFICIAL, PANOPTIC, Layout, recognise, strip_data_parallel
 from .reading import read_checkpoint
 from .report import group_names
@@ -16,6 +17,9 @@ from .writing import write_atomically
 
 ClassIds = Literal["coco", "contiguous"]
 Target = Literal["detr_d2", "official"]
+
+# Part of one of our names that only models of an official layout have; any other model is a box DETR.
+_OFFICIAL_LAYOUTS = ((".sampling_offsets.", DEFORMABLE), ("mask_head.", PANOPTIC), ("", OFFICIAL))
 
 
 def to_detr_d2(state: Mapping[str, Tensor], class_ids: ClassIds = "contiguous") -> dict[str, Any]:
@@ -46,12 +50,12 @@ def to_detr_d2(state: Mapping[str, Tensor], class_ids: ClassIds = "contiguous") 
 
 
 def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> dict[str, Any]:
-    """A checkpoint in the official (panoptic) DETR's layout from a state dict in any layout of a whole model.
+    """A checkpoint in the official layout of its kind of DETR from a state dict in any layout of a whole model.
 
     Args:
         state: names of any layout -> tensors.
-        class_ids: "coco" gives COCO's 80 classes their category ids (92 rows), its 133 panoptic ones theirs (251);
-            "contiguous" keeps the rows.
+        class_ids: "coco" gives COCO's 80 classes their category ids (92 rows, 91 without no-object), its 133 panoptic
+            ones theirs (251); "contiguous" keeps the rows.
 
     Raises:
         ValueError: the layout is unknown or a backbone's, or "coco" was asked for and the head is not COCO's.
@@ -60,7 +64,7 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
     if layout.scope != "model":
         raise ValueError(f"These are weights of a {layout.name} alone; the official layout needs a whole DETR.")
     ours = to_detr_d2(state, class_ids="contiguous")["model"]
-    target = PANOPTIC if any(key.startswith("mask_head.") for key in ours) else OFFICIAL
+    target = next(layout for part, layout in _OFFICIAL_LAYOUTS if any(part in key for key in ours))
     return {"model": target.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
 
 
@@ -97,7 +101,8 @@ def _recognise(state: Mapping[str, Tensor]) -> Layout:
     layout = recognise(strip_data_parallel(state))
     if layout is None:
         raise ValueError(
-            f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR in the layouts of the "
-            "official release, its Detectron2 wrapper and detr_d2, and ResNets of torchvision, Detectron2 and Caffe2."
+            f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR and Deformable DETR in "
+            "the layouts of the official releases and detr_d2, DETR in its Detectron2 wrapper's, Deformable DETR in "
+            "mmdetection's, and ResNets of torchvision, Detectron2 and Caffe2."
         )
     return layout

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .class_rows import head_rows
+from .class_rows import has_no_object, head_rows
+from .deformable_layouts import has_shared_heads
 
 State = Mapping[str, Tensor]
 
@@ -75,6 +76,17 @@ _DETR_RULES = (
     _Presence("MODEL.DETR.POSITION_EMBEDDING", r"^position_encoding\.row_embed\.", "learned", "sine"),
     _Presence("MODEL.DETR.PRE_NORM", r"^transformer\.encoder\.norm\.", "True", "False"),
 )
+_DEFORMABLE_RULES = (
+    _Dimension("MODEL.DETR.NUM_OBJECT_QUERIES", "transformer.query_selection.query_embed.weight", 0),
+    _Dimension("MODEL.DETR.HIDDEN_DIM", "transformer.level_embed", 1),
+    _Dimension("MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS", "transformer.level_embed", 0),
+    _Presence(
+        "MODEL.DEFORMABLE_DETR.QUERY_SELECTION",
+        r"^transformer\.query_selection\.enc_output\.",
+        "TwoStageQueries",
+        "LearnedQueries",
+    ),
+)
 _RESNET_RULES = (
     _Presence("MODEL.RESNETS.NORM", r"^backbone\..*\.running_var$", "FrozenBN", "GN"),
     _Dimension("MODEL.RESNETS.STEM_OUT_CHANNELS", "backbone.stem.conv1.weight", 0),
@@ -98,8 +110,9 @@ def explain_misfit(checkpoint: State, model: State, model_name: str) -> list[str
         return [wrong_family]  # whatever else differs follows from it
     found = list(_check_backbone(checkpoint, model))
     if any(key.startswith("transformer.") for key in checkpoint):  # else the weights are a backbone's alone
-        found += _check_tables(checkpoint, model, *_DETR_RULES)
+        found += _check_tables(checkpoint, model, *_DETR_RULES, *_DEFORMABLE_RULES)
         found += filter(None, [_check_classes(checkpoint, model)])
+        found += [] if found else _check_points(checkpoint, model)
         if not any("MODEL.RESNETS" in text for text in found):
             found += filter(None, [_check_in_feature(checkpoint, model)])
     return found
@@ -112,6 +125,21 @@ def check_family(checkpoint: Collection[str], model: Collection[str], model_name
         return None  # a panoptic DETR starts from the weights of a box DETR
     found = f"the weights are of a {family}, the model is a {model_family or model_name}"
     return f"{found}; set MODEL.META_ARCHITECTURE {family}"
+
+
+def check_shared_heads(checkpoint: State, model: State) -> str | None:
+    """A sentence if decoder layers share their heads in one of two Deformable DETRs, and not in the other.
+
+    Names and shapes do not tell: both hold the heads once a layer.
+    """
+    names = [f"bbox_embed.{i}.layers.0.weight" for i in (0, 1)]
+    if not all(name in state for name in names for state in (checkpoint, model)):
+        return None
+    theirs, ours = has_shared_heads(checkpoint), model[names[0]].data_ptr() == model[names[1]].data_ptr()
+    if theirs == ours:
+        return None
+    found = "share one pair of heads" if theirs else "have heads of their own"
+    return f"the weights' decoder layers {found}; set MODEL.DEFORMABLE_DETR.BOX_REFINE {not theirs}"
 
 
 def resnet_depth(keys: Collection[str]) -> int | None:
@@ -180,10 +208,23 @@ def _check_classes(checkpoint: State, model: State) -> str | None:
     rows, model_rows = head_rows(checkpoint), head_rows(model)
     if None in (rows, model_rows) or rows == model_rows:
         return None
+    classes, note = (rows - 1, f" ({rows - 1} classes + no-object)") if has_no_object(checkpoint) else (rows, "")
     return (
-        f"the class head has {rows} rows ({rows - 1} classes + no-object), the model's {model_rows}; set "
-        f"MODEL.DETR.NUM_CLASSES {rows - 1}, or MODEL.REINIT_CLASS_HEAD True to train a new head"
+        f"the class head has {rows} rows{note}, the model's {model_rows}; set MODEL.DETR.NUM_CLASSES {classes}, or "
+        "MODEL.REINIT_CLASS_HEAD True to train a new head"
     )
+
+
+def _check_points(checkpoint: State, model: State) -> Iterator[str]:
+    for stack, attention in (("encoder", "self_attn"), ("decoder", "cross_attn")):
+        name = f"transformer.{stack}.layers.0.{attention}.attention_weights.bias"
+        theirs, ours = (len(state[name]) if name in state else None for state in (checkpoint, model))
+        if None not in (theirs, ours) and theirs != ours:
+            yield (
+                f"the {stack}'s attention reads {theirs} points (heads x levels x points) in the weights, {ours} in "
+                f"the model; compare MODEL.DETR.NHEADS and MODEL.DEFORMABLE_DETR.{stack[:3].upper()}_POINTS with the "
+                "weights' config"
+            )
 
 
 def _check_channels(checkpoint: State, model: State) -> str | None:
@@ -197,14 +238,17 @@ def _check_channels(checkpoint: State, model: State) -> str | None:
 
 
 def _check_in_feature(checkpoint: State, model: State) -> str | None:
-    name = "input_proj.weight"
+    multi = "input_proj.0.0.weight" in model
+    name, key = (
+        ("input_proj.0.0.weight", "DEFORMABLE_DETR.IN_FEATURES") if multi else ("input_proj.weight", "DETR.IN_FEATURE")
+    )
     stages, model_stages = (f"res{max(_blocks(state), default=0)}" for state in (checkpoint, model))
     if stages != model_stages and "res0" not in (stages, model_stages):
         return (
             f"the weights' backbone ends with {stages}, the model's with {model_stages}; set "
-            f'MODEL.RESNETS.OUT_FEATURES ["{stages}"] and MODEL.DETR.IN_FEATURE "{stages}"'
+            f'MODEL.RESNETS.OUT_FEATURES ["{stages}"] and MODEL.{key} "{stages}"'
         )
     if name in checkpoint and name in model and checkpoint[name].shape[1:] != model[name].shape[1:]:
         theirs, ours = checkpoint[name].shape[1], model[name].shape[1]
-        return f"input_proj reads {theirs} channels in the weights, {ours} in the model; change MODEL.DETR.IN_FEATURE"
+        return f"input_proj reads {theirs} channels in the weights, {ours} in the model; change MODEL.{key}"
     return None

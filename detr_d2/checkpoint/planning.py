@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .class_rows import head_rows, is_class_head, to_contiguous
-from .diagnosis import explain_misfit
+from .class_rows import head_rows, is_class_head, keep_objectness, to_contiguous
+from .diagnosis import check_shared_heads, explain_misfit
 from .layouts import Layout
 from .report import LoadReport, group_names
 
@@ -85,8 +85,9 @@ def _plan_model(
         reindexed = tuple(key for key in state if state[key] is not before[key])
     reinitialized: tuple[str, ...] = ()
     if reinit_class_head and head_rows(state) != head_rows(model):
-        reinitialized, reindexed = tuple(key for key in model if is_class_head(key)), ()
-        state = {key: value for key, value in state.items() if not is_class_head(key)}
+        kept = keep_objectness(state, model)
+        reinitialized, reindexed = tuple(key for key in model if is_class_head(key) and key not in kept), ()
+        state = {key: value for key, value in state.items() if not is_class_head(key)} | kept
 
     untrained: tuple[str, ...] = ()
     if not any(map(_MASK_STAGE.match, state)):  # weights of the box stage, on which the mask stage is trained
@@ -96,6 +97,10 @@ def _plan_model(
     state = {key: value for key, value in state.items() if key not in ignored}
     expected = [key for key in model if key not in (*reinitialized, *untrained) and not key.endswith(COUNTER)]
     _raise_unless_fits(_compare(state, model, expected), state, model, report, model_name)
+    if shared := check_shared_heads(state, model):
+        raise ValueError(
+            f"{report.source} ({report.layout} layout) does not fit the model; nothing was loaded.\n  - {shared}"
+        )
     return LoadPlan(
         state,
         replace(

@@ -66,8 +66,9 @@ class _WeightsUnpickler(pickle.Unpickler):
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read a checkpoint file of any supported format.
 
-    Formats: ``torch.save`` files with ``{"model": state_dict, ...}`` or a bare state dict; pycls' ``.pyth``; and
-    pickles (``.pkl``) of Detectron2's model zoo and of Detectron1 (Caffe2), with the flags that Detectron2 gives them.
+    Formats: ``torch.save`` files with ``{"model": state_dict, ...}``, mmdetection's with ``meta`` and ``state_dict``,
+    or a bare state dict; pycls' ``.pyth``; and pickles (``.pkl``) of Detectron2's model zoo and of Detectron1 (Caffe2),
+    with the flags that Detectron2 gives them.
 
     Args:
         path: a local file.
@@ -156,6 +157,8 @@ def _unwrap_torch(path: str, data: Any) -> dict[str, Any]:
         raise _foreign(path, data)
     if path.endswith(".pyth") and isinstance(data.get("model_state"), dict):
         return {"model": dict(data["model_state"]), "__author__": "pycls", "matching_heuristics": True}
+    if isinstance(data.get("state_dict"), dict) and "meta" in data:  # mmdetection's
+        return {"model": dict(data["state_dict"])}
     return data if isinstance(data.get("model"), dict) else {"model": data}
 
 

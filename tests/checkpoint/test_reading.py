@@ -48,6 +48,12 @@ def test_bare_state_dict(tmp_path):
     assert list(read_checkpoint(save(tmp_path / "a.pth", STATE))) == ["model"]
 
 
+def test_mmdetection_file(tmp_path):
+    checkpoint = read_checkpoint(save(tmp_path / "a.pth", {"meta": {"epoch": 50}, "state_dict": STATE}))
+    assert list(checkpoint) == ["model"]
+    assert list(checkpoint["model"]) == list(STATE)
+
+
 def test_pycls_file(tmp_path):
     checkpoint = read_checkpoint(save(tmp_path / "a.pyth", {"model_state": STATE, "epoch": 1}))
     assert checkpoint["matching_heuristics"] is True

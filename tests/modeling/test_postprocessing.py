@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from detr_d2.modeling.postprocessing import boxes_to_instances, select_by_softmax
+from detr_d2.modeling.postprocessing import boxes_to_instances, select_by_sigmoid, select_by_softmax
 
 
 def test_scores_are_probabilities_without_the_no_object_class() -> None:
@@ -51,3 +51,13 @@ def test_inputs_are_not_changed() -> None:
     copy = boxes.clone()
     boxes_to_instances(torch.rand(1, 3), torch.arange(3)[None], boxes, [(10, 10)], [(20, 30)])
     assert torch.equal(boxes, copy)
+
+
+def test_select_by_sigmoid() -> None:
+    """A query may be chosen for several classes, or for none."""
+    logits = torch.tensor([[[2.0, -5.0], [1.0, 3.0], [-4.0, -6.0]], [[0.0, 0.1], [0.2, -0.3], [0.5, 0.4]]])
+    scores, classes, query = select_by_sigmoid(logits, 3)
+    assert classes.tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert query.tolist() == [[1, 0, 1], [2, 2, 1]]
+    torch.testing.assert_close(scores[0], torch.tensor([3.0, 2.0, 1.0]).sigmoid())
+    assert select_by_sigmoid(logits, 100)[0].shape == (2, 6)

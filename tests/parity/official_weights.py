@@ -26,13 +26,14 @@ def official_state_dict(depth: int, *, learned_positions: bool = False, seed: in
     return random_backbone(depth, generator) | {k: random_values(k, v, generator) for k, v in shapes.items()}
 
 
-def random_backbone(depth: int, generator: torch.Generator) -> dict[str, Tensor]:
+def random_backbone(depth: int, generator: torch.Generator, **shape: int) -> dict[str, Tensor]:
     """torchvision's ResNet whose norms hold the statistics of random images, as a trained one's do.
 
-    With statistics of any other kind, the deep features of all cells become the same.
+    With statistics of any other kind, the deep features of all cells become the same. ``shape``: torchvision's further
+    arguments.
     """
     with torch.device("meta"):
-        body = getattr(torchvision.models, f"resnet{depth}")()
+        body = getattr(torchvision.models, f"resnet{depth}")(**shape)
     body = body.to_empty(device="cpu").train()
     for name, parameter in body.named_parameters():
         parameter.data = random_values(name, parameter.shape, generator)

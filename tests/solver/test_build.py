@@ -79,3 +79,43 @@ def test_unknown_optimizer(small_detr_cfg):
     cfg.SOLVER.OPTIMIZER = "LION"
     with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER is 'LION'.*ADAMW"):
         build_optimizer(cfg, nn.Linear(1, 1))
+
+
+def learning_rates(cfg, model: nn.Module) -> dict[str, float]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(cfg, model).param_groups
+    return {names[parameter]: group["lr"] for group in groups for parameter in group["params"]}
+
+
+def test_deformable_recipe(small_deformable_cfg):
+    """Backbone, reference points and sampling offsets at a tenth, weight decay on everything."""
+    cfg = small_deformable_cfg()
+    model = build_model(cfg)
+    rates = learning_rates(cfg, model)
+    slow = {name for name, rate in rates.items() if rate == pytest.approx(2e-5)}
+    assert slow == {n for n in rates if n.startswith("backbone.") or "sampling_offsets" in n or "reference_points" in n}
+    assert {rate for name, rate in rates.items() if name not in slow} == {2e-4}
+    assert {n.split(".")[-2] for n in slow if n.startswith("transformer.")} == {"sampling_offsets", "reference_points"}
+    assert rates.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {group["weight_decay"] for group in build_optimizer(cfg, model).param_groups} == {1e-4}
+
+
+def test_first_multiplier_that_fits_counts(small_detr_cfg):
+    cfg = small_detr_cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.BASE_LR = 1.0
+    cfg.SOLVER.LR_MULTIPLIERS = [["backbone.res5.0", 3.0], ["embed", 0.5], ["bbox_embed", 7.0]]
+    rates = learning_rates(cfg, build_model(cfg))
+    assert rates["backbone.res5.0.conv1.weight"] == 3.0
+    assert rates["backbone.res5.1.conv1.weight"] == 0.1
+    assert rates["bbox_embed.layers.0.weight"] == rates["class_embed.weight"] == 0.5
+    assert rates["input_proj.weight"] == 1.0
+
+
+@pytest.mark.parametrize("pair", [["backbone"], [0.1, "backbone"], "ab", ["backbone", "0.1"]])
+def test_multipliers_that_are_no_pairs(small_detr_cfg, pair):
+    cfg = small_detr_cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.LR_MULTIPLIERS = [pair]
+    with pytest.raises(ValueError, match=r"SOLVER\.LR_MULTIPLIERS holds .*expected pairs"):
+        build_optimizer(cfg, nn.Linear(1, 1))

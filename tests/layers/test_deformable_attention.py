@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detr_d2.layers import MSDeformAttn
+
+C, HEADS, POINTS = 12, 4, 3
+SHAPES = [(6, 7), (3, 4)]
+SIZES = torch.tensor([(7.0, 6.0), (4.0, 3.0)])
+CELLS = sum(height * width for height, width in SHAPES)
+
+
+@pytest.fixture
+def attention() -> MSDeformAttn:
+    torch.manual_seed(0)
+    attention = MSDeformAttn(C, len(SHAPES), HEADS, POINTS)
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return attention
+
+
+def inputs(coordinates: int, queries: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    query, memory = (torch.randn(2, n, C, generator=generator) for n in (queries, CELLS))
+    return query, 0.1 + 0.5 * torch.rand(2, queries, len(SHAPES), coordinates, generator=generator), memory
+
+
+def expected(attention: MSDeformAttn, query: Tensor, reference: Tensor, memory: Tensor, image: int, q: int) -> Tensor:
+    """One query's result, point by point, from the paper's formulas."""
+    value = attention.value_proj(memory[image])
+    offsets = attention.sampling_offsets(query[image, q]).view(HEADS, len(SHAPES), POINTS, 2)
+    weights = attention.attention_weights(query[image, q]).view(HEADS, -1).softmax(-1).view(HEADS, len(SHAPES), POINTS)
+    heads = []
+    for head in range(HEADS):
+        total, start = torch.zeros(C // HEADS), 0
+        for level, (height, width) in enumerate(SHAPES):
+            channels = slice(head * C // HEADS, (head + 1) * C // HEADS)
+            feature = value[start : start + height * width, channels].T.reshape(1, -1, height, width)
+            start += height * width
+            for point in range(POINTS):
+                place, offset = reference[image, q, level], offsets[head, level, point]
+                if len(place) == 2:
+                    where = place + offset / torch.tensor([width, height])
+                else:
+                    where = place[:2] + offset / POINTS * place[2:] / 2
+                sampled = F.grid_sample(feature, (2 * where - 1).view(1, 1, 1, 2), align_corners=False)
+                total = total + weights[head, level, point] * sampled.flatten()
+        heads.append(total)
+    return attention.output_proj(torch.cat(heads))
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_equals_the_formula(attention: MSDeformAttn, coordinates: int) -> None:
+    query, reference, memory = inputs(coordinates)
+    output = attention(query, reference, memory, SHAPES, SIZES, None)
+    for image, q in ((0, 0), (0, 3), (1, 4)):
+        torch.testing.assert_close(output[image, q], expected(attention, query, reference, memory, image, q))
+
+
+def test_padding_reads_as_zero(attention: MSDeformAttn) -> None:
+    query, reference, memory = inputs(2)
+    mask = torch.zeros(2, CELLS, dtype=torch.bool)
+    mask[:, 20:30] = True
+    output = attention(query, reference, memory, SHAPES, SIZES, mask)
+    assert torch.equal(
+        output, attention(query, reference, memory.masked_fill(mask[..., None], 1e3), SHAPES, SIZES, mask)
+    )
+    without_bias = attention.value_proj.bias.detach().clone()
+    attention.value_proj.bias.data.zero_()
+    cleared = attention(query, reference, memory.masked_fill(mask[..., None], 0.0), SHAPES, SIZES, None)
+    torch.testing.assert_close(attention(query, reference, memory, SHAPES, SIZES, mask), cleared)
+    assert without_bias.any()
+
+
+def test_initial_values() -> None:
+    """Head 0 looks right, head 1 at 45 degrees, ...; point p at p + 1 cells; all with one weight."""
+    attention = MSDeformAttn(64, 2, 8, 4)
+    offsets = attention.sampling_offsets.bias.view(8, 2, 4, 2)
+    diagonal = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
+    for head, direction in enumerate(diagonal):
+        for point in range(4):
+            expected = [(point + 1) * x for x in direction]
+            for level in range(2):
+                assert offsets[head, level, point].tolist() == pytest.approx(expected, abs=1e-5)
+    assert not attention.sampling_offsets.weight.any()
+    assert not attention.attention_weights.weight.any()
+    assert not attention.attention_weights.bias.any()
+    bound = math.sqrt(6 / 128)
+    assert 0.9 * bound < attention.value_proj.weight.abs().max() <= bound
+    assert not attention.output_proj.bias.any()
+
+
+def test_channels_that_heads_cannot_share() -> None:
+    with pytest.raises(ValueError, match="10 channels cannot be split over 4 attention heads"):
+        MSDeformAttn(10, 1, 4, 4)
+
+
+def test_autocast_keeps_locations_in_fp32(attention: MSDeformAttn) -> None:
+    query, reference, memory = inputs(2)
+    expected = attention(query, reference, memory, SHAPES, SIZES, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = attention(query, reference, memory, SHAPES, SIZES, None)
+    torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.1)
