@@ -1,0 +1,179 @@
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from detr_d2.modeling import DeformableDETR
+
+VARIANTS = ["_single_scale", "_single_scale_DC5", "", "_refine", "_two_stage"]
+SIZES = [(65, 90), (48, 101)]
+BuildCfg = Callable[..., CfgNode]
+
+
+def build(cfg: CfgNode) -> DeformableDETR:
+    torch.manual_seed(0)
+    return build_model(cfg)
+
+
+def make_inputs(counts: tuple[int, ...] = (), sizes: list[tuple[int, int]] = SIZES) -> list[dict]:
+    """Random images, with that many objects each if ``counts`` are given."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = [{"image": torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)} for size in sizes]
+    for item, (height, width), count in zip(inputs, sizes, counts, strict=bool(counts)):
+        top_left = torch.rand(count, 2, generator=generator) * torch.tensor([width / 2, height / 2])
+        item["instances"] = Instances((height, width))
+        item["instances"].gt_boxes = Boxes(torch.cat([top_left, top_left + 20], dim=1))
+        item["instances"].gt_classes = torch.randint(0, 80, (count,), generator=generator)
+    return inputs
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("counts", [(3, 0), (0, 0)], ids=str)
+def test_trains_every_parameter(small_deformable_cfg: BuildCfg, variant: str, counts: tuple[int, int]) -> None:
+    """Also on images without any object."""
+    model = build(small_deformable_cfg(variant))
+    with EventStorage() as storage:
+        losses = model(make_inputs(counts))
+    suffixes = ["", "_0", "_1"] + ["_enc"] * (variant == "_two_stage")
+    assert set(losses) == {f"{name}{s}" for name in ("loss_ce", "loss_bbox", "loss_giou") for s in suffixes}
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert "cardinality_error" in storage.latest()
+
+
+def test_without_deep_supervision(small_deformable_cfg: BuildCfg) -> None:
+    every = build(small_deformable_cfg("", "MODEL.DETR.DROPOUT", 0.0))(make_inputs((3, 0)))
+    cfg = small_deformable_cfg("", "MODEL.DETR.DROPOUT", 0.0, "MODEL.DETR.DEEP_SUPERVISION", False)
+    losses = build(cfg)(make_inputs((3, 0)))
+    assert set(losses) == {"loss_ce", "loss_bbox", "loss_giou"}
+    torch.testing.assert_close(losses, {name: every[name] for name in losses})
+    with pytest.raises(ValueError, match=r"DEEP_SUPERVISION False.*BOX_REFINE"):
+        build(small_deformable_cfg("_refine", "MODEL.DETR.DEEP_SUPERVISION", False))
+
+
+def test_loss_of_proposals_knows_no_classes(small_deformable_cfg: BuildCfg) -> None:
+    model = build(small_deformable_cfg("_two_stage", "MODEL.DETR.DROPOUT", 0.0))
+    inputs = make_inputs((3, 2))
+    losses = model(inputs)
+    for item in inputs:
+        item["instances"].gt_classes = (item["instances"].gt_classes + 7) % 80
+    others = model(inputs)
+    torch.testing.assert_close(others["loss_ce_enc"], losses["loss_ce_enc"])
+    assert others["loss_ce"] != losses["loss_ce"]
+
+
+@pytest.mark.parametrize("variant", ["", "_two_stage"])
+def test_evaluation_returns_the_best_pairs(small_deformable_cfg: BuildCfg, variant: str) -> None:
+    model = build(small_deformable_cfg(variant, "TEST.DETECTIONS_PER_IMAGE", 20)).eval()
+    inputs = make_inputs()
+    inputs[0] |= {"height": 130, "width": 45}
+    with torch.no_grad():
+        results = model(inputs)
+        detection = model.detect(model.preprocess(inputs))
+    best = detection.outputs.pred_logits.sigmoid().flatten(1).sort(dim=1, descending=True)[0][:, :20]
+    for result, size, scores in zip(results, [(130, 45), SIZES[1]], best, strict=True):
+        instances = result["instances"]
+        assert instances.image_size == size
+        assert set(instances.get_fields()) == {"pred_boxes", "scores", "pred_classes"}
+        assert len(instances) <= 20
+        assert set(instances.scores.tolist()) <= set(scores.tolist())
+        assert (instances.scores.diff() <= 0).all()
+        limit = torch.tensor([size[1], size[0]] * 2)
+        assert ((instances.pred_boxes.tensor >= 0) & (instances.pred_boxes.tensor <= limit)).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_image_gives_the_same_alone_and_beside_a_larger_one(small_deformable_cfg: BuildCfg, variant: str) -> None:
+    """From one backbone feature, cut or with garbage as padding; level sizes at which both masks agree.
+
+    What a backbone's convolutions see of the padding is another matter, see tests/parity/test_batch_independence.py.
+    """
+    model = build(small_deformable_cfg(variant)).eval()
+    for name, p in model.named_parameters():
+        if not name.startswith("backbone.") and p.dim() > 1:
+            torch.nn.init.normal_(p, std=p[0].numel() ** -0.5)
+    small, large = (128, 192), (256, 320)
+    images = [torch.zeros(3, *small), torch.zeros(3, *large)]
+    alone, beside = (model.preprocess([{"image": image} for image in batch]) for batch in (images[:1], images))
+    shapes = model.backbone.output_shape()
+    features = {n: 20 * torch.randn(2, shapes[n].channels, *(x // shapes[n].stride for x in large)) for n in shapes}
+    cut = {}
+    for name, feature in features.items():
+        height, width = (x // shapes[name].stride for x in small)
+        feature[0, :, :height, :width] /= 20
+        cut[name] = feature[:1, :, :height, :width]
+    if len(model.input_proj) == 4:  # its 3x3 convolution sees one row and column of the padding
+        features["res5"][0, :, 4], features["res5"][0, :, :, 6] = 0.0, 0.0
+
+    with torch.no_grad():
+        expected, result = (
+            model.predict(f, model.project([f[name] for name in model.in_features], images)).outputs
+            for f, images in ((cut, alone), (features, beside))
+        )
+    assert expected.pred_boxes.std(dim=1).min() > 1e-3
+    torch.testing.assert_close(result.pred_boxes[:1], expected.pred_boxes, rtol=0, atol=1e-4)
+    torch.testing.assert_close(result.pred_logits[:1], expected.pred_logits, rtol=0, atol=1e-3)
+
+
+def test_initial_predictions(small_deformable_cfg: BuildCfg) -> None:
+    """Every class is rare; boxes are small around their points, or the squares that two-stage proposes."""
+    for variant in ("", "_refine", "_two_stage"):
+        model = build(small_deformable_cfg(variant))
+        for layer, head in enumerate(model.bbox_embed):
+            start = -2.0 if variant == "" or (variant == "_refine" and layer == 0) else 0.0
+            assert head.layers[-1].bias.tolist() == [0.0, 0.0, start, start]
+            assert not head.layers[-1].weight.any()
+        for head in model.class_embed:
+            torch.testing.assert_close(head.bias.sigmoid(), torch.full((80,), 0.01))
+
+
+def test_heads_are_shared_without_refinement(small_deformable_cfg: BuildCfg) -> None:
+    plain, refine, two_stage = (build(small_deformable_cfg(v)) for v in ("", "_refine", "_two_stage"))
+    assert len({id(head) for head in plain.bbox_embed}) == len({id(head) for head in plain.class_embed}) == 1
+    assert len(plain.bbox_embed) == 3
+    assert len({id(head) for head in refine.class_embed}) == 3
+    assert len({id(head) for head in two_stage.bbox_embed}) == 4
+
+
+def test_levels(small_deformable_cfg: BuildCfg) -> None:
+    """Three of the backbone's, then each half of the one before: the first from res5 itself."""
+    model = build(small_deformable_cfg("", "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS", 5))
+    images = model.preprocess(make_inputs())
+    features = model.backbone(images.tensor)
+    levels = model.project([features[name] for name in model.in_features], images)
+    assert levels.spatial_shapes == [(9, 13), (5, 7), (3, 4), (2, 2), (1, 1)]
+    assert [p[0].in_channels for p in model.input_proj] == [64, 128, 256, 256, 32]
+    assert levels.tokens.shape == (2, 117 + 35 + 12 + 4 + 1, 32)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.DEFORMABLE_DETR.IN_FEATURES", ["res6"]], r"IN_FEATURES is 'res6', but the backbone returns"),
+        (["MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS", 2], r"NUM_FEATURE_LEVELS is 2, fewer than its IN_FEATURES"),
+        (["MODEL.DETR.PRE_NORM", True], r"PRE_NORM.*set it False"),
+        (["MODEL.DEFORMABLE_DETR.QUERY_SELECTION", "TwoStageQueries"], "BOX_REFINE True"),
+    ],
+)
+def test_choices_that_do_not_fit(small_deformable_cfg: BuildCfg, overrides: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(small_deformable_cfg("", *overrides))
+
+
+def test_bf16_autocast(small_deformable_cfg: BuildCfg) -> None:
+    """Trains, with boxes and matching in fp32, and evaluates to nearly the same scores."""
+    model = build(small_deformable_cfg("_two_stage", "MODEL.DETR.DROPOUT", 0.0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        detection = model.detect(model.preprocess(make_inputs()))
+        losses = model(make_inputs((3, 0)))
+    assert detection.outputs.boxes.dtype == detection.hidden.proposals.boxes.dtype == torch.float32
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    expected = build(small_deformable_cfg("_two_stage", "MODEL.DETR.DROPOUT", 0.0))(make_inputs((3, 0)))
+    assert math.isclose(sum(losses.values()), sum(expected.values()), rel_tol=0.05)
