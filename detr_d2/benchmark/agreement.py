@@ -1,4 +1,4 @@
-"""Whether two implementations hold the same weights: their raw outputs and their detections on the same batch."""
+"""Whether two implementations hold the same weights: their raw outputs and their results on the same batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,8 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from .workloads import OurWorkload, ReferenceWorkload
+from ..modeling.panoptic_postprocessing import merge_panoptic, select_segments
+from .workloads import OurWorkload, PanopticReferenceWorkload, ReferenceWorkload
 
 TOLERANCE = 1e-3
 
@@ -44,18 +45,67 @@ class Agreement:
     def __str__(self) -> str:
         return ", ".join(f"{name} {value:.3g}" for name, value in asdict(self).items())
 
+    def summary(self) -> str:
+        """A sentence for the report."""
+        return (
+            f"logits differ by at most {self.logits:.1e}, boxes by {self.boxes:.1e}, scores by {self.scores:.1e}; "
+            f"{self.detections} detections of {self.classes_seen} classes, {self.other_class} of another class."
+        )
+
+
+@dataclass(frozen=True)
+class PanopticAgreement:
+    """Greatest absolute differences, in fp32, of panoptic models.
+
+    The reference's panoptic post-processing has other rules than the published, so its mask logits go through ours.
+
+    Attributes:
+        logits: of class logits. boxes: of relative cx, cy, w, h boxes.
+        masks: of all queries' mask logits, relative to their standard deviation.
+        pixels: the share of pixels in another segment.
+        queries: of each image, how many enter its panoptic map. segments: how many are left in it.
+    """
+
+    logits: float
+    boxes: float
+    masks: float
+    pixels: float
+    queries: tuple[int, ...]
+    segments: tuple[int, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Every difference within `TOLERANCE`."""
+        return all(x <= TOLERANCE for x in (self.logits, self.boxes, self.masks, self.pixels))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
+
+    def summary(self) -> str:
+        """A sentence for the report."""
+        return (
+            f"logits differ by at most {self.logits:.1e}, boxes by {self.boxes:.1e}, mask logits by {self.masks:.1e} "
+            f"of their deviation; {100 * self.pixels:.3f}% of the pixels are in another segment. Of each image, "
+            f"{', '.join(map(str, self.queries))} queries enter the map, {', '.join(map(str, self.segments))} segments "
+            "are left."
+        )
+
 
 @torch.no_grad()
-def compare_outputs(ours: OurWorkload, reference: ReferenceWorkload) -> Agreement:
+def compare_outputs(ours: OurWorkload, reference: ReferenceWorkload) -> Agreement | PanopticAgreement:
     """Run both once, in evaluation mode, in fp32 without TF32."""
     ours.model.eval()
     reference.model.eval()
     reference.set_auxiliary_losses(False)
+    compare = _compare_panoptic if isinstance(reference, PanopticReferenceWorkload) else _compare_boxes
     with full_precision():
-        own_outputs, own_results = _our_outputs(ours)
-        batch = reference.batch
-        outputs = reference.model(pixel_values=batch.pixel_values, pixel_mask=batch.pixel_mask)
-        results = [clipped(x) for x in reference.infer()]
+        return compare(ours, reference)
+
+
+def _compare_boxes(ours: OurWorkload, reference: ReferenceWorkload) -> Agreement:
+    own_outputs, own_results = _our_outputs(ours)
+    outputs = reference.outputs()
+    results = [clipped(x) for x in reference.infer()]
     pairs = list(zip(own_results, results, strict=True))
     comparable = [(own, theirs) for own, theirs in pairs if len(own) == len(theirs)]
     classes = torch.cat([theirs.pred_classes for theirs in results])
@@ -68,6 +118,37 @@ def compare_outputs(ours: OurWorkload, reference: ReferenceWorkload) -> Agreemen
         other_class=sum(int((own.pred_classes != theirs.pred_classes).sum()) for own, theirs in comparable),
         scores=max((_difference(own.scores, theirs.scores) for own, theirs in comparable), default=0.0),
         corners=max((_difference(_corners(own), _corners(theirs)) for own, theirs in comparable), default=0.0),
+    )
+
+
+def _compare_panoptic(ours: OurWorkload, reference: PanopticReferenceWorkload) -> PanopticAgreement:
+    model, outputs = ours.model, reference.outputs()
+    images = model.preprocess(ours.inputs)
+    detection = model.detect(images)
+    expected = outputs.pred_masks
+    every = torch.cartesian_prod(*(torch.arange(n, device=expected.device) for n in expected.shape[:2])).unbind(1)
+    masks = model.predict_masks(detection.features, detection.hidden, *every).view_as(expected)
+
+    other, queries, segments = 0.0, [], []
+    for item, size, logits, of_image, result in zip(
+        ours.inputs, images.image_sizes, outputs.logits, expected, ours.infer(), strict=True
+    ):
+        own, info = result["panoptic_seg"]
+        kept, scores, classes = select_segments(logits, model.object_mask_threshold)
+        output_size = (item["height"], item["width"])
+        theirs, _ = merge_panoptic(
+            of_image[kept], scores, classes, model.is_thing[classes], size, output_size, model.small_segment_area
+        )
+        other = max(other, (own != theirs).float().mean().item())
+        queries.append(len(kept))
+        segments.append(len(info))
+    return PanopticAgreement(
+        logits=_difference(detection.outputs.pred_logits, outputs.logits),
+        boxes=_difference(detection.outputs.pred_boxes, outputs.pred_boxes),
+        masks=_difference(masks, expected) / expected.std().item(),
+        pixels=other,
+        queries=tuple(queries),
+        segments=tuple(segments),
     )
 
 
@@ -100,7 +181,7 @@ def _our_outputs(ours: OurWorkload) -> tuple[tuple[Tensor, Tensor], list[Instanc
         for name, head in heads.items()
     ]
     try:
-        results = ours.infer()
+        results = [result["instances"] for result in ours.infer()]
     finally:
         for handle in handles:
             handle.remove()

@@ -13,12 +13,12 @@ from .settings import Settings
 
 
 class ReferenceInputs(NamedTuple):
-    """A batch in the interface of ``DetrForObjectDetection``, on the model's device.
+    """A batch in the interface of ``transformers``' DETR models, on the model's device.
 
     Attributes:
         pixel_values: B x 3 x H x W, normalised and padded.
         pixel_mask: B x H x W, 1 = image.
-        labels: ``class_labels`` and relative cx, cy, w, h ``boxes`` of each image.
+        labels: ``class_labels``, relative cx, cy, w, h ``boxes`` and, where there are any, ``masks`` of each image.
         target_sizes: B x 2, height and width of the results.
     """
 
@@ -59,16 +59,20 @@ def _make_input(cfg: CfgNode, num_objects: int, size: tuple[int, int], generator
     }
 
 
-def to_reference(cfg: CfgNode, inputs: list[dict]) -> ReferenceInputs:
-    """The same batch for the reference. Its images are normalised with the cfg's pixel statistics."""
+def to_reference(cfg: CfgNode, inputs: list[dict], size_divisibility: int = 1) -> ReferenceInputs:
+    """The same batch for the reference, normalised with the cfg's pixel statistics and padded as the model pads it:
+    to multiples of ``size_divisibility``.
+    """
     mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
-    images = PaddedImages.from_tensors([(item["image"] - mean) / std for item in inputs])
+    images = PaddedImages.from_tensors([(item["image"] - mean) / std for item in inputs], size_divisibility)
     device = torch.device(cfg.MODEL.DEVICE)
     labels = []
     for item, (height, width) in zip(inputs, images.image_sizes, strict=True):
         boxes = item["instances"].gt_boxes.tensor / torch.tensor([width, height, width, height])
         classes = item["instances"].gt_classes
         labels.append({"class_labels": classes.to(device), "boxes": box_xyxy_to_cxcywh(boxes).to(device)})
+        if isinstance(item["instances"].get_fields().get("gt_masks"), BitMasks):
+            labels[-1]["masks"] = item["instances"].gt_masks.tensor.to(device)
     return ReferenceInputs(
         images.tensor.to(device),
         (~images.mask).long().to(device),

@@ -1,4 +1,4 @@
-"""``transformers``' DETR with our weights.
+"""``transformers``' DETR, of boxes or panoptic, with our weights.
 
 The model is what a user of ``transformers`` gets from ``DetrConfig`` with its own ResNet and its default attention,
 except where the work would differ from ours: attention and activation dropout are on in training as in the official
@@ -8,6 +8,7 @@ dilation, so for DC5 models torchvision's takes its place.
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +20,12 @@ from ..modeling import DETR
 from ..modeling.backbone.resnet import BLOCKS_PER_STAGE
 
 if TYPE_CHECKING:
-    from transformers import DetrForObjectDetection
+    from transformers import DetrConfig, DetrForObjectDetection, DetrForSegmentation
 
+    Reference = DetrForObjectDetection | DetrForSegmentation
+
+# The meta-architectures that have a counterpart.
+BOXES, PANOPTIC = "DETR", "PanopticDETR"
 BACKBONE = "model.backbone.model."
 # Our name -> the reference's, for all but the backbone and the stacked projections; applied one after the other.
 _RENAMES = (
@@ -39,6 +44,16 @@ _RENAMES = (
     (r"^position_encoding\.col_embed\.", "model.position_embedding.column_embeddings."),
     (r"^class_embed\.", "class_labels_classifier."),
     (r"^bbox_embed\.", "bbox_predictor."),
+)
+# Those of the mask head; the reference counts its first two layers apart from those that add a finer feature.
+_MASK_RENAMES = (
+    (r"^(bbox_attention\.[qk])_linear\.", r"\1_proj."),
+    (r"^mask_head\.out_lay\.", "mask_head.output_conv."),
+    (r"^mask_head\.lay([12])\.", r"mask_head.conv\1.conv."),
+    (r"^mask_head\.gn([12])\.", r"mask_head.conv\1.norm."),
+    (r"^mask_head\.lay(\d)\.", lambda m: f"mask_head.fpn_stages.{int(m[1]) - 3}.refine.conv."),
+    (r"^mask_head\.gn(\d)\.", lambda m: f"mask_head.fpn_stages.{int(m[1]) - 3}.refine.norm."),
+    (r"^mask_head\.adapter(\d)\.", lambda m: f"mask_head.fpn_stages.{int(m[1]) - 1}.fpn_adapter."),
 )
 
 
@@ -60,11 +75,13 @@ def require_transformers() -> None:
 def check_reference(cfg: CfgNode) -> None:
     """Raise a ValueError that names the key where the reference cannot be the model of ``cfg``."""
     model, resnets, depth = cfg.MODEL, cfg.MODEL.RESNETS, cfg.MODEL.RESNETS.DEPTH
-    if model.META_ARCHITECTURE != "DETR":
+    if model.META_ARCHITECTURE not in (BOXES, PANOPTIC):
         raise ValueError(
             f"--reference transformers is a DETR, but MODEL.META_ARCHITECTURE is {model.META_ARCHITECTURE!r}: "
             "use --reference none."
         )
+    is_panoptic = model.META_ARCHITECTURE == PANOPTIC
+    mask_features = list(model.PANOPTIC_DETR.MASK_FEATURES)
     torchvision_widths = (resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS) == (64, 256)
     refusals = {
         "MODEL.DETR.TRANSFORMER": model.DETR.TRANSFORMER != "DetrTransformer",
@@ -76,6 +93,9 @@ def check_reference(cfg: CfgNode) -> None:
         "MODEL.RESNETS.RES5_DILATION (with the depth and widths of this ResNet)": resnets.RES5_DILATION > 1
         and not (depth >= 50 and torchvision_widths and model.DETR.IN_FEATURE == "res5"),
         "MODEL.DETR.PRE_NORM": model.DETR.PRE_NORM,
+        "MODEL.PANOPTIC_DETR.MASK_HEAD": is_panoptic and model.PANOPTIC_DETR.MASK_HEAD != "DetrMaskHead",
+        "MODEL.PANOPTIC_DETR.MASK_FEATURES": is_panoptic
+        and (mask_features != ["res4", "res3", "res2"] or model.DETR.IN_FEATURE != "res5"),
     }
     refused = [key for key, is_refused in refusals.items() if is_refused]
     if refused:
@@ -85,7 +105,7 @@ def check_reference(cfg: CfgNode) -> None:
         )
 
 
-def build_reference(cfg: CfgNode, ours: DETR) -> "DetrForObjectDetection":
+def build_reference(cfg: CfgNode, ours: DETR) -> "Reference":
     """The reference with the weights of ``ours``, on its device; no weight is missing or left over.
 
     Raises:
@@ -94,18 +114,32 @@ def build_reference(cfg: CfgNode, ours: DETR) -> "DetrForObjectDetection":
     """
     require_transformers()
     check_reference(cfg)
-    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+    from transformers import DetrForObjectDetection, DetrForSegmentation
+
+    classes = {BOXES: DetrForObjectDetection, PANOPTIC: DetrForSegmentation}
+    model = classes[cfg.MODEL.META_ARCHITECTURE](reference_config(cfg))
+    if uses_torchvision_backbone(cfg):
+        detector(model).model.backbone.model = TorchvisionBackbone(cfg.MODEL.RESNETS.DEPTH)
+    model.load_state_dict(reference_state_dict(cfg, ours.state_dict()), strict=True)
+    _train_the_same(cfg, model, ours)
+    return model.to(ours.device)
+
+
+def reference_config(cfg: CfgNode) -> "DetrConfig":
+    """The reference's own config of the same model."""
+    from transformers import DetrConfig, ResNetConfig
 
     detr, resnets = cfg.MODEL.DETR, cfg.MODEL.RESNETS
     num_stages = int(detr.IN_FEATURE[3:]) - 1
+    is_panoptic = cfg.MODEL.META_ARCHITECTURE == PANOPTIC
     backbone_config = ResNetConfig(
         embedding_size=resnets.STEM_OUT_CHANNELS,
         hidden_sizes=[resnets.RES2_OUT_CHANNELS * 2**i for i in range(num_stages)],
         depths=list(BLOCKS_PER_STAGE[resnets.DEPTH][:num_stages]),
         layer_type="basic" if resnets.DEPTH < 50 else "bottleneck",
-        out_features=[f"stage{num_stages}"],
+        out_features=[f"stage{i}" for i in range(1 if is_panoptic else num_stages, num_stages + 1)],
     )
-    config = DetrConfig(
+    return DetrConfig(
         backbone_config=backbone_config,
         use_timm_backbone=False,
         num_labels=detr.NUM_CLASSES,
@@ -122,12 +156,11 @@ def build_reference(cfg: CfgNode, ours: DETR) -> "DetrForObjectDetection":
         activation_dropout=detr.DROPOUT,
         position_embedding_type=detr.POSITION_EMBEDDING,
     )
-    model = DetrForObjectDetection(config)
-    if uses_torchvision_backbone(cfg):
-        model.model.backbone.model = TorchvisionBackbone(resnets.DEPTH)
-    model.load_state_dict(reference_state_dict(cfg, ours.state_dict()), strict=True)
-    _train_the_same(cfg, model, ours)
-    return model.to(ours.device)
+
+
+def detector(model: "Reference") -> "DetrForObjectDetection":
+    """The reference's box model, which is itself for boxes, and a part of the panoptic one."""
+    return getattr(model, "detr", model)
 
 
 def uses_torchvision_backbone(cfg: CfgNode) -> bool:
@@ -135,10 +168,10 @@ def uses_torchvision_backbone(cfg: CfgNode) -> bool:
     return cfg.MODEL.RESNETS.RES5_DILATION > 1
 
 
-def describe_reference(cfg: CfgNode, model: "DetrForObjectDetection") -> dict[str, object]:
+def describe_reference(cfg: CfgNode, model: "Reference") -> dict[str, object]:
     """What the reference consists of, for the report."""
     return {
-        "model": "transformers DetrForObjectDetection",
+        "model": f"transformers {type(model).__name__}",
         "backbone": "torchvision (transformers' ResNet has no DC5)" if uses_torchvision_backbone(cfg) else "its own",
         "attention": model.config._attn_implementation,
     }
@@ -148,9 +181,16 @@ def reference_state_dict(cfg: CfgNode, ours: dict[str, Tensor]) -> dict[str, Ten
     """Our state dict under the reference's names, stacked projections split."""
     result = {}
     for name, value in ours.items():
-        names = reference_names(name, torchvision_backbone=uses_torchvision_backbone(cfg))
+        names = names_in_reference(cfg, name)
         result |= dict(zip(names, value.chunk(len(names)), strict=True))
     return result
+
+
+def names_in_reference(cfg: CfgNode, name: str) -> list[str]:
+    """`reference_names` in the reference of ``cfg``; the panoptic one holds the box model as ``detr``."""
+    names = reference_names(name, torchvision_backbone=uses_torchvision_backbone(cfg))
+    is_part = cfg.MODEL.META_ARCHITECTURE == PANOPTIC and not name.startswith(("mask_head.", "bbox_attention."))
+    return [f"detr.{name}" for name in names] if is_part else names
 
 
 def reference_names(name: str, *, torchvision_backbone: bool = False) -> list[str]:
@@ -161,7 +201,7 @@ def reference_names(name: str, *, torchvision_backbone: bool = False) -> list[st
         if torchvision_backbone:
             return [BACKBONE + next(iter(TORCHVISION_RESNET.to_theirs({name: torch.empty(0)})))]
         return [BACKBONE + _transformers_resnet_name(name)]
-    for pattern, replacement in _RENAMES:
+    for pattern, replacement in (*_RENAMES, *_MASK_RENAMES):
         name = re.sub(pattern, replacement, name)
     if ".in_proj_" in name:
         return [name.replace(".in_proj_", f".{part}_proj.") for part in "qkv"]
@@ -182,7 +222,7 @@ def _transformers_resnet_name(name: str) -> str:
 
 def _train_the_same(cfg: CfgNode, model: nn.Module, ours: DETR) -> None:
     for name, parameter in ours.named_parameters():
-        for theirs in reference_names(name, torchvision_backbone=uses_torchvision_backbone(cfg)):
+        for theirs in names_in_reference(cfg, name):
             model.get_parameter(theirs).requires_grad_(parameter.requires_grad)
 
 
@@ -205,19 +245,26 @@ class TorchvisionBackbone(nn.Module):
                 self.add_module(name, child)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        for layer in self.children():
+        """The features of all stages, finest first; a box model reads the last."""
+        features = []
+        for name, layer in self.named_children():
             pixel_values = layer(pixel_values)
-        return [pixel_values]
+            if name.startswith("layer"):
+                features.append(pixel_values)
+        return features
 
 
 class OptimizerView(nn.Module):
     """The reference's parameters under names from which `build_optimizer` makes the groups that it makes of ours."""
 
-    def __init__(self, model: "DetrForObjectDetection") -> None:
+    def __init__(self, model: "Reference") -> None:
         super().__init__()
-        self.backbone = model.model.backbone
-        self.rest = nn.ModuleList(_children_without(model, model.model))
-        self.rest.extend(_children_without(model.model, model.model.backbone))
+        inner = detector(model)
+        self.backbone = inner.model.backbone
+        path = [model, *([inner] if inner is not model else []), inner.model, self.backbone]
+        self.rest = nn.ModuleList()
+        for module, excluded in pairwise(path):
+            self.rest.extend(_children_without(module, excluded))
 
 
 def _children_without(module: nn.Module, excluded: nn.Module) -> Iterator[nn.Module]:

@@ -95,13 +95,7 @@ def to_markdown(report: dict) -> str:
         if "times_as_fast" in results:
             lines += ["", _ratio_line(TITLES[mode], results)]
     if "agreement" in report:
-        agreement = report["agreement"]
-        lines += [
-            "",
-            f"Same weights: logits differ by at most {agreement['logits']:.1e}, boxes by {agreement['boxes']:.1e}, "
-            f"scores by {agreement['scores']:.1e}; {agreement['detections']} detections of "
-            f"{agreement['classes_seen']} classes, {agreement['other_class']} of another class.",
-        ]
+        lines += ["", f"Same weights: {report['agreement']['summary']}"]
     return "\n".join(lines)
 
 

@@ -1,11 +1,13 @@
 """What is timed: one implementation on one batch, as an inference step or as a training step.
 
-Inference of ours starts from what a data loader gives (uint8 images on the CPU) and ends at ``Instances``, so
-normalising, padding, clipping and rescaling are in it. The reference is given the normalised and padded batch on its
-device, and ends at its own ``post_process_object_detection`` without a threshold: it is timed for less.
+Inference of ours starts from what a data loader gives (uint8 images on the CPU) and ends at ``Instances``, of panoptic
+models also at ``panoptic_seg``, so normalising, padding, clipping and rescaling are in it. The reference is given the
+normalised and padded batch on its device, and ends at its own ``post_process_object_detection`` without a threshold, or
+``post_process_panoptic_segmentation``, which gives no instance masks: it is timed for less.
 
 A training step is forward, matching, losses, backward, clipping and the optimizer's step, with the cfg's optimizer and
-dropout, but a learning rate of 0: untrained models would diverge over the steps, and the work is the same. The
+dropout, but a learning rate of 0: untrained models would diverge over the steps, and the work is the same. A box model
+that is frozen in ours is frozen in the reference, without dropout in both. The
 reference computes its auxiliary losses in it for the same amount of work, but with ``auxiliary_loss=True``
 ``transformers`` feeds normed outputs back into its decoder, so that the values of its losses are wrong: they are not
 compared.
@@ -13,6 +15,7 @@ compared.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
@@ -23,11 +26,15 @@ from torch import Tensor, nn
 from ..checkpoint import DetrCheckpointer
 from ..engine import autocast
 from ..engine.amp import PRECISIONS
-from ..modeling import DETR
+from ..modeling import DETR, PanopticDETR
 from ..solver import build_optimizer
 from .inputs import make_inputs, to_reference
-from .reference import OptimizerView, build_reference, describe_reference
+from .random_weights import keep_queries, randomize_frozen_norms, separate_masks, separate_queries
+from .reference import OptimizerView, build_reference, describe_reference, detector
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from transformers.utils import ModelOutput
 
 
 class Workload(ABC):
@@ -36,8 +43,8 @@ class Workload(ABC):
     model: nn.Module
 
     @abstractmethod
-    def infer(self) -> list[Instances]:
-        """The detections of every image, the model being in evaluation mode."""
+    def infer(self) -> list:
+        """The results of every image, the model being in evaluation mode."""
 
     @abstractmethod
     def loss(self) -> Tensor:
@@ -100,8 +107,9 @@ class OurWorkload(Workload):
         self.model = model
         self.inputs = inputs
 
-    def infer(self) -> list[Instances]:
-        return [result["instances"] for result in self.model(self.inputs)]
+    def infer(self) -> list[dict]:
+        """Each image's results in Detectron2's format."""
+        return self.model(self.inputs)
 
     def loss(self) -> Tensor:
         return sum(self.model(self.inputs).values())
@@ -116,14 +124,17 @@ class ReferenceWorkload(Workload):
     def __init__(self, cfg: CfgNode, ours: DETR, inputs: list[dict]) -> None:
         self.model = build_reference(cfg, ours).eval()
         self.description = describe_reference(cfg, self.model)
-        self.batch = to_reference(cfg, inputs)
+        self.batch = to_reference(cfg, inputs, max(1, ours.backbone.size_divisibility))
         from transformers import DetrImageProcessor
 
         self.processor = DetrImageProcessor()
 
+    def outputs(self) -> "ModelOutput":
+        """Before post-processing."""
+        return self.model(pixel_values=self.batch.pixel_values, pixel_mask=self.batch.pixel_mask)
+
     def infer(self) -> list[Instances]:
-        batch = self.batch
-        outputs = self.model(pixel_values=batch.pixel_values, pixel_mask=batch.pixel_mask)
+        batch, outputs = self.batch, self.outputs()
         results = self.processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=batch.target_sizes)
         return [
             Instances(
@@ -146,71 +157,82 @@ class ReferenceWorkload(Workload):
         return OptimizerView(self.model)
 
 
+class PanopticReferenceWorkload(ReferenceWorkload):
+    """``transformers``' DETR with masks on the same batch.
+
+    Raises:
+        ValueError: the images differ in size; then its masks see the padding, and ours do not.
+    """
+
+    def __init__(self, cfg: CfgNode, ours: PanopticDETR, inputs: list[dict]) -> None:
+        super().__init__(cfg, ours, inputs)
+        if not self.batch.pixel_mask.all():
+            raise ValueError(
+                "--reference transformers lets padding into the masks of panoptic models: give one --size, and in "
+                "training too all images are of it."
+            )
+        self.is_frozen = ours.box_model_is_frozen
+        self.threshold = ours.object_mask_threshold
+        self.stuff = set((~ours.is_thing).nonzero()[:, 0].tolist())
+
+    def infer(self) -> list[dict]:
+        """Each image's map and segments, by the reference's own rules."""
+        return self.processor.post_process_panoptic_segmentation(
+            self.outputs(),
+            threshold=self.threshold,
+            label_ids_to_fuse=self.stuff,
+            target_sizes=[tuple(size) for size in self.batch.target_sizes.tolist()],
+        )
+
+    def set_auxiliary_losses(self, enabled: bool) -> None:
+        super().set_auxiliary_losses(enabled and not self.is_frozen)
+
+    def training_step(self, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+        step = super().training_step(cfg, optimizer)
+        if self.is_frozen:
+            detector(self.model).eval()
+        return step
+
+
+REFERENCE_WORKLOADS = {"DETR": ReferenceWorkload, "PanopticDETR": PanopticReferenceWorkload}
+
+
 def build_workloads(cfg: CfgNode, settings: Settings) -> dict[str, Workload]:
     """The implementations of ``settings`` by name, all with the same weights, in evaluation mode."""
     ours = build_ours(cfg, settings)
     if settings.reference == "none":
         return {"ours": ours}
-    if not cfg.MODEL.WEIGHTS:
+    if not cfg.MODEL.WEIGHTS and not isinstance(ours.model, PanopticDETR):
         separate_queries(ours)
-    return {"ours": ours, settings.reference: ReferenceWorkload(cfg, ours.model, ours.inputs)}
+    return {"ours": ours, settings.reference: build_reference_workload(cfg, ours)}
 
 
 def build_workload(cfg: CfgNode, settings: Settings, name: str) -> Workload:
-    """One implementation alone, nothing run yet."""
+    """One implementation alone, nothing run yet (but for a panoptic model's class head, which `build_ours` scales)."""
     ours = build_ours(cfg, settings)
-    return ours if name == "ours" else ReferenceWorkload(cfg, ours.model, ours.inputs)
+    return ours if name == "ours" else build_reference_workload(cfg, ours)
+
+
+def build_reference_workload(cfg: CfgNode, ours: OurWorkload) -> ReferenceWorkload:
+    """``transformers``' model with our weights, on our batch."""
+    return REFERENCE_WORKLOADS[cfg.MODEL.META_ARCHITECTURE](cfg, ours.model, ours.inputs)
 
 
 def build_ours(cfg: CfgNode, settings: Settings) -> OurWorkload:
-    """The model of ``cfg`` with the weights that it names, or else random ones, and a random batch."""
+    """The model of ``cfg`` with the weights that it names, or else random ones, and a random batch.
+
+    What a panoptic model costs depends on how many masks its classes ask for, so a random one gets as many as a trained
+    one.
+    """
     settings.prepare_process()
     model = build_model(cfg).eval()
     if cfg.MODEL.WEIGHTS:
         DetrCheckpointer(model, reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD).load(cfg.MODEL.WEIGHTS)
     else:
         randomize_frozen_norms(model, settings.seed)
-    return OurWorkload(model, make_inputs(cfg, settings))
-
-
-@torch.no_grad()
-def randomize_frozen_norms(model: nn.Module, seed: int) -> None:
-    """Move frozen norms away from the identity, so that a lost one shows; activations stay of the order of one."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def fill(tensor: Tensor, mean: float, spread: float) -> None:
-        tensor.copy_(mean + spread * (2 * torch.rand(tensor.shape, generator=generator) - 1))
-
-    for name, module in model.named_modules():
-        if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's or Detectron2's
-            # The last norm of a bottleneck is small, so that the sum over blocks does not grow.
-            scale = 0.3 if name.endswith("conv3.norm") else 1.0
-            fill(module.weight, scale, 0.5 * scale)
-            fill(module.running_var, 1.0, 0.5)
-            fill(module.bias, 0.0, 0.2)
-            fill(module.running_mean, 0.0, 0.2)
-
-
-@torch.no_grad()
-def separate_queries(ours: OurWorkload, sharpness: float = 3.0, std: float = 1.0) -> None:
-    """Rescale an untrained DETR so that its queries differ in class, score and box on this batch.
-
-    Fresh weights give every query nearly the same output, and then equal detections would prove little. The decoder
-    attends ``sharpness`` times as sharply in queries and in keys, and each output of a head gets mean 0 and standard
-    deviation ``std`` over all queries, before softmax and sigmoid.
-    """
-    for name, parameter in ours.model.transformer.decoder.named_parameters():
-        if name.endswith("in_proj_weight"):
-            parameter[: 2 * parameter.shape[1]] *= sharpness
-    heads = (ours.model.class_embed, ours.model.bbox_embed.layers[-1])
-    inputs = {}
-    handles = [head.register_forward_pre_hook(lambda head, args: inputs.update({head: args[0]})) for head in heads]
-    try:
-        ours.infer()
-    finally:
-        for handle in handles:
-            handle.remove()
-    for head in heads:
-        hidden = inputs[head].flatten(0, -2)
-        head.weight *= (std / (hidden @ head.weight.T).std(0))[:, None]
-        head.bias.copy_(-(head.weight @ hidden.mean(0)))
+    ours = OurWorkload(model, make_inputs(cfg, settings))
+    if not cfg.MODEL.WEIGHTS and isinstance(model, PanopticDETR):
+        separate_queries(ours)
+        separate_masks(ours)
+        keep_queries(ours)
+    return ours

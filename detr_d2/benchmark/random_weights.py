@@ -1,0 +1,94 @@
+"""Random weights that make untrained models behave like trained ones, as far as agreement and speed depend on it."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..modeling.panoptic_postprocessing import select_segments
+
+if TYPE_CHECKING:
+    from .workloads import OurWorkload
+
+# Of an untrained panoptic model's queries, those that get into its panoptic map: 17 or 18 of 100.
+KEPT_QUERIES = 0.175
+
+
+@torch.no_grad()
+def randomize_frozen_norms(model: nn.Module, seed: int) -> None:
+    """Move frozen norms away from the identity, so that a lost one shows; activations stay of the order of one."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def fill(tensor: Tensor, mean: float, spread: float) -> None:
+        tensor.copy_(mean + spread * (2 * torch.rand(tensor.shape, generator=generator) - 1))
+
+    for name, module in model.named_modules():
+        if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's or Detectron2's
+            # The last norm of a bottleneck is small, so that the sum over blocks does not grow.
+            scale = 0.3 if name.endswith("conv3.norm") else 1.0
+            fill(module.weight, scale, 0.5 * scale)
+            fill(module.running_var, 1.0, 0.5)
+            fill(module.bias, 0.0, 0.2)
+            fill(module.running_mean, 0.0, 0.2)
+
+
+@torch.no_grad()
+def separate_queries(ours: "OurWorkload", sharpness: float = 3.0, std: float = 1.0) -> None:
+    """Rescale an untrained DETR so that its queries differ in class, score and box on this batch.
+
+    Fresh weights give every query nearly the same output, and then equal detections would prove little. The decoder
+    attends ``sharpness`` times as sharply in queries and in keys, and each output of a head gets mean 0 and standard
+    deviation ``std`` over all queries, before softmax and sigmoid.
+    """
+    for name, parameter in ours.model.transformer.decoder.named_parameters():
+        if name.endswith("in_proj_weight"):
+            parameter[: 2 * parameter.shape[1]] *= sharpness
+    heads = (ours.model.class_embed, ours.model.bbox_embed.layers[-1])
+    inputs = {}
+    handles = [head.register_forward_pre_hook(lambda head, args: inputs.update({head: args[0]})) for head in heads]
+    try:
+        ours.infer()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for head in heads:
+        hidden = inputs[head].flatten(0, -2)
+        head.weight *= (std / (hidden @ head.weight.T).std(0))[:, None]
+        head.bias.copy_(-(head.weight @ hidden.mean(0)))
+
+
+@torch.no_grad()
+def separate_masks(ours: "OurWorkload", sharpness: float = 3.0) -> None:
+    """Rescale an untrained mask head so that the masks of its queries differ.
+
+    Queries and keys of the attention maps get mean 0 and standard deviation 1 (queries ``sharpness``), and the maps,
+    which hold a sum of 1 each, the weight that the features have.
+    """
+    model = ours.model
+    hidden = model.detect(model.preprocess(ours.inputs)).hidden
+    attention = model.bbox_attention
+    for linear, states, std in (
+        (attention.q_linear, hidden.hidden_states[-1], sharpness),
+        (attention.k_linear, hidden.memory, 1.0),
+    ):
+        states = states.flatten(0, 1)
+        linear.weight *= (std / (states @ linear.weight.T).std(0))[:, None]
+        linear.bias.copy_(-(linear.weight @ states.mean(0)))
+    model.mask_head.lay1.weight[:, model.mask_head.dim :] *= attention.num_heads * hidden.memory.shape[1]
+
+
+@torch.no_grad()
+def keep_queries(ours: "OurWorkload", share: float = KEPT_QUERIES) -> None:
+    """Scale the class head of a panoptic model so that of its queries about ``share`` enter the panoptic maps."""
+    model = ours.model
+    logits = model.detect(model.preprocess(ours.inputs)).outputs.pred_logits
+    wanted = share * logits.shape[0] * logits.shape[1]
+
+    def distance(scale: float) -> float:
+        return abs(
+            sum(len(select_segments(scale * image, model.object_mask_threshold)[0]) for image in logits) - wanted
+        )
+
+    scale = min(torch.logspace(-1, 2, 241).tolist(), key=distance)
+    model.class_embed.weight *= scale
+    model.class_embed.bias *= scale
