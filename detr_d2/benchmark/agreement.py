@@ -12,6 +12,8 @@ from ..modeling.panoptic_postprocessing import merge_panoptic, select_segments
 from .workloads import OurWorkload, PanopticReferenceWorkload, ReferenceWorkload
 
 TOLERANCE = 1e-3
+# Of mask logits, relative to their deviation: the greatest of millions, after six convolutions and norms.
+MASK_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class PanopticAgreement:
     The reference's panoptic post-processing has other rules than the published, so its mask logits go through ours.
 
     Attributes:
-        logits: of class logits. boxes: of relative cx, cy, w, h boxes.
+        logits: of class logits, relative to their standard deviation. boxes: of relative cx, cy, w, h boxes.
         masks: of all queries' mask logits, relative to their standard deviation.
         pixels: the share of pixels in another segment.
         queries: of each image, how many enter its panoptic map. segments: how many are left in it.
@@ -75,8 +77,8 @@ class PanopticAgreement:
 
     @property
     def holds(self) -> bool:
-        """Every difference within `TOLERANCE`."""
-        return all(x <= TOLERANCE for x in (self.logits, self.boxes, self.masks, self.pixels))
+        """Every difference within `TOLERANCE`, those of masks within `MASK_TOLERANCE`."""
+        return all(x <= TOLERANCE for x in (self.logits, self.boxes, self.pixels)) and self.masks <= MASK_TOLERANCE
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
@@ -84,8 +86,8 @@ class PanopticAgreement:
     def summary(self) -> str:
         """A sentence for the report."""
         return (
-            f"logits differ by at most {self.logits:.1e}, boxes by {self.boxes:.1e}, mask logits by {self.masks:.1e} "
-            f"of their deviation; {100 * self.pixels:.3f}% of the pixels are in another segment. Of each image, "
+            f"logits differ by at most {self.logits:.1e} of their deviation, mask logits by {self.masks:.1e}, boxes by "
+            f"{self.boxes:.1e}; {100 * self.pixels:.3f}% of the pixels are in another segment. Of each image, "
             f"{', '.join(map(str, self.queries))} queries enter the map, {', '.join(map(str, self.segments))} segments "
             "are left."
         )
@@ -143,9 +145,9 @@ def _compare_panoptic(ours: OurWorkload, reference: PanopticReferenceWorkload) -
         queries.append(len(kept))
         segments.append(len(info))
     return PanopticAgreement(
-        logits=_difference(detection.outputs.pred_logits, outputs.logits),
+        logits=_relative_difference(detection.outputs.pred_logits, outputs.logits),
         boxes=_difference(detection.outputs.pred_boxes, outputs.pred_boxes),
-        masks=_difference(masks, expected) / expected.std().item(),
+        masks=_relative_difference(masks, expected),
         pixels=other,
         queries=tuple(queries),
         segments=tuple(segments),
@@ -195,3 +197,8 @@ def _corners(instances: Instances) -> Tensor:
 
 def _difference(a: Tensor, b: Tensor) -> float:
     return (a - b).abs().max().item() if a.numel() else 0.0
+
+
+def _relative_difference(a: Tensor, b: Tensor) -> float:
+    """Of the deviation of ``b``; infinite or NaN where that is 0."""
+    return ((a - b).abs().max() / b.std()).item()

@@ -82,6 +82,9 @@ def check_reference(cfg: CfgNode) -> None:
         )
     is_panoptic = model.META_ARCHITECTURE == PANOPTIC
     mask_features = list(model.PANOPTIC_DETR.MASK_FEATURES)
+    dim = model.DETR.HIDDEN_DIM
+    # Of the mask head: the reference's norms have 8 groups, or one a channel.
+    has_mask_widths = (dim + model.DETR.NHEADS) % 8 == 0 and dim % 16 == 0 and dim & (dim - 1) == 0
     torchvision_widths = (resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS) == (64, 256)
     refusals = {
         "MODEL.DETR.TRANSFORMER": model.DETR.TRANSFORMER != "DetrTransformer",
@@ -93,6 +96,7 @@ def check_reference(cfg: CfgNode) -> None:
         "MODEL.RESNETS.RES5_DILATION (with the depth and widths of this ResNet)": resnets.RES5_DILATION > 1
         and not (depth >= 50 and torchvision_widths and model.DETR.IN_FEATURE == "res5"),
         "MODEL.DETR.PRE_NORM": model.DETR.PRE_NORM,
+        "MODEL.DETR.HIDDEN_DIM and NHEADS": is_panoptic and not has_mask_widths,
         "MODEL.PANOPTIC_DETR.MASK_HEAD": is_panoptic and model.PANOPTIC_DETR.MASK_HEAD != "DetrMaskHead",
         "MODEL.PANOPTIC_DETR.MASK_FEATURES": is_panoptic
         and (mask_features != ["res4", "res3", "res2"] or model.DETR.IN_FEATURE != "res5"),

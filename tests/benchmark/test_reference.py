@@ -12,15 +12,18 @@ from detr_d2.benchmark.reference import (
     OptimizerView,
     build_reference,
     check_reference,
-    reference_names,
+    names_in_reference,
     require_transformers,
-    uses_torchvision_backbone,
 )
 from detr_d2.solver import build_optimizer
 
 DC5 = [
     *["MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256],
     *["MODEL.RESNETS.WIDTH_PER_GROUP", 64, "MODEL.RESNETS.RES5_DILATION", 2],
+]
+PANOPTIC = [
+    *["MODEL.META_ARCHITECTURE", "PanopticDETR", "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]],
+    *["MODEL.PANOPTIC_DETR.THING_CLASSES", [0, 1], "MODEL.DETR.HIDDEN_DIM", 64, "MODEL.DETR.NHEADS", 8],
 ]
 CASES = {
     "small": [],
@@ -29,6 +32,8 @@ CASES = {
     "res4": ["MODEL.RESNETS.OUT_FEATURES", ["res4"], "MODEL.DETR.IN_FEATURE", "res4"],
     "DC5": DC5,
     "learned positions": ["MODEL.DETR.POSITION_EMBEDDING", "learned"],
+    "panoptic": PANOPTIC,
+    "panoptic DC5": [*PANOPTIC, *DC5],
 }
 
 
@@ -51,8 +56,7 @@ def test_every_tensor_is_mapped_and_used(cfg: CfgNode) -> None:
         for tensor in ours.state_dict().values():
             tensor.normal_()
     theirs = build_reference(cfg, ours).state_dict()
-    torchvision_backbone = uses_torchvision_backbone(cfg)
-    mapped = [(name, reference_names(name, torchvision_backbone=torchvision_backbone)) for name in ours.state_dict()]
+    mapped = [(name, names_in_reference(cfg, name)) for name in ours.state_dict()]
     names = [name for _, names in mapped for name in names]
     assert sorted(names) == sorted(theirs)  # so none is there twice either
     for name, names in mapped:
@@ -95,6 +99,8 @@ def test_attention_is_the_default_and_dropout_is_ours(small_detr_cfg: CfgNode) -
         (["MODEL.RESNETS.WIDTH_PER_GROUP", 16], "MODEL.RESNETS.WIDTH_PER_GROUP"),
         (["MODEL.RESNETS.OUT_FEATURES", ["res4", "res5"], "MODEL.DETR.IN_FEATURE", "res4"], "OUT_FEATURES"),
         (["MODEL.RESNETS.RES5_DILATION", 2], "MODEL.RESNETS.RES5_DILATION"),
+        ([*PANOPTIC, "MODEL.DETR.NHEADS", 4], "MODEL.DETR.HIDDEN_DIM and NHEADS"),
+        ([*PANOPTIC, "MODEL.PANOPTIC_DETR.MASK_FEATURES", ["res3", "res2"]], "MODEL.PANOPTIC_DETR.MASK_FEATURES"),
     ],
 )
 def test_refuses_other_models(small_detr_cfg: CfgNode, opts: list, key: str) -> None:

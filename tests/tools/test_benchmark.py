@@ -11,6 +11,7 @@ import torch
 
 REPO = Path(__file__).parents[2]
 DETR = str(REPO / "configs" / "COCO-Detection" / "detr_R_50_300ep.yaml")
+COCO_PANOPTIC = str(REPO / "configs" / "COCO-PanopticSegmentation" / "panoptic_detr_R_50.yaml")
 PANOPTIC = str(REPO / "configs" / "Shapes" / "panoptic_detr_R_18.yaml")
 RCNN = str(
     Path(detectron2.__file__).parent
@@ -103,6 +104,19 @@ def test_panoptic_models(tool: ModuleType, tmp_path: Path) -> None:
     assert tool.main([*words, "MODEL.DEVICE", "cpu", "MODEL.PANOPTIC_DETR.THING_CLASSES", "[0, 1, 2, 3]"]) == 0
     results = json.loads(output.read_text())["results"]
     assert all(results[mode]["ours"]["images_per_second"] > 0 for mode in ("inference", "train"))
+
+
+def test_panoptic_models_beside_the_reference(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "benchmark.json"
+    words = ["--config-file", COCO_PANOPTIC, "--mode", "both", "--reference", "transformers", "--batch-size", "2"]
+    small = [*SMALL, "MODEL.DETR.HIDDEN_DIM", "64", "MODEL.DETR.NUM_OBJECT_QUERIES", "30"]
+    assert tool.main([*words, *QUICK, "--no-memory", "--output", str(output), *small]) == 0
+    report = json.loads(output.read_text())
+    assert report["reference"]["model"] == "transformers DetrForSegmentation"
+    assert sum(report["agreement"]["queries"]) > 4
+    for mode in ("inference", "train"):
+        assert report["results"][mode]["times_as_fast"]["median"] > 0
+    assert "queries enter the map" in capsys.readouterr().out
 
 
 def test_detectron2s_own_models(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
