@@ -2,6 +2,7 @@
 
 from .checkpointer import DetrCheckpointer
 from .conversion import convert_checkpoint, to_detr_d2, to_official
+from .frozen import check_frozen_weights
 from .layouts import LAYOUTS, Layout, recognise
 from .paths import TorchvisionHandler
 from .reading import UnreadableCheckpoint, read_checkpoint
@@ -14,6 +15,7 @@ __all__ = [
     "LoadReport",
     "TorchvisionHandler",
     "UnreadableCheckpoint",
+    "check_frozen_weights",
     "convert_checkpoint",
     "read_checkpoint",
     "recognise",

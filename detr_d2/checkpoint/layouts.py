@@ -64,6 +64,20 @@ WRAPPER = Layout(
     leftovers=(r"^criterion\.empty_weight$",),
     coco_ids=True,
 )
+PANOPTIC_WRAPPER = Layout(
+    name="official panoptic DETR for Detectron2",
+    requires=(r"^detr\.detr\.backbone\.0\.backbone\.", r"^detr\.detr\.transformer\.", r"^detr\.mask_head\."),
+    scope="model",
+    pairs=(
+        ("detr.detr.backbone.0.backbone.{rest}", "backbone.{rest}"),
+        ("detr.detr.backbone.1.{rest}", "position_encoding.{rest}"),
+        ("detr.mask_head.{rest}", "mask_head.{rest}"),
+        ("detr.bbox_attention.{rest}", "bbox_attention.{rest}"),
+        ("detr.detr.{rest}", "{rest}"),
+    ),
+    leftovers=(r"^criterion\.empty_weight$",),
+    coco_ids=True,
+)
 OURS = Layout(
     name="detr_d2",
     requires=(r"^backbone\.", r"^transformer\.", r"^class_embed\."),
@@ -93,13 +107,6 @@ CAFFE2_RESNET = Layout(
 
 # In the order in which they are tried.
 LAYOUTS: tuple[Layout, ...] = (
-    DEFORMABLE,
-    OFFICIAL,
-    PANOPTIC,
-    WRAPPER,
-    OURS,
-    MMDETECTION_DEFORMABLE,
-    TORCHVISION_RESNET,
-    DETECTRON2_RESNET,
-    CAFFE2_RESNET,
+    *(DEFORMABLE, OFFICIAL, PANOPTIC, WRAPPER, PANOPTIC_WRAPPER, OURS, MMDETECTION_DEFORMABLE),
+    *(TORCHVISION_RESNET, DETECTRON2_RESNET, CAFFE2_RESNET),
 )

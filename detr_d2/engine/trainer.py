@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ..checkpoint import DetrCheckpointer
+from ..checkpoint import DetrCheckpointer, check_frozen_weights
 from ..data import build_test_loader, build_train_loader
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer
@@ -49,6 +49,15 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As the parent's.
+
+        Raises:
+            ValueError: a part of the model that is not trained got no weights; see `check_frozen_weights`.
+        """
+        super().resume_or_load(resume=resume)
+        check_frozen_weights(self.checkpointer)
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, and the best checkpoint where evaluation runs during training."""

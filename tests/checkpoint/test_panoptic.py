@@ -59,6 +59,25 @@ def test_official_weights_into_the_model(model, saved):
     assert torch.equal(model.class_embed.weight, state["detr.class_embed.weight"][used])
 
 
+def test_weights_of_the_wrapper_for_detectron2(model, saved):
+    """Which holds the box model two modules deep, and the ResNet under Detectron2's names."""
+    state = {}
+    for name, value in model.state_dict().items():
+        prefix = "detr." if name.startswith(HEAD) else "detr.detr."
+        name = name.replace("backbone.", "backbone.0.backbone.", 1) if name.startswith("backbone.") else name
+        state[prefix + name] = torch.rand_like(value)
+    state["criterion.empty_weight"] = torch.ones(134)
+    checkpointer = DetrCheckpointer(model)
+    checkpointer.load(saved({"model": state}))
+    report = checkpointer.last_report
+    assert report.layout == "official panoptic DETR for Detectron2"
+    assert set(report.loaded) == set(model.state_dict())
+    assert report.ignored == ("criterion.empty_weight",)
+    assert torch.equal(model.mask_head.lay3.weight, state["detr.mask_head.lay3.weight"])
+    assert torch.equal(model.backbone.res3[0].conv2.weight, state["detr.detr.backbone.0.backbone.res3.0.conv2.weight"])
+    assert torch.equal(model.query_embed.weight, state["detr.detr.query_embed.weight"])
+
+
 def test_to_ours_and_back(model):
     state = official(model.state_dict())
     ours = to_detr_d2(state)["model"]
