@@ -152,6 +152,7 @@ def _checked_dataset(
                 # Detectron2's own mapper skips nothing
                 skip_unreadable_images=cfg.INPUT.SKIP_UNREADABLE_IMAGES and cfg.INPUT.DATASET_MAPPER != "",
                 is_train=is_train,
+                annotation_files=_annotation_files(cfg) if is_train else (),
             )
         else:
             logging.getLogger(__name__).info(f"data set {name!r} is a torch Dataset: not checked")
@@ -160,7 +161,10 @@ def _checked_dataset(
     if not all(isinstance(dataset, list) for dataset in datasets):
         return datasets[0] if len(datasets) == 1 else torchdata.ConcatDataset(datasets)
     dataset_dicts = list(chain.from_iterable(datasets))
-    _check_same_classes(names, dataset_dicts)
+    if _reads_segments(cfg):
+        _check_same_unified_classes(names if is_train else [*cfg.DATASETS.TRAIN, *names])
+    else:
+        _check_same_classes(names, dataset_dicts)
     return dataset_dicts
 
 
@@ -168,6 +172,13 @@ def _reads_segments(cfg: CfgNode) -> bool:
     """Whether the mapper takes its objects from panoptic segments, whose classes are things and stuff together."""
     name = cfg.INPUT.DATASET_MAPPER
     return name in DATASET_MAPPER_REGISTRY and getattr(DATASET_MAPPER_REGISTRY.get(name), "reads_segments", False)
+
+
+def _annotation_files(cfg: CfgNode) -> tuple[str, ...]:
+    """The entries of a dataset dict that name a file which the mapper reads in training, beside the image."""
+    if _reads_segments(cfg):
+        return ("pan_seg_file_name",)
+    return ("sem_seg_file_name",) if cfg.INPUT.DATASET_MAPPER == "" else ()
 
 
 def _unified_class_names(dataset_name: str) -> list[str] | None:
@@ -186,3 +197,36 @@ def _check_same_classes(names: list[str], dataset_dicts: list[dict[str, Any]]) -
         return
     check_metadata_consistency("thing_classes", names)
     print_instances_class_histogram(dataset_dicts, class_names)
+
+
+def _check_same_unified_classes(names: Iterable[str]) -> None:
+    """Panoptic data sets that a model is trained or evaluated on must have the same things and stuff in one order."""
+    known = {name: classes for name in names if (classes := _unified_classes(name)) is not None}
+    for name, classes in list(known.items())[1:]:
+        first, expected = next(iter(known.items()))
+        if classes != expected:
+            place = next((i for i, pair in enumerate(zip(expected, classes, strict=False)) if pair[0] != pair[1]), None)
+            how = (
+                f"they have {len(expected)} and {len(classes)} classes"
+                if place is None
+                else f"class {place} is {_described(expected[place])} in the one and {_described(classes[place])} in "
+                "the other"
+            )
+            raise ValueError(
+                f"data sets {first!r} and {name!r} are used by one model (DATASETS.TRAIN, DATASETS.TEST), but {how}: "
+                "give them the same thing_classes, stuff_classes and thing_dataset_id_to_contiguous_id"
+            )
+
+
+def _unified_classes(dataset_name: str) -> list[tuple[str, bool]] | None:
+    """Name of each class of things and stuff in one space, and whether it is a thing; None where it is not said."""
+    names = _unified_class_names(dataset_name)
+    things = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
+    if names is None or things is None:
+        return None
+    return [(name, i in set(things.values())) for i, name in enumerate(names)]
+
+
+def _described(named_class: tuple[str, bool]) -> str:
+    name, is_thing = named_class
+    return f"{name!r} ({'a thing' if is_thing else 'stuff'})"

@@ -4,7 +4,6 @@ hours of training, instead of an index error inside of a CUDA kernel or a NaN lo
 import difflib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+
+from .files import check_files, datasets_root
 
 __all__ = ["check_dataset_dicts", "check_dataset_name", "readable_annotations"]
 
@@ -51,13 +52,20 @@ def readable_annotations(dataset_name: str) -> Iterator[None]:
         raise FileNotFoundError(
             f"data set {dataset_name!r}: {e.filename or annotation_file} does not exist. Detectron2's own data sets "
             "lie below the folder that the environment variable DETECTRON2_DATASETS names when Python starts "
-            f"({_datasets_root()})"
+            f"({datasets_root()})"
         ) from e
     except json.JSONDecodeError as e:
         raise ValueError(
             f"data set {dataset_name!r}: {annotation_file} is not valid JSON ({e}); was it copied completely?"
         ) from e
     except (AssertionError, KeyError, ValueError) as e:
+        if isinstance(e, KeyError) and isinstance(e.args[0], int):  # a look-up by category id
+            raise ValueError(
+                f"data set {dataset_name!r}: the annotations in {annotation_file} use the category id {e}, which the "
+                "data set does not know: add it to thing_dataset_id_to_contiguous_id or "
+                f"stuff_dataset_id_to_contiguous_id of MetadataCatalog.get({dataset_name!r}), or correct the "
+                "annotations"
+            ) from e
         raise ValueError(
             f"data set {dataset_name!r} cannot be used ({annotation_file}): {type(e).__name__}: {e}. It must hold at "
             "least one image (with objects, where DATALOADER.FILTER_EMPTY_ANNOTATIONS is on), be in the format that it "
@@ -75,6 +83,7 @@ def check_dataset_dicts(
     num_classes_key: str = "MODEL.DETR.NUM_CLASSES",
     class_names: Sequence[str] | None = None,
     skip_unreadable_images: bool = False,
+    annotation_files: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Check one data set against the model's class count and the disk. About 1 s for COCO's 118 thousand images.
 
@@ -87,6 +96,7 @@ def check_dataset_dicts(
         num_classes_key: the config key of ``num_classes``, for the errors.
         class_names: instead of ``thing_classes`` of the metadata (models whose classes are things and stuff).
         skip_unreadable_images: in training, missing images are a warning, as the mapper will skip them.
+        annotation_files: entries of the dicts that name files of annotations, which must be there where they are named.
 
     Returns:
         the dicts to use, in the same order; those without boxes to drop are the given objects.
@@ -94,7 +104,7 @@ def check_dataset_dicts(
     Raises:
         ValueError: no image; class counts differ; category ids out of range; boxes malformed, not finite or without
             area; nothing to learn from.
-        FileNotFoundError: image files are missing.
+        FileNotFoundError: image files are missing, or files of ``annotation_files``.
     """
     if not dataset_dicts:
         raise ValueError(f"data set {dataset_name!r} is empty: its annotation file names no image")
@@ -112,7 +122,9 @@ def check_dataset_dicts(
         )
     if is_train and objects.have_boxes:
         dataset_dicts = _check_boxes(objects, drop_degenerate_boxes)
-    _check_image_files(dataset_dicts, dataset_name, warn_only=is_train and skip_unreadable_images)
+    check_files(dataset_dicts, dataset_name, warn_only=is_train and skip_unreadable_images)
+    for key in annotation_files:
+        check_files(dataset_dicts, dataset_name, key)
     return dataset_dicts
 
 
@@ -258,41 +270,3 @@ def _without(objects: _Objects, dropped: np.ndarray) -> list[dict[str, Any]]:
         kept = [a for i, a in enumerate(result[image]["annotations"]) if i not in positions]
         result[image] = {**result[image], "annotations": kept}
     return result
-
-
-def _check_image_files(dataset_dicts: list[dict[str, Any]], dataset_name: str, *, warn_only: bool) -> None:
-    """Each folder is listed once: a stat per file takes minutes for COCO on a network disk."""
-    by_folder: dict[str, set[str]] = {}
-    for d in dataset_dicts:
-        if "file_name" in d and "://" not in d["file_name"]:  # those of Detectron2's path handlers cannot be listed
-            folder, name = os.path.split(d["file_name"])
-            by_folder.setdefault(folder, set()).add(name)
-    missing = [os.path.join(folder, n) for folder, names in by_folder.items() for n in sorted(_absent(folder, names))]
-    if not missing:
-        return
-    total = sum(map(len, by_folder.values()))
-    shown = "\n".join(f"  {file_name}" for file_name in missing[:_SHOWN])
-    message = (
-        f"data set {dataset_name!r}: {len(missing)} of {total} image files are missing. Check the image folder that it "
-        f"was registered with (DETECTRON2_DATASETS: {_datasets_root()}). The first:\n{shown}"
-    )
-    if not warn_only or len(missing) == total:
-        raise FileNotFoundError(message)
-    logger.warning(f"Skipped by INPUT.SKIP_UNREADABLE_IMAGES: {message}")
-
-
-def _absent(folder: str, names: set[str]) -> set[str]:
-    try:
-        with os.scandir(folder or os.curdir) as entries:
-            return names - {entry.name for entry in entries}
-    except (FileNotFoundError, NotADirectoryError):
-        return names
-    except (
-        OSError
-    ):  # a folder may be readable file by file without being listable; the mapper names what it cannot read
-        return set()
-
-
-def _datasets_root() -> str:
-    root = os.environ.get("DETECTRON2_DATASETS")
-    return f"now {root!r}" if root else "now not set: ./datasets"
