@@ -2,5 +2,6 @@
 
 from .build import build_evaluator
 from .panoptic import PanopticQualityEvaluator
+from .semantic import SemanticEvaluator
 
-__all__ = ["PanopticQualityEvaluator", "build_evaluator"]
+__all__ = ["PanopticQualityEvaluator", "SemanticEvaluator", "build_evaluator"]

@@ -1,5 +1,6 @@
 """Which evaluators a data set needs."""
 
+import logging
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -7,6 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 
 from .panoptic import PanopticQualityEvaluator
+from .semantic import SemanticEvaluator
 
 # What metadata.evaluator_type may be.
 COCO_TYPES = ("coco", "coco_panoptic_seg")
@@ -32,11 +34,34 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         )
     if output_folder is None:
         output_folder = str(Path(cfg.OUTPUT_DIR, "inference", dataset_name))
-    instances = COCOEvaluator(dataset_name, output_dir=output_folder)
     if evaluator_type == "coco":
-        return instances
-    # The second gives no results for a model without panoptic outputs.
+        return COCOEvaluator(dataset_name, output_dir=output_folder)
+    return DatasetEvaluators(_panoptic_evaluators(cfg, dataset_name, output_folder))
+
+
+def _panoptic_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> list[DatasetEvaluator]:
+    """For what a panoptic data set is annotated with. Those of the second and third kind give no results for models
+    without such outputs.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    evaluators: list[DatasetEvaluator] = []
+    if metadata.get("json_file") and metadata.get("thing_dataset_id_to_contiguous_id"):
+        evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder))
+    else:
+        logging.getLogger(__name__).warning(
+            f"{dataset_name} has no things, or its metadata no json_file with their boxes and masks: boxes and masks "
+            "are not evaluated."
+        )
+    if _has_separate_stuff(dataset_name):
+        evaluators.append(SemanticEvaluator(dataset_name, output_dir=output_folder))
     per_category = cfg.TEST.PER_CATEGORY_PQ
-    return DatasetEvaluators(
-        [instances, PanopticQualityEvaluator(dataset_name, output_folder, per_category=per_category)]
-    )
+    return [*evaluators, PanopticQualityEvaluator(dataset_name, output_folder, per_category=per_category)]
+
+
+def _has_separate_stuff(dataset_name: str) -> bool:
+    """Whether stuff has semantic annotations and a class space of its own, as in Detectron2's ``*_separated`` data
+    sets. In a unified space ``stuff_classes`` starts with the things, and no semantic map has such classes.
+    """
+    metadata = MetadataCatalog.get(dataset_name)
+    things, stuff = metadata.get("thing_classes", []), metadata.get("stuff_classes", [])
+    return metadata.get("sem_seg_root") is not None and bool(stuff) and (not things or stuff[: len(things)] != things)

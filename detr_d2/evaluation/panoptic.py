@@ -19,6 +19,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
+from .panoptic_truth import PanopticTruth
+
 # A group of classes in hotcoco's results, and the suffix of its metrics in Detectron2's.
 _GROUPS = (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
 
@@ -40,12 +42,20 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
     def __init__(self, dataset_name: str, output_dir: str, *, per_category: bool = False) -> None:
         super().__init__(dataset_name, output_dir)
         self._per_category = per_category
+        self._truth: PanopticTruth | None = None
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take over ``panoptic_seg`` of each output: the map (H x W, 0 = void) and its segments."""
+        """Take over ``panoptic_seg`` of each output: the map (H x W, 0 = void) and its segments.
+
+        Raises:
+            FileNotFoundError, ValueError: the image's ground truth is broken, or does not know a predicted class.
+        """
         for item, output in zip(inputs, outputs, strict=True):
             if "panoptic_seg" not in output:
                 continue
+            if self._truth is None:  # not before it is needed
+                self._truth = PanopticTruth(self._metadata.panoptic_json, self._metadata.panoptic_root)
+            self._truth.check(item["image_id"])
             ids, segments = output["panoptic_seg"]
             self._predictions.append(
                 {
@@ -55,6 +65,16 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
                     "segments_info": [self._convert_category_id(dict(segment)) for segment in segments],
                 }
             )
+
+    def _convert_category_id(self, segment: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return super()._convert_category_id(segment)
+        except KeyError as error:
+            raise ValueError(
+                f"The model predicts a segment of class {error}, which the data set {self._metadata.name!r} does not "
+                "know (thing_dataset_id_to_contiguous_id, stuff_dataset_id_to_contiguous_id of its metadata): the "
+                "model's number of classes, or its weights, are another data set's."
+            ) from error
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """``{"panoptic_seg": {"PQ": ..., "SQ": ..., "RQ": ..., "PQ_th": ..., ...}}`` in percent, in the main process.
@@ -85,8 +105,13 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         for prediction in predictions:
             with PathManager.open(os.path.join(folder, prediction["file_name"]), "wb") as f:
                 f.write(prediction.pop("png"))
-        with PathManager.open(self._metadata.panoptic_json) as f:
-            categories = json.load(f)["categories"]
+        categories = PanopticTruth.read_categories(self._metadata.panoptic_json)
+        used = {segment["category_id"] for prediction in predictions for segment in prediction["segments_info"]}
+        if unknown := sorted(used - {category["id"] for category in categories}):
+            raise ValueError(
+                f"The metadata of {self._metadata.name!r} maps classes to the category ids {unknown[:5]}, which "
+                f"{self._metadata.panoptic_json} does not list: one of the two is of another data set."
+            )
         json_file = folder + ".json"
         with PathManager.open(json_file, "w") as f:
             json.dump({"annotations": predictions, "categories": categories}, f)
@@ -104,8 +129,8 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             )
 
     def _by_category(self, per_class: dict[int, dict[str, float]]) -> dict[str, float]:
-        with PathManager.open(self._metadata.panoptic_json) as f:
-            names = {category["id"]: category["name"] for category in json.load(f)["categories"]}
+        categories = PanopticTruth.read_categories(self._metadata.panoptic_json)
+        names = {category["id"]: category["name"] for category in categories}
         # hotcoco marks a class that occurs in neither ground truth nor predictions with -1.
         return {
             f"PQ-{names[int(i)]}": 100 * x["pq"] if x["pq"] >= 0 else float("nan") for i, x in sorted(per_class.items())

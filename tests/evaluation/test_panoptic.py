@@ -108,6 +108,57 @@ def test_without_things_or_without_stuff(tmp_path, categories, empty, full):
     assert math.isnan(results[f"PQ{empty}"])
 
 
+def test_an_image_without_segments(scene, tmp_path):
+    """All void: every segment of the ground truth is missed, and nothing else."""
+    name = make_dataset(tmp_path, scene, [gt_segment(scene, i, c) for i, c in ((1, 11), (2, 3), (3, 3))])
+    results = evaluate(name, tmp_path, np.zeros_like(scene), [])
+    assert results["PQ"] == results["PQ_th"] == results["PQ_st"] == 0
+
+
+def test_classes_that_the_data_set_does_not_know(scene, tmp_path):
+    name = make_dataset(tmp_path, scene, [gt_segment(scene, i, 11) for i in (1, 2, 3)])
+    with pytest.raises(ValueError, match=r"a segment of class 5, which the data set .* does not know"):
+        evaluate(name, tmp_path, scene, [predicted(1, 5)])
+    MetadataCatalog.get(name).stuff_dataset_id_to_contiguous_id[12] = 5  # of which the JSON knows nothing
+    try:
+        with pytest.raises(ValueError, match=r"category ids \[12\], which .*gt\.json does not list"):
+            evaluate(name, tmp_path, scene, [predicted(1, 5)])
+    finally:
+        del STUFF[12]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("missing", FileNotFoundError, r"gt/a\.png is missing"),
+        ("size", ValueError, r"a\.png is \(11, 10\) \(height, width\), its image \(10, 10\)"),
+        ("png", ValueError, r"a\.png and .*gt\.json are of different versions: the segments \[2, 3\]"),
+        ("json", ValueError, r"a\.png and .*gt\.json are of different versions: the segments \[9\]"),
+        ("category", ValueError, r"gt\.json: segments of image 7 are of the categories \[77\]"),
+        ("image", ValueError, r"gt\.json holds no annotation of image 7"),
+    ],
+)
+def test_broken_ground_truth_ends_in_one_clear_error(scene, tmp_path, fault, error, message):
+    segments = [gt_segment(scene, i, c) for i, c in ((1, 11), (2, 3), (3, 3))]
+    if fault == "png":
+        segments = segments[:1]
+    elif fault == "json":
+        segments.append(gt_segment(scene, 9, 3))
+    elif fault == "category":
+        segments[0]["category_id"] = 77
+    name = make_dataset(tmp_path, scene, segments)
+    png = tmp_path / "gt" / "a.png"
+    if fault == "missing":
+        png.unlink()
+    elif fault == "size":
+        png.write_bytes(encode_ids(np.ones((11, 10), dtype=np.int64)))
+    elif fault == "image":
+        content = json.loads((tmp_path / "gt.json").read_text())
+        (tmp_path / "gt.json").write_text(json.dumps(content | {"annotations": []}))
+    with pytest.raises(error, match=message):
+        evaluate(name, tmp_path, scene, [predicted(1, 2)])
+
+
 def test_models_without_panoptic_outputs_get_no_results(scene, tmp_path):
     evaluator = PanopticQualityEvaluator(make_dataset(tmp_path, scene, []), str(tmp_path / "out"))
     evaluator.reset()
