@@ -8,6 +8,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 from detr_d2.engine import load_config
 from detr_d2.solver import build_optimizer
@@ -28,7 +29,8 @@ def inputs(cfg: CfgNode) -> list[dict]:
         for mask, (x0, y0, x1, y1) in zip(instances.gt_masks.tensor, boxes.int().tolist(), strict=True):
             mask[y0:y1, x0:x1] = True
         image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8)
-        result.append({"image": image, "instances": instances, "height": 2 * height, "width": 2 * width})
+        item = {"image": image, "instances": instances, "height": 2 * height, "width": 2 * width}
+        result.append(item | {"sem_seg": torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, (height, width))})
     return result
 
 
@@ -43,7 +45,8 @@ def test_trains_and_infers(path: Path):
     optimizer = build_optimizer(cfg, model)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
-    losses = model(inputs(cfg))
+    with EventStorage():  # a trainer has one open, and Detectron2's own models insist on it
+        losses = model(inputs(cfg))
     assert all(torch.isfinite(value) for value in losses.values())
     optimizer.zero_grad()
     sum(losses.values()).backward()
