@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import re
 import signal
@@ -10,9 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
+from PIL import Image
 
 SMALL = [
     *["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "4"],
@@ -159,6 +163,103 @@ def test_panoptic_model_in_one_process_and_in_two(run, start, tmp_path):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert json.loads(written.read_text())["annotations"] == alone
+
+
+@pytest.mark.parametrize("kept", ["things", "stuff"])
+def test_panoptic_data_without_stuff_or_without_things(run, tmp_path, shapes_root, kept):
+    """Trains and evaluates what is there."""
+    names = {}
+    for split in ("train", "val"):
+        names[split] = f"only_{kept}_{split}"
+        register_part_of_shapes(names[split], f"shapes_{split}", kept, tmp_path)
+    try:
+        overrides = ["DATASETS.TRAIN", f"('{names['train']}',)", "DATASETS.TEST", f"('{names['val']}',)"]
+        overrides += ["MODEL.DETR.NUM_CLASSES", "4", "MODEL.PANOPTIC_DETR.OBJECT_MASK_THRESHOLD", "0.05"]
+        run(*overrides, "SOLVER.MAX_ITER", "2", config="panoptic_detr_R_18")
+        last = merged(metrics(tmp_path / "out"))
+        assert math.isfinite(last["panoptic_seg/PQ"])
+        assert math.isnan(last["panoptic_seg/PQ_st" if kept == "things" else "panoptic_seg/PQ_th"])
+        assert ("bbox/AP" in last) == ("segm/AP" in last) == (kept == "things")
+    finally:
+        for name in names.values():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def register_part_of_shapes(name: str, source: str, kept: str, folder: Path) -> None:
+    """``source`` with its things alone or its stuff alone, as contiguous classes from 0; the rest becomes void."""
+    metadata = MetadataCatalog.get(source).as_dict()
+    things = metadata["thing_dataset_id_to_contiguous_id"]
+    stuff = {i: c - len(things) for i, c in metadata["stuff_dataset_id_to_contiguous_id"].items() if i not in things}
+    ids, first = (things, 0) if kept == "things" else (stuff, len(things))
+    root = folder / name
+    root.mkdir()
+    panoptic = json.loads(Path(metadata["panoptic_json"]).read_text())
+    panoptic["categories"] = [c for c in panoptic["categories"] if c["id"] in ids]
+    for annotation in panoptic["annotations"]:
+        annotation["segments_info"] = [s for s in annotation["segments_info"] if s["category_id"] in ids]
+    (root / "panoptic.json").write_text(json.dumps(panoptic))
+
+    def load() -> list[dict]:
+        records = DatasetCatalog.get(source)
+        for record in records:
+            record["segments_info"] = [
+                s | {"category_id": s["category_id"] - first}
+                for s in record["segments_info"]
+                if s["isthing"] == (kept == "things")
+            ]
+            png = Path(record["pan_seg_file_name"])
+            rgb = np.asarray(Image.open(png))
+            of_kept = np.isin(rgb.astype(np.int64) @ [1, 256, 65536], [s["id"] for s in record["segments_info"]])
+            record["pan_seg_file_name"] = str(root / png.name)
+            Image.fromarray(np.where(of_kept[..., None], rgb, 0).astype(np.uint8)).save(root / png.name)
+        return records
+
+    load()  # writes the PNGs
+    DatasetCatalog.register(name, load)
+    named = metadata["stuff_classes"][first : first + 4]
+    MetadataCatalog.get(name).set(
+        thing_classes=named if kept == "things" else [],
+        stuff_classes=named,
+        thing_dataset_id_to_contiguous_id=ids if kept == "things" else {},
+        stuff_dataset_id_to_contiguous_id={} if kept == "things" else ids,
+        panoptic_json=str(root / "panoptic.json"),
+        panoptic_root=str(root),
+        json_file=metadata["json_file"] if kept == "things" else None,
+        image_root=metadata["image_root"],
+        evaluator_type="coco_panoptic_seg",
+    )
+
+
+def test_the_mask_stage_needs_the_weights_of_a_box_stage(run, tmp_path):
+    frozen = ["MODEL.PANOPTIC_DETR.FREEZE_BOX_MODEL", "True", "SOLVER.MAX_ITER", "1"]
+    with pytest.raises(ValueError, match=r"(?s)would stay random: MODEL\.WEIGHTS is empty.*transformer"):
+        run(*frozen, config="panoptic_detr_R_18")
+    run("SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path / "boxes"), config="panoptic_detr_R_18")
+    boxes = tmp_path / "boxes" / "model_final.pth"
+    run(*frozen, "MODEL.WEIGHTS", str(boxes), config="panoptic_detr_R_18")
+    run(*frozen[:2], "SOLVER.MAX_ITER", "2", flags=("--resume",), config="panoptic_detr_R_18")
+    before, after = (torch.load(path, weights_only=True)["model"] for path in (boxes, tmp_path / "out/model_final.pth"))
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"mask_head", "bbox_attention"}
+
+
+def test_panoptic_fpn(run, tmp_path):
+    """Detectron2's own model through the same tool: boxes, masks, stuff and panoptic quality."""
+    run("SOLVER.MAX_ITER", "2", config="panoptic_fpn_R_18")
+    last = merged(metrics(tmp_path / "out"))
+    assert {"bbox/AP", "segm/AP", "sem_seg/mIoU", "panoptic_seg/PQ", "loss_sem_seg", "loss_mask"} <= last.keys()
+    written = tmp_path / "out" / "inference" / "shapes_val_separated" / "panoptic_predictions.json"
+    assert len(json.loads(written.read_text())["annotations"]) == 8
+
+
+def test_panoptic_model_trains_in_two_processes(start, tmp_path):
+    process = start(flags=("--num-gpus", "2", "--dist-url", "auto"), config="panoptic_detr_R_18")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    last = merged(metrics(tmp_path / "out"))
+    assert last["iteration"] == 4
+    assert {"loss_mask", "loss_dice", "panoptic_seg/PQ", "segm/AP", "bbox/AP"} <= last.keys()
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint(run, start, tmp_path):
