@@ -3,6 +3,7 @@
 from .attention import MultiheadAttention
 from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, generalized_box_iou
 from .conv_norm import ConvNorm
+from .deform_conv import DeformConv, ModulatedDeformConv, offset_conv
 from .deformable_attention import MSDeformAttn
 from .inverse_sigmoid import inverse_sigmoid
 from .masked_group_norm import MaskedGroupNorm
@@ -13,8 +14,10 @@ from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine, 
 __all__ = [
     "MLP",
     "ConvNorm",
+    "DeformConv",
     "MSDeformAttn",
     "MaskedGroupNorm",
+    "ModulatedDeformConv",
     "MultiheadAttention",
     "PositionEmbeddingLearned",
     "PositionEmbeddingSine",
@@ -23,5 +26,6 @@ __all__ = [
     "generalized_box_iou",
     "inverse_sigmoid",
     "ms_deform_attn",
+    "offset_conv",
     "sine_features",
 ]

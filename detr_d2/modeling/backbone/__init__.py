@@ -1,5 +1,13 @@
 """Backbones, registered in Detectron2's ``BACKBONE_REGISTRY``."""
 
+from .deformable import DeformBottleneckBlock
+from .fpn import build_torchvision_resnet_fpn_backbone, build_torchvision_resnet_fpn_p6p7_backbone
 from .resnet import TorchvisionResNet, build_torchvision_resnet_backbone
 
-__all__ = ["TorchvisionResNet", "build_torchvision_resnet_backbone"]
+__all__ = [
+    "DeformBottleneckBlock",
+    "TorchvisionResNet",
+    "build_torchvision_resnet_backbone",
+    "build_torchvision_resnet_fpn_backbone",
+    "build_torchvision_resnet_fpn_p6p7_backbone",
+]

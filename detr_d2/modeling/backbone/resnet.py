@@ -6,7 +6,7 @@ activations are channels-last; and the first block of a dilated last stage keeps
 in the published DETR-DC5 weights. Detectron2 dilates all three blocks, which costs about 1 AP with those weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -43,15 +43,27 @@ class BasicBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with a shortcut; ``stride`` and ``dilation`` are those of the 3x3 one."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; ``dilation`` is that of the 3x3 one, and so is ``stride``, unless
+    ``stride_in_1x1`` gives it to the first 1x1 one, as in the original ResNet (He et al., CVPR 2016).
+    """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int, dilation: int, norm: str, groups: int, width: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        dilation: int,
+        norm: str,
+        groups: int,
+        width: int,
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_channels, width, 1, norm=get_norm_layer(norm, width))
+        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = ConvNorm(in_channels, width, 1, stride=first, norm=get_norm_layer(norm, width))
         self.conv2 = ConvNorm(
-            width, width, 3, stride=stride, dilation=dilation, groups=groups, norm=get_norm_layer(norm, width)
+            width, width, 3, stride=second, dilation=dilation, groups=groups, norm=get_norm_layer(norm, width)
         )
         self.conv3 = ConvNorm(width, out_channels, 1, norm=get_norm_layer(norm, out_channels))
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
@@ -86,6 +98,7 @@ class TorchvisionResNet(Backbone):
         freeze_at: stages without gradient: 0 none, 1 the stem, 2 the stem and res2, ...
         stem_channels, res2_channels: output channels of the stem and of res2; each later stage doubles.
         groups, width_per_group: of the 3x3 convolution in bottlenecks, for res2; each later stage doubles the width.
+        blocks: what builds a block in res2 .. res5; by default `BasicBlock` below 50 layers, else `BottleneckBlock`.
     """
 
     def __init__(
@@ -100,6 +113,7 @@ class TorchvisionResNet(Backbone):
         res2_channels: int = 256,
         groups: int = 1,
         width_per_group: int = 64,
+        blocks: Sequence[Callable[..., nn.Module]] | None = None,
     ) -> None:
         super().__init__()
         if depth not in BLOCKS_PER_STAGE:
@@ -109,6 +123,7 @@ class TorchvisionResNet(Backbone):
         if res5_dilation not in (1, 2):
             raise ValueError(f"MODEL.RESNETS.RES5_DILATION is {res5_dilation}, expected 1, or 2 for DC5.")
         self.stem = Stem(3, stem_channels, norm)
+        blocks = blocks or [BasicBlock if depth < 50 else BottleneckBlock] * 4
         self._out_features = list(out_features)
         self._out_feature_strides: dict[str, int] = {}
         self._out_feature_channels: dict[str, int] = {}
@@ -120,17 +135,16 @@ class TorchvisionResNet(Backbone):
             dilation = res5_dilation if i == 3 else 1
             stride = 1 if i == 0 or dilation > 1 else 2
             block_args = {"norm": norm} if depth < 50 else {"norm": norm, "groups": groups, "width": width}
-            blocks = []
+            stage = []
             for j in range(BLOCKS_PER_STAGE[depth][i]):
-                block_class = BasicBlock if depth < 50 else BottleneckBlock
                 # The first block keeps dilation 1, as torchvision's `replace_stride_with_dilation` does.
                 block_dilation, block_stride = (1, stride) if j == 0 else (dilation, 1)
-                blocks.append(
-                    block_class(channels, out_channels, stride=block_stride, dilation=block_dilation, **block_args)
+                stage.append(
+                    blocks[i](channels, out_channels, stride=block_stride, dilation=block_dilation, **block_args)
                 )
                 channels = out_channels
             name = f"res{i + 2}"
-            self.add_module(name, nn.Sequential(*blocks))
+            self.add_module(name, nn.Sequential(*stage))
             self.stage_names.append(name)
             total_stride *= stride
             self._out_feature_strides[name] = total_stride
