@@ -39,7 +39,8 @@ def make_inputs(cfg: CfgNode, settings: Settings) -> list[dict]:
 def _make_input(cfg: CfgNode, num_objects: int, size: tuple[int, int], generator: torch.Generator) -> dict:
     height, width = size
     # Every model's class count stays at its default or is set: the least is valid for the one that runs.
-    num_classes = min(cfg.MODEL.DETR.NUM_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES)
+    families = (cfg.MODEL.DETR, cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET, cfg.MODEL.FCOS)
+    num_classes = min(family.NUM_CLASSES for family in families)
     extents = 0.05 + 0.45 * torch.rand(num_objects, 2, generator=generator)
     corners = (1 - extents) * torch.rand(num_objects, 2, generator=generator)
     boxes = torch.cat([corners, corners + extents], dim=1) * torch.tensor([width, height, width, height])

@@ -5,6 +5,7 @@ from detectron2.config import CfgNode
 from .common import add_common_config
 from .deformable_detr import add_deformable_detr_config
 from .detr import add_detr_config
+from .fcos import add_fcos_config
 from .panoptic_detr import add_panoptic_detr_config
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "add_deformable_detr_config",
     "add_detr_config",
     "add_detr_d2_config",
+    "add_fcos_config",
     "add_panoptic_detr_config",
 ]
 
@@ -29,3 +31,4 @@ def add_detr_d2_config(cfg: CfgNode) -> None:
     add_detr_config(cfg)
     add_panoptic_detr_config(cfg)
     add_deformable_detr_config(cfg)
+    add_fcos_config(cfg)

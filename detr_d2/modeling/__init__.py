@@ -5,13 +5,14 @@ from .criterion import SetCriterion
 from .heads import DETR_MASK_HEAD_REGISTRY
 from .mask_criterion import MaskCriterion
 from .matcher import HungarianMatcher
-from .meta_arch import DETR, DeformableDETR, PanopticDETR
+from .meta_arch import DETR, FCOS, DeformableDETR, PanopticDETR
 from .outputs import DetectionOutputs
 from .transformer import QUERY_SELECTION_REGISTRY, TRANSFORMER_REGISTRY
 
 __all__ = [
     "DETR",
     "DETR_MASK_HEAD_REGISTRY",
+    "FCOS",
     "QUERY_SELECTION_REGISTRY",
     "TRANSFORMER_REGISTRY",
     "DeformableDETR",

@@ -2,6 +2,8 @@
 
 from .deformable_detr import DeformableDETR
 from .detr import DETR
+from .fcos import FCOS
 from .panoptic_detr import PanopticDETR
 
 __all__ = ["DETR", "DeformableDETR", "PanopticDETR"]
+__all__ = ["DETR", "FCOS", "PanopticDETR"]
