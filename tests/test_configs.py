@@ -46,7 +46,6 @@ def test_trains_and_infers(path: Path):
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     with EventStorage():  # a trainer has one open, and Detectron2's own models insist on it
-    with EventStorage():  # Detectron2's own models insist on one
         losses = model(inputs(cfg))
     assert all(torch.isfinite(value) for value in losses.values())
     optimizer.zero_grad()

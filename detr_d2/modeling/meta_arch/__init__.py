@@ -5,5 +5,4 @@ from .detr import DETR
 from .fcos import FCOS
 from .panoptic_detr import PanopticDETR
 
-__all__ = ["DETR", "DeformableDETR", "PanopticDETR"]
-__all__ = ["DETR", "FCOS", "PanopticDETR"]
+__all__ = ["DETR", "FCOS", "DeformableDETR", "PanopticDETR"]
