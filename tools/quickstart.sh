@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, trains DETR on the generated Shapes data set, evaluates it and draws what it learned.
-# usage: bash tools/quickstart.sh [OUTPUT_DIR]      (default: output/quickstart; about 11 minutes on two CPU cores)
+# Installs what is missing, trains panoptic DETR on the generated Shapes data set, evaluates it and draws what it learned.
+# usage: bash tools/quickstart.sh [OUTPUT_DIR]      (default: output/quickstart; about 12 minutes on two CPU cores)
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 output=${1:-$repo/output/quickstart}
@@ -14,16 +14,19 @@ if [ "$gpus" -gt 0 ]; then processes=1; else processes=$(python -c 'import os; p
 
 start=$(date +%s)
 python tools/generate_shapes.py
-python tools/train_net.py --config-file configs/Shapes/detr_R_18.yaml --num-gpus "$processes" --dist-url auto \
+python tools/train_net.py --config-file configs/Shapes/panoptic_detr_R_18.yaml --num-gpus "$processes" --dist-url auto \
   OUTPUT_DIR "$output"
-python tools/plot_logs.py "$output" --output "$output/curves.png"
-python tools/visualize_results.py --input "$output/inference/shapes_val/coco_instances_results.json" \
-  --dataset shapes_val --output "$output/sheet.png"
+python tools/plot_logs.py "$output" --metric panoptic_seg/PQ --output "$output/curves.png"
+python tools/visualize_results.py --input "$output/inference/shapes_val/panoptic_predictions.json" --dataset shapes_val \
+  --output "$output/sheet.png" --num 8 --columns 1 --height 160 \
+  --config-file "$output/config.yaml" MODEL.WEIGHTS "$output/model_final.pth"
 echo "Done in $((($(date +%s) - start) / 60)) minutes. In $output:"
-echo "  metrics.json, curves.png (loss and AP over time), sheet.png (ground truth beside prediction), model_final.pth"
+echo "  metrics.json, curves.png (loss and PQ over time), sheet.png (ground truth, prediction, where queries look), model_final.pth"
 python - "$output" <<'PYTHON'
 import json, sys
 lines = [json.loads(line) for line in open(sys.argv[1] + "/metrics.json")]
-last = [line for line in lines if "bbox/AP" in line][-1]
-print(f"  held-out images: AP {last['bbox/AP']:.1f}, AP50 {last['bbox/AP50']:.1f}")
+last = [line for line in lines if "panoptic_seg/PQ" in line][-1]
+names = {"PQ": "panoptic_seg/PQ", "PQ_th": "panoptic_seg/PQ_th", "PQ_st": "panoptic_seg/PQ_st"}
+names |= {"box AP": "bbox/AP", "mask AP": "segm/AP"}
+print("  held-out images: " + ", ".join(f"{name} {last[key]:.1f}" for name, key in names.items()))
 PYTHON

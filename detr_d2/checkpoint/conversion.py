@@ -11,6 +11,7 @@ from torch import Tensor
 from .class_rows import to_category_ids, to_contiguous
 from .deformable_layouts import DEFORMABLE
 from .layouts import OFFICIAL, PANOPTIC, Layout, recognise, strip_data_parallel
+from .planning import TRAINING_ONLY
 from .reading import read_checkpoint
 from .report import group_names
 from .writing import write_atomically
@@ -64,6 +65,7 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
     if layout.scope != "model":
         raise ValueError(f"These are weights of a {layout.name} alone; the official layout needs a whole DETR.")
     ours = to_detr_d2(state, class_ids="contiguous")["model"]
+    ours = {key: value for key, value in ours.items() if not TRAINING_ONLY.match(key)}
     target = next(layout for part, layout in _OFFICIAL_LAYOUTS if any(part in key for key in ours))
     return {"model": target.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
 

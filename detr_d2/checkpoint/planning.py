@@ -18,6 +18,8 @@ State = Mapping[str, Tensor]
 COUNTER = "num_batches_tracked"
 # What a panoptic DETR has beyond a box DETR.
 _MASK_STAGE = re.compile(r"^(mask_head|bbox_attention)\.")
+# A head that only training has, so that any weights do without it: it is taken where it fits.
+TRAINING_ONLY = re.compile(r"^dense_class_embed\.")
 _RESNET_KEY = re.compile(r"^((?:.*\.)?)(stem|res[2-5])\.(.+)$")
 
 
@@ -89,9 +91,11 @@ def _plan_model(
         reinitialized, reindexed = tuple(key for key in model if is_class_head(key) and key not in kept), ()
         state = {key: value for key, value in state.items() if not is_class_head(key)} | kept
 
-    untrained: tuple[str, ...] = ()
+    useless = tuple(key for key in filter(TRAINING_ONLY.match, state) if not _fits(key, state, model))
+    state = {key: value for key, value in state.items() if key not in useless}
+    untrained = tuple(key for key in filter(TRAINING_ONLY.match, model) if key not in state)
     if not any(map(_MASK_STAGE.match, state)):  # weights of the box stage, on which the mask stage is trained
-        untrained = tuple(filter(_MASK_STAGE.match, model))
+        untrained += tuple(filter(_MASK_STAGE.match, model))
 
     ignored = tuple(key for key in state if key not in model and (layout.is_leftover(key) or key.endswith(COUNTER)))
     state = {key: value for key, value in state.items() if key not in ignored}
@@ -109,9 +113,13 @@ def _plan_model(
             missing=untrained,
             reindexed=reindexed,
             reinitialized=reinitialized,
-            ignored=ignored,
+            ignored=ignored + useless,
         ),
     )
+
+
+def _fits(key: str, state: State, model: State) -> bool:
+    return key in model and model[key].shape == state[key].shape
 
 
 def _plan_backbone(

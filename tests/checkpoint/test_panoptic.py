@@ -16,13 +16,14 @@ def model(small_detr_cfg) -> nn.Module:
     return build_panoptic(small_detr_cfg)
 
 
-def build_panoptic(small_detr_cfg, num_classes: int = 133) -> nn.Module:
+def build_panoptic(small_detr_cfg, num_classes: int = 133, dense_class_weight: float = 0.0) -> nn.Module:
     cfg = small_detr_cfg.clone()
     cfg.defrost()
     cfg.MODEL.META_ARCHITECTURE = "PanopticDETR"
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.DETR.NUM_CLASSES = num_classes
     cfg.MODEL.PANOPTIC_DETR.THING_CLASSES = [0, 1]
+    cfg.MODEL.PANOPTIC_DETR.DENSE_CLASS_WEIGHT = dense_class_weight
     return build_model(cfg)
 
 
@@ -120,3 +121,25 @@ def test_box_weights_of_other_classes_name_the_key(small_detr_cfg, saved):
     state = {k.removeprefix("detr."): v for k, v in official(model.state_dict()).items() if not k.startswith(HEAD)}
     with pytest.raises(ValueError, match=r"set MODEL\.DETR\.NUM_CLASSES"):
         DetrCheckpointer(model).load(saved({"model": state}))
+
+
+DENSE = {"dense_class_embed.weight", "dense_class_embed.bias"}
+
+
+def test_weights_do_without_the_dense_classes_that_only_training_has(small_detr_cfg, model, saved):
+    dense = build_panoptic(small_detr_cfg, dense_class_weight=1.0)
+    checkpointer = DetrCheckpointer(dense)
+    checkpointer.load(saved({"model": official(model.state_dict())}))
+    assert set(checkpointer.last_report.missing) == DENSE
+    checkpointer = DetrCheckpointer(model)
+    checkpointer.load(saved({"model": dense.state_dict()}))
+    assert set(checkpointer.last_report.ignored) == DENSE
+    assert set(to_official(dense.state_dict())["model"]) == set(to_official(model.state_dict())["model"])
+
+
+def test_dense_classes_of_another_data_set_start_anew(small_detr_cfg, saved):
+    source = build_panoptic(small_detr_cfg, 133, dense_class_weight=1.0).state_dict()
+    target = build_panoptic(small_detr_cfg, 5, dense_class_weight=1.0)
+    checkpointer = DetrCheckpointer(target, reinit_class_head=True)
+    checkpointer.load(saved({"model": source}))
+    assert set(checkpointer.last_report.missing) == DENSE
