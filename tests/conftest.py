@@ -89,3 +89,18 @@ def small_detr_cfg() -> CfgNode:
     )
     cfg.freeze()
     return cfg
+
+
+@pytest.fixture
+def small_fcos_cfg() -> CfgNode:
+    """The improved FCOS with the published structure at a fraction of its width."""
+    cfg = load_config(
+        str(REPO / "configs" / "COCO-Detection" / "fcos_imprv_R_50_1x.yaml"),
+        [
+            *["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8"],
+            *["MODEL.RESNETS.RES2_OUT_CHANNELS", "16", "MODEL.RESNETS.WIDTH_PER_GROUP", "4"],
+            *["MODEL.FPN.OUT_CHANNELS", "64", "MODEL.PIXEL_STD", "[57.0, 57.0, 57.0]"],
+        ],
+    )
+    cfg.freeze()
+    return cfg

@@ -6,6 +6,7 @@ Legend: B batch, N locations of all levels, P positive locations of the batch.
 from collections.abc import Callable
 
 import torch
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,7 +59,8 @@ class FCOSCriterion(nn.Module):
         totals = torch.stack([positive.sum().to(weights.dtype), weights.sum()])
         count, weight = mean_over_workers(totals).unbind()
         self.log_positives(count / len(positive))
-        count, weight = count.clamp(min=1), weight.clamp(min=1e-6)
+        # At least one positive among all workers.
+        count, weight = count.clamp(min=1 / comm.get_world_size()), weight.clamp(min=1e-6)
         logits = outputs.quality[positive]
         return {
             "loss_fcos_cls": focal_loss(outputs.logits, targets.classes, self.alpha, self.gamma) / count,
