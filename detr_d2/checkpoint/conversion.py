@@ -67,6 +67,9 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
     ours = to_detr_d2(state, class_ids="contiguous")["model"]
     ours = {key: value for key, value in ours.items() if not TRAINING_ONLY.match(key)}
     target = next(layout for part, layout in _OFFICIAL_LAYOUTS if any(part in key for key in ours))
+    if any(key.startswith("head.") for key in ours):
+        raise ValueError("These are weights of an FCOS; the official layout is DETR's.")
+    target = PANOPTIC if any(key.startswith("mask_head.") for key in ours) else OFFICIAL
     return {"model": target.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
 
 

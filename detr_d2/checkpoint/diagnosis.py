@@ -29,6 +29,7 @@ _FAMILIES = (
     ("PanopticDETR", (r"(^|\.)mask_head\.lay1\.", r"(^|\.)bbox_attention\.")),
     ("DeformableDETR", (r"(^|\.)transformer\..*\.sampling_offsets\.",)),
     ("DETR", (r"^transformer\.decoder\.layers\.", r"^query_embed\.", r"^class_embed\.")),
+    ("FCOS", (r"^head\.cls_tower\.", r"^head\.scales\.")),
     ("GeneralizedRCNN", (r"^roi_heads\.",)),
 )
 
@@ -86,6 +87,11 @@ _DEFORMABLE_RULES = (
         "TwoStageQueries",
         "LearnedQueries",
     ),
+_FCOS_RULES = (
+    _Dimension("MODEL.FPN.OUT_CHANNELS", "head.cls_logits.weight", 1),
+    _Count("MODEL.FCOS.IN_FEATURES, of which there are", r"^head\.scales\.(\d+)\."),
+    _Presence("MODEL.FCOS.DEFORM_IN_TOWER", r"^head\.cls_tower\.\d+\.offset\.", "True", "False"),
+    _Presence("MODEL.RESNETS.DEFORM_ON_PER_STAGE", r"\.conv2_offset\.", "[False, True, True, True]", "[False] * 4"),
 )
 _RESNET_RULES = (
     _Presence("MODEL.RESNETS.NORM", r"^backbone\..*\.running_var$", "FrozenBN", "GN"),
@@ -115,6 +121,8 @@ def explain_misfit(checkpoint: State, model: State, model_name: str) -> list[str
         found += [] if found else _check_points(checkpoint, model)
         if not any("MODEL.RESNETS" in text for text in found):
             found += filter(None, [_check_in_feature(checkpoint, model)])
+    if any(key.startswith("head.cls_tower.") for key in checkpoint):
+        found += _check_fcos(checkpoint, model)
     return found
 
 
@@ -202,6 +210,23 @@ def _check_tables(checkpoint: State, model: State, *rules: "_Dimension | _Count 
         theirs, ours = rule.value(checkpoint), rule.value(model)
         if None not in (theirs, ours) and theirs != ours:
             yield f"set {rule.cfg_key} {theirs} (the model has {ours})"
+
+
+def _check_fcos(checkpoint: State, model: State) -> Iterator[str]:
+    yield from _check_tables(checkpoint, model, *_FCOS_RULES)
+    convs, model_convs = (
+        sum(key.startswith("head.cls_tower.") and key.endswith("weight") and state[key].dim() == 4 for key in state)
+        - sum(key.startswith("head.cls_tower.") and key.endswith("offset.weight") for key in state)
+        for state in (checkpoint, model)
+    )
+    if convs != model_convs:
+        yield f"set MODEL.FCOS.NUM_CONVS {convs} (the model has {model_convs})"
+    rows, model_rows = head_rows(checkpoint), head_rows(model)
+    if rows != model_rows:
+        yield (
+            f"the weights have {rows} classes, the model {model_rows}; set MODEL.FCOS.NUM_CLASSES {rows}, or "
+            "MODEL.REINIT_CLASS_HEAD True to train a new head"
+        )
 
 
 def _check_classes(checkpoint: State, model: State) -> str | None:

@@ -80,7 +80,7 @@ PANOPTIC_WRAPPER = Layout(
 )
 OURS = Layout(
     name="detr_d2",
-    requires=(r"^backbone\.", r"^transformer\.", r"^class_embed\."),
+    requires=(r"^backbone\.", r"^(transformer|head)\.", r"^(class_embed|head\.cls_logits)\."),
     scope="model",
 )
 TORCHVISION_RESNET = Layout(
@@ -105,8 +105,13 @@ CAFFE2_RESNET = Layout(
     rename=_rename_caffe2,
 )
 
+# Files of further layouts import what is above.
+from .fcos_layouts import FCOS_LAYOUTS  # noqa: E402
+
 # In the order in which they are tried.
 LAYOUTS: tuple[Layout, ...] = (
     *(DEFORMABLE, OFFICIAL, PANOPTIC, WRAPPER, PANOPTIC_WRAPPER, OURS, MMDETECTION_DEFORMABLE),
     *(TORCHVISION_RESNET, DETECTRON2_RESNET, CAFFE2_RESNET),
+    *(OFFICIAL, PANOPTIC, WRAPPER, OURS, TORCHVISION_RESNET, DETECTRON2_RESNET, CAFFE2_RESNET),
+    *FCOS_LAYOUTS,
 )

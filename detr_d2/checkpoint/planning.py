@@ -16,6 +16,8 @@ State = Mapping[str, Tensor]
 
 # Counters of BatchNorm: frozen norms have none, and trainable ones start without.
 COUNTER = "num_batches_tracked"
+# What a ResNet has beyond one that was trained to classify: counters, and the offsets of deformable convolutions.
+_UNTRAINED = re.compile(rf"\.{COUNTER}$|\.conv2_offset\.")
 # What a panoptic DETR has beyond a box DETR.
 _MASK_STAGE = re.compile(r"^(mask_head|bbox_attention)\.")
 # A head that only training has, so that any weights do without it: it is taken where it fits.
@@ -137,7 +139,7 @@ def _plan_backbone(
         else:  # a stage that the model does not build
             unexpected.append(key)
 
-    expected = [key for key in model if _is_of_resnet(key, prefixes) and not key.endswith(COUNTER)]
+    expected = [key for key in model if _is_of_resnet(key, prefixes) and not _UNTRAINED.search(key)]
     if may_be_fused:
         state |= _identity_statistics(state, model, expected, report.source)
     _raise_unless_fits(_compare(state, model, expected), state, model, report, model_name)

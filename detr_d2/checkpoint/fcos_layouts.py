@@ -1,0 +1,107 @@
+"""The key layouts of published FCOS checkpoints: of the original release, of AdelaiDet and of torchvision.
+
+All three have COCO's classes in the order of their category ids. The first two have a row for each of the 80, as
+Detectron2 counts them; torchvision's has one for every id up to 90.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .class_rows import ROW_TABLES
+from .layouts import Layout, resnet_pairs
+
+_HEAD = "head."
+_LEVELS = 5
+# Detectron2's frozen norm adds this to the variance, the original release's adds nothing.
+_EPS = 1e-5
+# The category ids, in order: the used rows of DETR's head but for no-object, which is its last.
+_CATEGORY_IDS = ROW_TABLES[0].used[:-1]
+
+_ORIGINAL_NAMES = Layout(
+    name="the original release of FCOS",
+    requires=(r"^backbone\.body\.", r"^rpn\.head\.cls_tower\."),
+    scope="model",
+    pairs=(
+        ("backbone.body.stem.conv1.{p}", "backbone.bottom_up.stem.conv1.{p}"),
+        ("backbone.body.stem.bn1.{p}", "backbone.bottom_up.stem.conv1.norm.{p}"),
+        *resnet_pairs("backbone.body.", "backbone.bottom_up."),
+        *(
+            (
+                f"backbone.body.layer{stage}.{{i}}.conv2.{theirs}.{{p}}",
+                f"backbone.bottom_up.res{stage + 1}.{{i}}.{ours}.{{p}}",
+            )
+            for stage in range(1, 5)
+            for theirs, ours in (("offset", "conv2_offset"), ("conv", "conv2"))
+        ),
+        *((f"backbone.fpn.fpn_inner{i}.{{p}}", f"backbone.fpn_lateral{i + 1}.{{p}}") for i in range(2, 5)),
+        *((f"backbone.fpn.fpn_layer{i}.{{p}}", f"backbone.fpn_output{i + 1}.{{p}}") for i in range(2, 5)),
+        ("backbone.fpn.top_blocks.{rest}", "backbone.top_block.{rest}"),
+        ("rpn.head.centerness.{p}", "head.quality.{p}"),
+        ("rpn.head.{rest}", "head.{rest}"),
+    ),
+)
+_TORCHVISION_NAMES = Layout(
+    name="torchvision's FCOS",
+    requires=(r"^head\.classification_head\.cls_logits\.", r"^head\.regression_head\.bbox_ctrness\."),
+    scope="model",
+    pairs=(
+        *resnet_pairs("backbone.body.", "backbone.bottom_up."),
+        *(
+            # Files from before torchvision 0.13 have no ".0".
+            (f"backbone.fpn.{theirs}.{i}{zero}.{{p}}", f"backbone.{ours}{i + 3}.{{p}}")
+            for i in range(3)
+            for theirs, ours in (("inner_blocks", "fpn_lateral"), ("layer_blocks", "fpn_output"))
+            for zero in (".0", "")
+        ),
+        ("backbone.fpn.extra_blocks.{rest}", "backbone.top_block.{rest}"),
+        ("head.classification_head.conv.{rest}", "head.cls_tower.{rest}"),
+        ("head.classification_head.cls_logits.{p}", "head.cls_logits.{p}"),
+        ("head.regression_head.conv.{rest}", "head.bbox_tower.{rest}"),
+        ("head.regression_head.bbox_reg.{p}", "head.bbox_pred.{p}"),
+        ("head.regression_head.bbox_ctrness.{p}", "head.quality.{p}"),
+    ),
+)
+
+
+def _from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key: value - _EPS if key.endswith(".norm.running_var") else value
+        for key, value in _ORIGINAL_NAMES.to_ours(state).items()
+    }
+
+
+def _from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    result = _TORCHVISION_NAMES.to_ours(state)
+    for name in ("weight", "bias"):
+        rows = result[f"{_HEAD}cls_logits.{name}"]
+        if len(rows) == _CATEGORY_IDS[-1] + 1:  # rows 0 to 90
+            result[f"{_HEAD}cls_logits.{name}"] = rows[list(_CATEGORY_IDS)]
+    return result | {f"{_HEAD}scales.{i}.scale": torch.ones(1) for i in range(_LEVELS)}  # torchvision's has none
+
+
+FCOS_LAYOUTS: tuple[Layout, ...] = (
+    Layout(
+        name=_ORIGINAL_NAMES.name,
+        requires=_ORIGINAL_NAMES.requires,
+        scope="model",
+        rename=_from_original,
+    ),
+    Layout(
+        name="AdelaiDet",
+        requires=(r"^proposal_generator\.fcos_head\.",),
+        scope="model",
+        pairs=(
+            ("proposal_generator.fcos_head.ctrness.{p}", "head.quality.{p}"),
+            ("proposal_generator.fcos_head.{rest}", "head.{rest}"),
+        ),
+        leftovers=(r"^pixel_(mean|std)$",),
+    ),
+    Layout(
+        name=_TORCHVISION_NAMES.name,
+        requires=_TORCHVISION_NAMES.requires,
+        scope="model",
+        rename=_from_torchvision,
+    ),
+)
