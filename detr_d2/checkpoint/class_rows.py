@@ -14,11 +14,10 @@ import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
-CLASS_HEAD = re.compile(r"^class_embed\.(?:(?P<layer>\d+)\.)?(weight|bias)$")
+CLASS_HEAD = re.compile(r"^(?:class_embed\.(?:(?P<layer>\d+)\.)?|head\.cls_logits\.)(weight|bias)$")
 # Models with proposals have one more head, for them, after the layers'. Its row 0 says whether there is an object at
 # all; the others mean nothing.
 _PROPOSALS = "transformer.query_selection.enc_output.weight"
-CLASS_HEAD = re.compile(r"^(class_embed|head\.cls_logits)\.(weight|bias)$")
 
 # Logit of an unused class row, low enough to vanish in every softmax and sigmoid, and finite in half precision.
 UNUSED_LOGIT = -1e4

@@ -66,10 +66,9 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
         raise ValueError(f"These are weights of a {layout.name} alone; the official layout needs a whole DETR.")
     ours = to_detr_d2(state, class_ids="contiguous")["model"]
     ours = {key: value for key, value in ours.items() if not TRAINING_ONLY.match(key)}
-    target = next(layout for part, layout in _OFFICIAL_LAYOUTS if any(part in key for key in ours))
     if any(key.startswith("head.") for key in ours):
         raise ValueError("These are weights of an FCOS; the official layout is DETR's.")
-    target = PANOPTIC if any(key.startswith("mask_head.") for key in ours) else OFFICIAL
+    target = next(layout for part, layout in _OFFICIAL_LAYOUTS if any(part in key for key in ours))
     return {"model": target.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
 
 
@@ -108,6 +107,7 @@ def _recognise(state: Mapping[str, Tensor]) -> Layout:
         raise ValueError(
             f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR and Deformable DETR in "
             "the layouts of the official releases and detr_d2, DETR in its Detectron2 wrapper's, Deformable DETR in "
-            "mmdetection's, and ResNets of torchvision, Detectron2 and Caffe2."
+            "mmdetection's, FCOS in the original release's, AdelaiDet's and torchvision's, and ResNets of "
+            "torchvision, Detectron2 and Caffe2."
         )
     return layout

@@ -87,6 +87,7 @@ _DEFORMABLE_RULES = (
         "TwoStageQueries",
         "LearnedQueries",
     ),
+)
 _FCOS_RULES = (
     _Dimension("MODEL.FPN.OUT_CHANNELS", "head.cls_logits.weight", 1),
     _Count("MODEL.FCOS.IN_FEATURES, of which there are", r"^head\.scales\.(\d+)\."),

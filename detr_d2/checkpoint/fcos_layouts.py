@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .class_rows import ROW_TABLES
-from .layouts import Layout, resnet_pairs
+from .layout import Layout, resnet_pairs
 
 _HEAD = "head."
 _LEVELS = 5

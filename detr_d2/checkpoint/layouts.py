@@ -7,6 +7,7 @@ from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor
 
 from .deformable_layouts import DEFORMABLE, MMDETECTION_DEFORMABLE
+from .fcos_layouts import FCOS_LAYOUTS
 from .layout import Layout, resnet_pairs
 
 T = TypeVar("T")
@@ -105,13 +106,9 @@ CAFFE2_RESNET = Layout(
     rename=_rename_caffe2,
 )
 
-# Files of further layouts import what is above.
-from .fcos_layouts import FCOS_LAYOUTS  # noqa: E402
-
 # In the order in which they are tried.
 LAYOUTS: tuple[Layout, ...] = (
     *(DEFORMABLE, OFFICIAL, PANOPTIC, WRAPPER, PANOPTIC_WRAPPER, OURS, MMDETECTION_DEFORMABLE),
     *(TORCHVISION_RESNET, DETECTRON2_RESNET, CAFFE2_RESNET),
-    *(OFFICIAL, PANOPTIC, WRAPPER, OURS, TORCHVISION_RESNET, DETECTRON2_RESNET, CAFFE2_RESNET),
     *FCOS_LAYOUTS,
 )
