@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 
 from detr_d2.engine.trainer import wrap_ddp
 
@@ -23,7 +23,9 @@ def images() -> list[dict]:
         boxes = torch.cat([corner, corner + 5 + torch.rand(count, 2, generator=generator) * 25], dim=1)
         classes = torch.randint(0, 80, (count,), generator=generator)
         image = torch.randint(0, 255, (3, 64, 64), generator=generator)
-        result.append({"image": image, "instances": Instances((64, 64), gt_boxes=Boxes(boxes), gt_classes=classes)})
+        instances = Instances((64, 64), gt_boxes=Boxes(boxes), gt_classes=classes)
+        instances.gt_masks = BitMasks(torch.rand(count, 64, 64, generator=generator) > 0.5)
+        result.append({"image": image, "instances": instances})
     return result
 
 
@@ -45,11 +47,16 @@ def worker(rank: int, cfg, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture
-def no_dropout_cfg(small_detr_cfg):
+@pytest.fixture(params=["DETR", "PanopticDETR", "PanopticDETR, frozen"])
+def no_dropout_cfg(request, small_detr_cfg):
     cfg = copy.deepcopy(small_detr_cfg)
     cfg.defrost()
     cfg.MODEL.DETR.DROPOUT = 0.0
+    cfg.MODEL.META_ARCHITECTURE = request.param.split(",")[0]
+    cfg.MODEL.PANOPTIC_DETR.THING_CLASSES = [0, 1]
+    cfg.MODEL.PANOPTIC_DETR.FREEZE_BOX_MODEL = request.param.endswith("frozen")
+    if cfg.MODEL.META_ARCHITECTURE == "PanopticDETR":
+        cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     return cfg
 
 
