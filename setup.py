@@ -44,6 +44,9 @@ DEV = [
     "ruff==0.17.5",  # one version, since formatting differs from version to version
     "transformers>=5.20,<5.24",  # the reference in parity tests and benchmarks; 5.20 is the last for Python 3.10
 ]
+# A compiled operator, for GPUs without Triton. Source only: needs g++ (for GPUs nvcc), setuptools >= 77, < 82, and
+# pip install --no-build-isolation, so that it is built against the torch that is installed.
+EXTERNAL_OPERATOR = ["torch-ms-deform-attn>=0.1.1,<0.2"]
 
 setup(
     name="detr_d2",
@@ -53,5 +56,5 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["detr_d2", "detr_d2.*"]),
     install_requires=REQUIRED + DETECTRON2_NEEDS,
-    extras_require={"dev": DEV},
+    extras_require={"dev": DEV, "torch-ms-deform-attn": EXTERNAL_OPERATOR},
 )

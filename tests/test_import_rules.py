@@ -42,7 +42,9 @@ ALLOWED = {
     "benchmark": ("config", "layers", "structures", "data", "modeling", "solver", "checkpoint", "engine"),
 }
 # The other packages that a part may import, where that is restricted.
-THIRD_PARTY = {"config": ("detectron2.config",), "layers": ("torch", "torchvision")}
+THIRD_PARTY = {"config": ("detectron2.config",), "layers": ("torch", "torchvision", "triton", "torch_ms_deform_attn")}
+# Modules that are imported only where the optional package that they are written for is installed.
+OPTIONAL = {"layers.ms_deform_attn_triton": "triton", "layers.ms_deform_attn_external": "torch_ms_deform_attn"}
 
 
 def is_within(name: str, parts: tuple[str, ...]) -> bool:
@@ -138,8 +140,8 @@ def python(code: str) -> str:
 
 def test_every_module_imports_without_what_only_the_tests_need():
     # Detectron2's model_zoo needs pkg_resources, which current versions of setuptools no longer have.
-    absent = ["transformers", "pytest", "hypothesis", "pkg_resources"]
-    names = [f"detr_d2.{name}" for name in MODULES if name]
+    absent = ["transformers", "pytest", "hypothesis", "pkg_resources", *OPTIONAL.values()]
+    names = [f"detr_d2.{name}" for name in MODULES if name and name not in OPTIONAL]
     python(
         f"import importlib; sys.modules.update(dict.fromkeys({absent})); "
         f"[importlib.import_module(name) for name in {names}]"

@@ -8,7 +8,7 @@ from .deformable_attention import MSDeformAttn
 from .inverse_sigmoid import inverse_sigmoid
 from .masked_group_norm import MaskedGroupNorm
 from .mlp import MLP
-from .ms_deform_attn import ms_deform_attn
+from .ms_deform_attn import ms_deform_attn, ms_deform_attn_flops
 from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine, sine_features
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "generalized_box_iou",
     "inverse_sigmoid",
     "ms_deform_attn",
+    "ms_deform_attn_flops",
     "offset_conv",
     "sine_features",
 ]

@@ -1,18 +1,34 @@
-"""Multi-scale deformable attention (Zhu et al., ICLR 2021, section 4.1).
+"""Multi-scale deformable attention (Zhu et al., ICLR 2021, section 4.1) behind one function.
 
 Legend: B batch, Q queries, h heads, D channels of a head, L levels, P points, N = sum of H_l * W_l cells of all levels.
+
+The backends are registered as one custom operator, so that ``torch.compile`` keeps it whole whichever of them runs, the
+choice is made when it runs, and FLOPs are counted in one place. Second derivatives come from plain PyTorch for all of
+them. An exported program must run without this package, so ``torch.export`` and ONNX get ``grid_sample`` instead.
 """
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
+
+from . import ms_deform_attn_plain as plain
+from .ms_deform_attn_backends import choose_backend
 
 
 def ms_deform_attn(
-    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    *,
+    backend: str = "auto",
 ) -> Tensor:
     """Weighted sum of bilinearly sampled values.
+
+    Coordinates are computed and sums are added in fp32 at least, also under autocast and for fp16 and bf16 inputs.
+    Pass ``sampling_locations`` in fp32: in bf16 they are off by a cell from maps of 128 cells on.
 
     Args:
         value: B x N x h x D, levels one after another, rows first.
@@ -20,18 +36,163 @@ def ms_deform_attn(
         sampling_locations: B x Q x h x L x P x 2, (x, y) relative to each level, 0 and 1 its outer borders; what lies
             outside is 0.
         attention_weights: B x Q x h x L x P.
+        backend: one of `BACKENDS`; "auto" takes the fastest that can run. The environment variable
+            ``DETR_D2_MS_DEFORM_ATTN`` overrides it.
 
     Returns:
-        B x Q x (h * D).
+        B x Q x (h * D), in the dtype of ``value``.
+
+    Raises:
+        ValueError: shapes that do not fit together, or an unknown backend.
+        RuntimeError: the backend that was asked for cannot run; says why.
     """
-    batch, _, heads, dim = value.shape
-    queries = sampling_locations.shape[1]
-    result = value.new_zeros(batch * heads, dim, queries)
-    grids = (2 * sampling_locations - 1).transpose(1, 2).flatten(0, 1)  # B*h x Q x L x P x 2
-    weights = attention_weights.transpose(1, 2).flatten(0, 1)  # B*h x Q x L x P
-    levels = value.split([height * width for height, width in spatial_shapes], dim=1)
-    for level, (values, size) in enumerate(zip(levels, spatial_shapes, strict=True)):
-        maps = values.permute(0, 2, 3, 1).reshape(batch * heads, dim, *size)
-        sampled = F.grid_sample(maps, grids[:, :, level], mode="bilinear", padding_mode="zeros", align_corners=False)
-        result = result + (sampled * weights[:, None, :, level]).sum(-1)
-    return result.view(batch, heads * dim, queries).transpose(1, 2)
+    if _is_exporting():
+        return plain.by_grid_sample(value, spatial_shapes, sampling_locations, attention_weights)
+    if not value.device == sampling_locations.device == attention_weights.device:
+        raise ValueError(
+            f"Values are on {value.device}, locations on {sampling_locations.device}, weights on "
+            f"{attention_weights.device}: move them to one device."
+        )
+    sizes = [extent for shape in spatial_shapes for extent in shape]
+    return torch.ops.detr_d2.ms_deform_attn(value, sizes, sampling_locations, attention_weights, backend)
+
+
+def ms_deform_attn_flops(value_shape: Sequence[int], attention_shape: Sequence[int]) -> int:
+    """Multiply-adds of one call: for every channel of every sample four of the interpolation and one of the sum.
+
+    Args:
+        value_shape: B x N x h x D.
+        attention_shape: B x Q x h x L x P.
+    """
+    samples = 1
+    for extent in attention_shape:
+        samples *= extent
+    return 5 * samples * value_shape[3]
+
+
+def _is_exporting() -> bool:
+    """Whether the call is recorded for a program that runs elsewhere."""
+    # torch 2.6 cannot tell export from compilation: both get what can be exported.
+    asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return asked()
+
+
+@torch.library.custom_op("detr_d2::ms_deform_attn", mutates_args=())
+def _forward(value: Tensor, sizes: Sequence[int], locations: Tensor, attention: Tensor, backend: str) -> Tensor:
+    shapes = _pairs(sizes)
+    _check(value, shapes, locations, attention)
+    chosen = choose_backend(backend, value)
+    if not (value.numel() and attention.numel()):
+        return _forward_fake(value, sizes, locations, attention, backend).zero_()
+    return chosen.forward(value, shapes, locations, attention)
+
+
+@_forward.register_fake
+def _forward_fake(value: Tensor, sizes: Sequence[int], locations: Tensor, attention: Tensor, backend: str) -> Tensor:
+    return value.new_empty(value.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+
+
+@torch.library.custom_op("detr_d2::ms_deform_attn_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    value: Tensor,
+    sizes: Sequence[int],
+    locations: Tensor,
+    attention: Tensor,
+    backend: str,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of value, locations and attention; those that are not ``needed`` have no elements."""
+    empty = _backward_fake(grad, value, sizes, locations, attention, backend, needed)
+    if not (value.numel() and attention.numel()):
+        return tuple(x.zero_() for x in empty)
+    chosen = choose_backend(backend, value)
+    grads = chosen.backward(grad, value, _pairs(sizes), locations, attention, needed)
+    return tuple(none if grad is None else grad for grad, none in zip(grads, empty, strict=True))
+
+
+@_backward.register_fake
+def _backward_fake(
+    grad: Tensor,
+    value: Tensor,
+    sizes: Sequence[int],
+    locations: Tensor,
+    attention: Tensor,
+    backend: str,
+    needed: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = (value, locations, attention)
+    return tuple(x.new_empty(x.shape if need else 0) for x, need in zip(inputs, needed, strict=True))
+
+
+def _save_for_backward(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    value, ctx.sizes, locations, attention, ctx.backend = inputs
+    ctx.save_for_backward(value, locations, attention)
+
+
+def _gradients(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    value, locations, attention = ctx.saved_tensors
+    needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # the gradients will be differentiated
+        grads = _differentiable_gradients(grad, value, _pairs(ctx.sizes), locations, attention, needed)
+    else:
+        found = torch.ops.detr_d2.ms_deform_attn_backward(
+            grad, value, ctx.sizes, locations, attention, ctx.backend, needed
+        )
+        grads = [x if need else None for x, need in zip(found, needed, strict=True)]
+    return grads[0], None, grads[1], grads[2], None
+
+
+def _differentiable_gradients(
+    grad: Tensor,
+    value: Tensor,
+    shapes: list[tuple[int, int]],
+    locations: Tensor,
+    attention: Tensor,
+    needed: list[bool],
+) -> list[Tensor | None]:
+    inputs = [x if need else x.detach() for x, need in zip((value, locations, attention), needed, strict=True)]
+    output = plain.differentiable_forward(inputs[0], shapes, inputs[1], inputs[2])
+    wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
+    found = iter(torch.autograd.grad(output, wanted, grad, create_graph=True))
+    return [next(found) if need else None for need in needed]
+
+
+_forward.register_autograd(_gradients, setup_context=_save_for_backward)
+
+
+@register_flop_formula(torch.ops.detr_d2.ms_deform_attn)
+def _count_forward(value_shape, sizes, locations_shape, attention_shape, *args, **kwargs) -> int:
+    return 2 * ms_deform_attn_flops(value_shape, attention_shape)  # torch counts a multiply-add as two
+
+
+@register_flop_formula(torch.ops.detr_d2.ms_deform_attn_backward)
+def _count_backward(grad_shape, value_shape, sizes, locations_shape, attention_shape, *args, **kwargs) -> int:
+    # The gradient of the values, and that of what they are multiplied with.
+    return 4 * ms_deform_attn_flops(value_shape, attention_shape)
+
+
+def _pairs(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(sizes[::2], sizes[1::2], strict=True))
+
+
+def _check(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, attention: Tensor) -> None:
+    if value.dim() != 4 or locations.dim() != 6 or attention.dim() != 5:
+        raise ValueError(
+            "ms_deform_attn takes values B x N x h x D, locations B x Q x h x L x P x 2 and weights B x Q x h x L x P, "
+            f"but got {_shape(value)}, {_shape(locations)} and {_shape(attention)}."
+        )
+    cells = sum(height * width for height, width in shapes)
+    if min(min(shape) for shape in shapes) < 1 or cells != value.shape[1]:
+        raise ValueError(f"The values have {value.shape[1]} cells, but levels of {shapes} have {cells}.")
+    batch, _, heads, _ = value.shape
+    expected = (batch, locations.shape[1], heads, len(shapes), locations.shape[4])
+    if attention.shape != expected or locations.shape != (*expected, 2):
+        raise ValueError(
+            f"Values {_shape(value)} in {len(shapes)} levels do not go with locations {_shape(locations)} and weights "
+            f"{_shape(attention)}: B, h, L, Q and P must be the same."
+        )
+
+
+def _shape(x: Tensor) -> str:
+    return " x ".join(map(str, x.shape))
