@@ -18,7 +18,7 @@ REQUIRED = [
     "fvcore",  # registries, checkpointer
     "iopath",  # paths and URLs
     "pycocotools",  # COCO annotations and AP
-    "hotcoco>=1.3",  # panoptic quality: panopticapi is not on PyPI
+    "hotcoco>=1.3",  # AP many times as fast; panoptic quality, since panopticapi is not on PyPI
     # Drawing and resizing. opencv-python needs libGL, which servers lack; tools/install.sh takes any cv2 that imports.
     "opencv-python-headless",
     "matplotlib",  # curves; Detectron2's visualizer

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from .coco import HotCOCOEvaluator
 from .panoptic import PanopticQualityEvaluator
 from .semantic import SemanticEvaluator
 
@@ -35,7 +36,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     if output_folder is None:
         output_folder = str(Path(cfg.OUTPUT_DIR, "inference", dataset_name))
     if evaluator_type == "coco":
-        return COCOEvaluator(dataset_name, output_dir=output_folder)
+        return HotCOCOEvaluator(dataset_name, output_dir=output_folder)
     return DatasetEvaluators(_panoptic_evaluators(cfg, dataset_name, output_folder))
 
 
@@ -46,7 +47,7 @@ def _panoptic_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) ->
     metadata = MetadataCatalog.get(dataset_name)
     evaluators: list[DatasetEvaluator] = []
     if metadata.get("json_file") and metadata.get("thing_dataset_id_to_contiguous_id"):
-        evaluators.append(COCOEvaluator(dataset_name, output_dir=output_folder))
+        evaluators.append(HotCOCOEvaluator(dataset_name, output_dir=output_folder))
     else:
         logging.getLogger(__name__).warning(
             f"{dataset_name} has no things, or its metadata no json_file with their boxes and masks: boxes and masks "
