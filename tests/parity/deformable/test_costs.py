@@ -1,0 +1,64 @@
+"""The published variants' sizes: parameters to the last digit, and GFLOPs.
+
+Published are 34 / 34 / 40 / 41 / 41 M parameters and 78 / 128 / 173 / 173 / 173 GFLOPs. The size of image is not; this
+convention gives all of them but one: 800 x 1102 pixels, multiplication and addition of convolutions, linear layers and
+matrix products as one operation, and ten operations for each channel of a sampled point (four corners and their sum,
+multiplication and addition apart). Two-stage really costs 4 G more than the published repetition of the number before:
+the heads on every cell.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from detr_d2.engine import load_config
+from detr_d2.layers import MSDeformAttn
+from detr_d2.modeling import DeformableDETR
+from detr_d2.structures import PaddedImages
+
+from .weights import VARIANTS, Variant
+
+HEIGHT, WIDTH = 800, 1102
+OPERATIONS_PER_SAMPLE = 10
+# Parameters (with the 91 classes of the published heads), of which trainable, and GFLOPs, in the order of VARIANTS.
+COSTS = (
+    (34_066_593, 33_844_193, 78),
+    (34_066_593, 33_844_193, 128),
+    (40_069_665, 39_847_265, 173),
+    (40_849_660, 40_627_260, 173),
+    (41_181_529, 40_959_129, 177),
+)
+
+
+@pytest.mark.parametrize(("variant", "costs"), zip(VARIANTS, COSTS, strict=True), ids=lambda value: str(value)[:40])
+def test_costs(repo: Path, variant: Variant, costs: tuple[int, int, int]) -> None:
+    path = repo / "configs" / "COCO-Detection" / variant.config
+    cfg = load_config(str(path), ["MODEL.DEVICE", "meta", "MODEL.WEIGHTS", "", "MODEL.DETR.NUM_CLASSES", "91"])
+    with torch.device("meta"):  # shapes without values
+        model = build_model(cfg)
+    parameters = list(model.parameters())
+    trainable = [p for p in parameters if p.requires_grad]
+    assert (sum(p.numel() for p in parameters), sum(p.numel() for p in trainable)) == costs[:2]
+    assert round(operations(model.eval().requires_grad_(False)) / 1e9) == costs[2]
+
+
+def operations(model: DeformableDETR) -> int:
+    """Of one image without padding, from its pixels to logits and boxes."""
+    samples = 0
+
+    def count(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        nonlocal samples
+        samples += output.numel() * module.num_levels * module.num_points
+
+    for module in model.modules():
+        if isinstance(module, MSDeformAttn):
+            module.register_forward_hook(count)
+    image = torch.zeros(1, 3, HEIGHT, WIDTH, device="meta")
+    images = PaddedImages(image, torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool, device="meta"), [(HEIGHT, WIDTH)])
+    with FlopCounterMode(display=False) as counter:
+        model.detect(images)
+    return counter.get_total_flops() // 2 + OPERATIONS_PER_SAMPLE * samples
