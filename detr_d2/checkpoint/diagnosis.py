@@ -26,6 +26,7 @@ _BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.")
 
 # Meta-architecture -> regular expressions that must all match some key; the first that fits counts.
 _FAMILIES = (
+    ("PanopticDeformableDETR", (r"(^|\.)mask_head\.lay1\.", r"(^|\.)transformer\..*\.sampling_offsets\.")),
     ("PanopticDETR", (r"(^|\.)mask_head\.lay1\.", r"(^|\.)bbox_attention\.")),
     ("DeformableDETR", (r"(^|\.)transformer\..*\.sampling_offsets\.",)),
     ("DETR", (r"^transformer\.decoder\.layers\.", r"^query_embed\.", r"^class_embed\.")),
@@ -130,8 +131,8 @@ def explain_misfit(checkpoint: State, model: State, model_name: str) -> list[str
 def check_family(checkpoint: Collection[str], model: Collection[str], model_name: str) -> str | None:
     """A sentence if the weights are of another meta-architecture than the model."""
     family, model_family = _family(checkpoint), _family(model)
-    if family in (None, model_family) or (family, model_family) == ("DETR", "PanopticDETR"):
-        return None  # a panoptic DETR starts from the weights of a box DETR
+    if family in (None, model_family) or f"Panoptic{family}" == model_family:
+        return None  # a panoptic model starts from the weights of its box model
     found = f"the weights are of a {family}, the model is a {model_family or model_name}"
     return f"{found}; set MODEL.META_ARCHITECTURE {family}"
 

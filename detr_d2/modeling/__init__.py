@@ -5,7 +5,7 @@ from .criterion import SetCriterion
 from .heads import DETR_MASK_HEAD_REGISTRY
 from .mask_criterion import MaskCriterion
 from .matcher import HungarianMatcher
-from .meta_arch import DETR, FCOS, DeformableDETR, PanopticDETR
+from .meta_arch import DETR, FCOS, DeformableDETR, PanopticDeformableDETR, PanopticDETR
 from .outputs import DetectionOutputs
 from .transformer import QUERY_SELECTION_REGISTRY, TRANSFORMER_REGISTRY
 
@@ -20,6 +20,7 @@ __all__ = [
     "HungarianMatcher",
     "MaskCriterion",
     "PanopticDETR",
+    "PanopticDeformableDETR",
     "SetCriterion",
     "backbone",
     "heads",

@@ -6,3 +6,6 @@ from .fcos import FCOS
 from .panoptic_detr import PanopticDETR
 
 __all__ = ["DETR", "FCOS", "DeformableDETR", "PanopticDETR"]
+from .panoptic_deformable_detr import PanopticDeformableDETR
+
+__all__ = ["DETR", "DeformableDETR", "PanopticDETR", "PanopticDeformableDETR"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...layers import MLP, MaskedGroupNorm
 from ...structures import FeatureLevels, PaddedImages
 from ..classification import FocalClassification
+from ..matcher import Matches, Targets
 from ..outputs import DetectionOutputs
 from ..postprocessing import boxes_to_instances, select_by_sigmoid
 from ..transformer import DeformableOutput, Heads
@@ -74,11 +75,6 @@ class DeformableDETR(SetPredictor):
         super().__init__(**shared)
         dim, shapes = self.transformer.dim, self.backbone.output_shape()
         refine, num_predictions = self.transformer.decoder.box_refine, self.transformer.num_predictions
-        if refine and not self.aux_losses:
-            raise ValueError(
-                "MODEL.DETR.DEEP_SUPERVISION False leaves the heads untrained that MODEL.DEFORMABLE_DETR.BOX_REFINE "
-                "gives every decoder layer: change either."
-            )
         self.in_features = list(in_features)
         self.detections_per_image = detections_per_image
         channels = [shapes[name].channels for name in in_features]
@@ -101,6 +97,11 @@ class DeformableDETR(SetPredictor):
             raise ValueError(
                 f"MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS is {deformable.NUM_FEATURE_LEVELS}, fewer than its "
                 f"IN_FEATURES {list(deformable.IN_FEATURES)}: change either."
+            )
+        if deformable.BOX_REFINE and not detr.DEEP_SUPERVISION:
+            raise ValueError(
+                "MODEL.DETR.DEEP_SUPERVISION False leaves the heads untrained that MODEL.DEFORMABLE_DETR.BOX_REFINE "
+                "gives every decoder layer: change either."
             )
         classification = FocalClassification(deformable.FOCAL_ALPHA, deformable.FOCAL_GAMMA)
         return arguments | {
@@ -146,14 +147,11 @@ class DeformableDETR(SetPredictor):
         logits = torch.stack([head(x) for head, x in zip(used, states, strict=True)])
         return DeformableDetection(features, levels, hidden, DetectionOutputs(logits, hidden.boxes))
 
-    def losses(
-        self, detection: DeformableDetection, images: PaddedImages, batched_inputs: list[dict]
+    def box_losses(
+        self, detection: DeformableDetection, targets: Targets, matches: Matches | None = None
     ) -> dict[str, Tensor]:
-        """Weighted losses by name; those of the encoder's proposals, to which all classes are the first, end in
-        ``_enc``.
-        """
-        targets = self.prepare_targets(batched_inputs)
-        losses = self.criterion(detection.outputs, targets)
+        """Those of the encoder's proposals, to which all classes are the first, end in ``_enc``."""
+        losses = self.criterion(detection.outputs, targets, matches)
         proposals = detection.hidden.proposals
         if proposals is None:
             return losses

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...layers import MLP
 from ...structures import PaddedImages
 from ..classification import SoftmaxClassification
-from ..matcher import class_probability_cost
+from ..matcher import Matches, Targets, class_probability_cost
 from ..outputs import DetectionOutputs
 from ..postprocessing import boxes_to_instances, select_by_softmax
 from .set_predictor import SetPredictor, build_criterion, output_sizes, require_features
@@ -98,9 +98,8 @@ class DETR(SetPredictor):
         states = hidden.hidden_states
         return DetectionOutputs(self.class_embed(states), self.bbox_embed(states).float().sigmoid())
 
-    def losses(self, detection: Detection, images: PaddedImages, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """Weighted losses by name."""
-        return self.criterion(detection.outputs, self.prepare_targets(batched_inputs))
+    def box_losses(self, detection: Detection, targets: Targets, matches: Matches | None = None) -> dict[str, Tensor]:
+        return self.criterion(detection.outputs, targets, matches)
 
     def postprocess(
         self, detection: Detection, images: PaddedImages, batched_inputs: list[dict]

@@ -4,6 +4,7 @@ Legend: B batch, H W size of the feature that the transformer reads, C its width
 h w size of the mask logits (stride 4).
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,12 +24,12 @@ from ..matcher import Targets
 from ..panoptic_postprocessing import instance_masks, merge_panoptic, select_segments
 from ..postprocessing import boxes_to_instances, select_by_softmax
 from .detr import DETR, Detection, Hidden
-from .set_predictor import output_sizes
+from .set_predictor import SetPredictor, output_sizes
 
 
-@META_ARCH_REGISTRY.register()
-class PanopticDETR(DETR):
-    """A DETR over things and stuff, with a mask head that is run for those queries whose masks are needed.
+class MaskStage(SetPredictor):
+    """What makes a panoptic model of a box model over things and stuff: a mask head, run for those queries whose masks
+    are needed. A class derives from this first and from its box model second.
 
     In training these are the matched ones; in inference, those that enter the panoptic map or the instances. Inference
     crops each image's padding before the mask head, so that a batch gives what single images give, as published at
@@ -47,7 +48,7 @@ class PanopticDETR(DETR):
         small_segment_area: segments of at most so many pixels are removed from it.
         instance_min_score: the lowest score of "instances".
         mask_chunk_size: the most instance masks that are upsampled at once.
-        box_model: the arguments of `DETR`.
+        box_model: the arguments of the box model.
     """
 
     @configurable
@@ -80,6 +81,7 @@ class PanopticDETR(DETR):
         if dense_class_weight != 0:
             self.dense_class_embed = nn.Linear(self.transformer.dim, self.class_embed.out_features - 1)
         self.register_buffer("is_thing", _one_hot(thing_classes, self.class_embed.out_features - 1), persistent=False)
+        self.register_buffer("is_thing", _one_hot(thing_classes, box_model["num_classes"]), persistent=False)
         self.object_mask_threshold = object_mask_threshold
         self.small_segment_area = small_segment_area
         self.instance_min_score = instance_min_score
@@ -112,7 +114,24 @@ class PanopticDETR(DETR):
             "mask_chunk_size": panoptic.MASK_CHUNK_SIZE,
         }
 
-    def train(self, mode: bool = True) -> "PanopticDETR":
+    @property
+    @abstractmethod
+    def mask_stride(self) -> int:
+        """Stride of the feature that the mask head starts from."""
+
+    @abstractmethod
+    def mask_inputs(self, detection: Any) -> Detection:
+        """What the mask head reads of the box model's result: one feature, its memory, the queries, predictions."""
+
+    @abstractmethod
+    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Score and class of every query, B x Q x K -> two of B x Q."""
+
+    @abstractmethod
+    def select_segments(self, class_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The queries of one image that enter its panoptic map: Q x K class logits -> indices, scores, classes."""
+
+    def train(self, mode: bool = True) -> "MaskStage":
         """As every module's, but a frozen box model stays in evaluation mode: no dropout, no new statistics."""
         super().train(mode)
         if self.box_model_is_frozen:
@@ -120,17 +139,18 @@ class PanopticDETR(DETR):
                 module.eval()
         return self
 
-    def detect(self, images: PaddedImages) -> Detection:
+    def detect(self, images: PaddedImages) -> Any:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.box_model_is_frozen):
             return super().detect(images)
 
-    def losses(self, detection: Detection, images: PaddedImages, batched_inputs: list[dict]) -> dict[str, Tensor]:
+    def losses(self, detection: Any, images: PaddedImages, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """The box model's losses, unless it is frozen, and those of the masks of the last layer's matched queries."""
         targets = self.prepare_targets(batched_inputs)
         matches = self.criterion.matcher(detection.outputs, targets)
         masks = pad_masks(ground_truth_masks(batched_inputs, self.device), images.tensor.shape[-2:])
         first = torch.tensor([0, *targets.counts]).cumsum(0)[:-1].to(self.device)  # of each image in ``masks``
-        logits = self.predict_masks(detection.features, detection.hidden, matches.batch, matches.query[-1])
+        features, hidden, _ = self.mask_inputs(detection)
+        logits = self.predict_masks(features, hidden, matches.batch, matches.query[-1])
         losses = self.mask_criterion(
             logits, masks[first[matches.batch] + matches.target[-1]], mean_number_of_objects(targets)
         )
@@ -139,6 +159,7 @@ class PanopticDETR(DETR):
         if self.dense_class_weight != 0:
             losses["loss_dense"] = self.dense_class_weight * self.dense_loss(detection.hidden, masks, targets)
         return losses | self.criterion(detection.outputs, targets, matches)
+        return losses | self.box_losses(detection, targets, matches)
 
     def dense_loss(self, hidden: Hidden, masks: Tensor, targets: Targets) -> Tensor:
         """How well the classes of the masks, those of all images one after another, can be read off the memory."""
@@ -157,10 +178,11 @@ class PanopticDETR(DETR):
         return self.mask_head(hidden.projected, attention, [features[name] for name in self.mask_features], batch)
 
     def postprocess(
-        self, detection: Detection, images: PaddedImages, batched_inputs: list[dict]
+        self, detection: Any, images: PaddedImages, batched_inputs: list[dict]
     ) -> list[dict[str, Instances | tuple[Tensor, list[dict[str, Any]]]]]:
         """``instances`` with ``pred_masks``, and ``panoptic_seg``, at each input's ``height`` and ``width``."""
         sizes = output_sizes(images, batched_inputs)
+        detection = self.mask_inputs(detection)
         return [
             self.postprocess_image(self.crop(detection, images, i), image_size, output_size)
             for i, (image_size, output_size) in enumerate(zip(images.image_sizes, sizes, strict=True))
@@ -171,7 +193,7 @@ class PanopticDETR(DETR):
     ) -> dict[str, Instances | tuple[Tensor, list[dict[str, Any]]]]:
         """The results of one image, cropped to its own size: masks of the needed queries, each computed once."""
         class_logits, boxes = detection.outputs.pred_logits, detection.outputs.pred_boxes
-        segments, scores, classes = select_segments(class_logits[0], self.object_mask_threshold)
+        segments, scores, classes = self.select_segments(class_logits[0])
         instances = self.select_instances(class_logits, boxes, image_size, output_size)
 
         needed = torch.cat([segments, instances.query]).unique()
@@ -189,7 +211,7 @@ class PanopticDETR(DETR):
         self, class_logits: Tensor, boxes: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]
     ) -> Instances:
         """Queries of one image (1 x Q x ...) whose best class is a thing, with their index as ``query``."""
-        scores, classes = select_by_softmax(class_logits)
+        scores, classes = self.best_classes(class_logits)
         query = (self.is_thing[classes[0]] & (scores[0] >= self.instance_min_score)).nonzero().T  # 1 x M
         (instances,) = boxes_to_instances(
             scores[:, query[0]], classes[:, query[0]], boxes[:, query[0]], [image_size], [output_size], query=query
@@ -202,21 +224,38 @@ class PanopticDETR(DETR):
         shapes = self.backbone.output_shape()
         height, width = images.image_sizes[index]
 
-        def cropped(feature: Tensor, name: str) -> Tensor:  # B x ... x H x W
-            stride = shapes[name].stride
+        def cropped(feature: Tensor, stride: int) -> Tensor:  # B x ... x H x W
             return feature[index : index + 1, ..., : -(-height // stride), : -(-width // stride)]
 
         memory = hidden.memory.transpose(1, 2).unflatten(-1, hidden.projected.shape[-2:])
         return Detection(
-            {name: cropped(features[name], name) for name in self.mask_features},
+            {name: cropped(features[name], shapes[name].stride) for name in self.mask_features},
             Hidden(
-                cropped(hidden.projected, self.in_feature),
+                cropped(hidden.projected, self.mask_stride),
                 None,
                 hidden.hidden_states[:, index : index + 1],
-                cropped(memory, self.in_feature).flatten(2).transpose(1, 2),
+                cropped(memory, self.mask_stride).flatten(2).transpose(1, 2),
             ),
             outputs.of_image(index),
         )
+
+
+@META_ARCH_REGISTRY.register()
+class PanopticDETR(MaskStage, DETR):
+    """The mask stage on a `DETR`."""
+
+    @property
+    def mask_stride(self) -> int:
+        return self.backbone.output_shape()[self.in_feature].stride
+
+    def mask_inputs(self, detection: Detection) -> Detection:
+        return detection
+
+    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
+        return select_by_softmax(class_logits)
+
+    def select_segments(self, class_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return select_segments(class_logits, self.object_mask_threshold)
 
 
 def ground_truth_masks(batched_inputs: list[dict], device: torch.device) -> list[Tensor]:
@@ -228,7 +267,7 @@ def ground_truth_masks(batched_inputs: list[dict], device: torch.device) -> list
     for item in batched_inputs:
         if not item["instances"].has("gt_masks"):
             raise ValueError(
-                f"{item.get('file_name', 'An image')} comes without masks, which PanopticDETR learns from: set "
+                f"{item.get('file_name', 'An image')} comes without masks, which panoptic models learn from: set "
                 'INPUT.DATASET_MAPPER "PanopticDatasetMapper", or MODEL.MASK_ON True for "DetrDatasetMapper".'
             )
     return [item["instances"].gt_masks.tensor.to(device) for item in batched_inputs]

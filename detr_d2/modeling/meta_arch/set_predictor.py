@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...layers import PositionEmbeddingLearned, PositionEmbeddingSine, box_xyxy_to_cxcywh
 from ...structures import PaddedImages
 from ..criterion import Classification, SetCriterion
-from ..matcher import CostTerm, HungarianMatcher, Targets, giou_cost, l1_cost
+from ..matcher import CostTerm, HungarianMatcher, Matches, Targets, giou_cost, l1_cost
 from ..transformer import build_transformer
 
 
@@ -106,9 +106,13 @@ class SetPredictor(nn.Module, ABC):
     def detect(self, images: PaddedImages) -> Any:
         """Backbone, transformer and heads; what `losses` and `postprocess` read."""
 
-    @abstractmethod
     def losses(self, detection: Any, images: PaddedImages, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Weighted losses by name."""
+        return self.box_losses(detection, self.prepare_targets(batched_inputs))
+
+    @abstractmethod
+    def box_losses(self, detection: Any, targets: Targets, matches: Matches | None = None) -> dict[str, Tensor]:
+        """Weighted losses of classes and boxes; ``matches`` are the matcher's, where the caller has them already."""
 
     @abstractmethod
     def postprocess(

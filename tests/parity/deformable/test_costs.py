@@ -1,7 +1,7 @@
 """The published variants' sizes: parameters to the last digit, and GFLOPs.
 
 Published are 34 / 34 / 40 / 41 / 41 M parameters and 78 / 128 / 173 / 173 / 173 GFLOPs. The size of image is not; this
-convention gives all of them but one: 800 x 1102 pixels, multiplication and addition of convolutions, linear layers and
+convention gives all of them but one: 800 x 1096 pixels, multiplication and addition of convolutions, linear layers and
 matrix products as one operation, and ten operations for each channel of a sampled point (four corners and their sum,
 multiplication and addition apart). Two-stage really costs 4 G more than the published repetition of the number before:
 the heads on every cell.
@@ -22,7 +22,7 @@ from detr_d2.structures import PaddedImages
 
 from .weights import VARIANTS, Variant
 
-HEIGHT, WIDTH = 800, 1102
+HEIGHT, WIDTH = 800, 1096
 OPERATIONS_PER_SAMPLE = 10
 # Parameters (with the 91 classes of the published heads), of which trainable, and GFLOPs, in the order of VARIANTS.
 COSTS = (
