@@ -36,7 +36,8 @@ class MaskCriterion(nn.Module):
             num_objects: what the sums over masks are divided by.
         """
         size = target.shape[-2:]
-        logits = F.interpolate(logits[:, None].float(), size=size, mode="bilinear", align_corners=False).flatten(1)
+        logits = logits[:, None].to(torch.promote_types(logits.dtype, torch.float32))
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).flatten(1)
         target = target.flatten(1).to(logits.dtype)
         return {name: weight * term(logits, target) / num_objects for name, (weight, term) in self.terms.items()}
 

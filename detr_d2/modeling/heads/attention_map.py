@@ -3,6 +3,7 @@
 Legend: B batch, Q queries, N = H * W cells, C channels, h heads.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,13 +34,14 @@ class MultiHeadAttentionMap(nn.Module):
             padding_mask: B x N, True = padding, which gets no attention; None where nothing is padded.
 
         Returns:
-            B x Q x h x N in fp32, non-negative, summing to 1 for each query.
+            B x Q x h x N in fp32 (fp64 for fp64), non-negative, summing to 1 for each query.
         """
         q = self.q_linear(queries).unflatten(-1, (self.num_heads, -1))  # B x Q x h x C/h
         k = self.k_linear(memory).unflatten(-1, (self.num_heads, -1))  # B x N x h x C/h
         scale = q.shape[-1] ** -0.5
         logits = (q * scale).transpose(1, 2) @ k.permute(0, 2, 3, 1)  # B x h x Q x N
-        logits = logits.transpose(1, 2).float()
+        logits = logits.transpose(1, 2)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if padding_mask is not None:
             logits = logits.masked_fill(padding_mask[:, None, None], float("-inf"))
         return logits.flatten(2).softmax(-1).view_as(logits)
