@@ -1,0 +1,49 @@
+"""tools/prepare_panoptic_stuff.py as its users run it: then Detectron2's separated data set loads."""
+
+import importlib.util
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_panoptic_separated
+
+
+@pytest.fixture
+def tool(repo):
+    path = repo / "tools" / "prepare_panoptic_stuff.py"
+    spec = importlib.util.spec_from_file_location("prepare_panoptic_stuff", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_detectron2_reads_what_it_writes(tool, coco_root, tmp_path, capsys):
+    coco = tmp_path / "coco"
+    coco.mkdir()
+    for name in ("annotations", "val2017", "panoptic_val2017"):
+        (coco / name).symlink_to(coco_root / "coco" / name)
+    assert tool.main(["--root", str(tmp_path), "--splits", "val2017", "--processes", "1"]) == 0
+    assert "panoptic_stuff_val2017: 27 maps" in capsys.readouterr().out
+    register_coco_panoptic_separated(
+        "prepared",
+        {},
+        str(coco / "val2017"),
+        str(coco / "panoptic_val2017"),
+        str(coco / "annotations" / "panoptic_val2017.json"),
+        str(coco / "panoptic_stuff_val2017"),
+        str(coco / "annotations" / "instances_val2017.json"),
+    )
+    try:
+        records = DatasetCatalog.get("prepared_separated")
+        assert len(records) == 27
+        assert all("annotations" in record and "sem_seg_file_name" in record for record in records)
+    finally:
+        for name in ("prepared_separated", "prepared_stuffonly"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def test_missing_files_end_in_one_line(tool, tmp_path, capsys):
+    assert tool.main(["--root", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("prepare_panoptic_stuff.py: ")
+    assert "panoptic_train2017.json" in error
