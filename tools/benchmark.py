@@ -24,6 +24,9 @@ By default "instances" hold the masks of every query, as the published mask AP n
 gives none. The score floor above leaves the masks of the segments alone, which is what both are compared on. Random
 class heads are scaled so that 17 or 18 of 100 queries get into the panoptic map; mask logits and maps are compared too.
 
+With ``--reference torchvision`` the same holds of torchvision's FCOS, for ``fcos_torchvision_R_50.yaml`` and configs
+like it; what agrees are logits, distances and centerness, since its detections come from other locations.
+
 Weights are random unless ``MODEL.WEIGHTS`` is among the overrides. Memory is measured in a process of its own each, as
 growth over what the model and its batch hold (detr_d2/benchmark/memory.py says how).
 """
@@ -55,6 +58,7 @@ from detr_d2.benchmark import (
 )
 from detr_d2.benchmark.reference import check_reference, require_transformers
 from detr_d2.benchmark.settings import MODES, REFERENCES
+from detr_d2.benchmark.torchvision_reference import check_torchvision
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,6 +126,8 @@ def run(args: argparse.Namespace) -> dict:
     if settings.reference == "transformers":
         require_transformers()
         check_reference(cfg)
+    if settings.reference == "torchvision":
+        check_torchvision(cfg)
     if args.output and not args.output.parent.is_dir():
         raise FileNotFoundError(f"--output: there is no folder {str(args.output.parent)!r}.")
     # The processes that measure memory need not look for a device again.

@@ -9,6 +9,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ..modeling.panoptic_postprocessing import merge_panoptic, select_segments
+from .torchvision_reference import FCOSAgreement, TorchvisionWorkload, compare_fcos
 from .workloads import OurWorkload, PanopticReferenceWorkload, ReferenceWorkload
 
 TOLERANCE = 1e-3
@@ -94,12 +95,16 @@ class PanopticAgreement:
 
 
 @torch.no_grad()
-def compare_outputs(ours: OurWorkload, reference: ReferenceWorkload) -> Agreement | PanopticAgreement:
+def compare_outputs(
+    ours: OurWorkload, reference: ReferenceWorkload | TorchvisionWorkload
+) -> Agreement | PanopticAgreement | FCOSAgreement:
     """Run both once, in evaluation mode, in fp32 without TF32."""
     ours.model.eval()
     reference.model.eval()
     reference.set_auxiliary_losses(False)
     compare = _compare_panoptic if isinstance(reference, PanopticReferenceWorkload) else _compare_boxes
+    if isinstance(reference, TorchvisionWorkload):
+        compare = compare_fcos
     with full_precision():
         return compare(ours, reference)
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Of an untrained panoptic model's queries, those that get into its panoptic map: 17 or 18 of 100.
 KEPT_QUERIES = 0.175
+# Pairs of a location and a class that an untrained FCOS gives a score worth looking at, in each image.
+CANDIDATES = 1000
 
 
 @torch.no_grad()
@@ -92,3 +94,23 @@ def keep_queries(ours: "OurWorkload", share: float = KEPT_QUERIES) -> None:
     scale = min(torch.logspace(-1, 2, 241).tolist(), key=distance)
     model.class_embed.weight *= scale
     model.class_embed.bias *= scale
+
+
+@torch.no_grad()
+def spread_scores(ours: "OurWorkload") -> None:
+    """Rescale the head of an untrained FCOS so that some hundred candidates of each image pass its threshold, as of a
+    trained one; fresh weights give none, and post-processing would have nothing to do.
+    """
+    model, head = ours.model, ours.model.head
+    levels = head(model.extract(model.preprocess(ours.inputs)))
+    logits = torch.cat([level.logits.flatten() for level in levels])
+    quality = torch.cat([level.quality.flatten() for level in levels])
+    # Twice the threshold, so that most of these pass also where it is on the product with the quality.
+    wanted = torch.tensor(2 * model.postprocessor.score_threshold).logit()
+    candidates = min(CANDIDATES * len(ours.inputs), len(logits) // 50)
+    for layer, scale, shift in (
+        (head.cls_logits, 1 / logits.std(), wanted - logits.topk(candidates).values[-1] / logits.std()),
+        (head.quality, 1 / quality.std(), 1 - quality.mean() / quality.std()),
+    ):
+        layer.weight *= scale
+        layer.bias.copy_(layer.bias * scale + shift)

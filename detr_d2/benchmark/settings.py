@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 
 from ..engine import autocast, load_config, prepare_device
 
-REFERENCES = ("none", "transformers")
+REFERENCES = ("none", "transformers", "torchvision")
 MODES = ("inference", "train")
 
 

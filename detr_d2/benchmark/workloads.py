@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from ..checkpoint import DetrCheckpointer
 from ..engine import autocast
 from ..engine.amp import PRECISIONS
-from ..modeling import DETR, PanopticDETR
+from ..modeling import DETR, FCOS, PanopticDETR
 from ..solver import build_optimizer
 from .inputs import make_inputs, to_reference
-from .random_weights import keep_queries, randomize_frozen_norms, separate_masks, separate_queries
+from .random_weights import keep_queries, randomize_frozen_norms, separate_masks, separate_queries, spread_scores
 from .reference import OptimizerView, build_reference, describe_reference, detector
 from .settings import Settings
 
@@ -202,7 +202,7 @@ def build_workloads(cfg: CfgNode, settings: Settings) -> dict[str, Workload]:
     ours = build_ours(cfg, settings)
     if settings.reference == "none":
         return {"ours": ours}
-    if not cfg.MODEL.WEIGHTS and not isinstance(ours.model, PanopticDETR):
+    if not cfg.MODEL.WEIGHTS and isinstance(ours.model, DETR) and not isinstance(ours.model, PanopticDETR):
         separate_queries(ours)
     return {"ours": ours, settings.reference: build_reference_workload(cfg, ours)}
 
@@ -213,8 +213,12 @@ def build_workload(cfg: CfgNode, settings: Settings, name: str) -> Workload:
     return ours if name == "ours" else build_reference_workload(cfg, ours)
 
 
-def build_reference_workload(cfg: CfgNode, ours: OurWorkload) -> ReferenceWorkload:
-    """``transformers``' model with our weights, on our batch."""
+def build_reference_workload(cfg: CfgNode, ours: OurWorkload) -> Workload:
+    """``transformers``' or torchvision's model with our weights, on our batch."""
+    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
+        from .torchvision_reference import TorchvisionWorkload  # imports this module
+
+        return TorchvisionWorkload(cfg, ours.model, ours.inputs)
     return REFERENCE_WORKLOADS[cfg.MODEL.META_ARCHITECTURE](cfg, ours.model, ours.inputs)
 
 
@@ -235,4 +239,6 @@ def build_ours(cfg: CfgNode, settings: Settings) -> OurWorkload:
         separate_queries(ours)
         separate_masks(ours)
         keep_queries(ours)
+    if not cfg.MODEL.WEIGHTS and isinstance(model, FCOS):
+        spread_scores(ours)
     return ours

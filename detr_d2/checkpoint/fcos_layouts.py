@@ -42,7 +42,7 @@ _ORIGINAL_NAMES = Layout(
         ("rpn.head.{rest}", "head.{rest}"),
     ),
 )
-_TORCHVISION_NAMES = Layout(
+TORCHVISION_NAMES = Layout(
     name="torchvision's FCOS",
     requires=(r"^head\.classification_head\.cls_logits\.", r"^head\.regression_head\.bbox_ctrness\."),
     scope="model",
@@ -73,7 +73,7 @@ def _from_original(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    result = _TORCHVISION_NAMES.to_ours(state)
+    result = TORCHVISION_NAMES.to_ours(state)
     for name in ("weight", "bias"):
         rows = result[f"{_HEAD}cls_logits.{name}"]
         if len(rows) == _CATEGORY_IDS[-1] + 1:  # rows 0 to 90
@@ -99,8 +99,8 @@ FCOS_LAYOUTS: tuple[Layout, ...] = (
         leftovers=(r"^pixel_(mean|std)$",),
     ),
     Layout(
-        name=_TORCHVISION_NAMES.name,
-        requires=_TORCHVISION_NAMES.requires,
+        name=TORCHVISION_NAMES.name,
+        requires=TORCHVISION_NAMES.requires,
         scope="model",
         rename=_from_torchvision,
     ),
