@@ -25,7 +25,7 @@ import detr_d2  # noqa: F401 (registers the data sets)
 from detr_d2.checkpoint import DetrCheckpointer
 from detr_d2.data import build_dataset_mapper
 from detr_d2.engine import Trainer, load_config, prepare_device
-from detr_d2.modeling.meta_arch import PanopticDETR
+from detr_d2.modeling.meta_arch.mask_stage import MaskStage
 from detr_d2.visualization import (
     draw_annotations,
     draw_attention,
@@ -72,8 +72,8 @@ def attention_drawer(config_file: str, opts: list[str], metadata: Metadata, num_
     cfg = load_config(config_file, opts)
     prepare_device(cfg)
     model = Trainer.build_model(cfg).eval()
-    if not isinstance(model, PanopticDETR):
-        raise ValueError(f"{config_file}: attention maps need a PanopticDETR, it is a {cfg.MODEL.META_ARCHITECTURE}.")
+    if not isinstance(model, MaskStage):
+        raise ValueError(f"{config_file}: attention maps need a panoptic DETR, not a {cfg.MODEL.META_ARCHITECTURE}.")
     DetrCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     mapper = build_dataset_mapper(cfg, is_train=False)
 

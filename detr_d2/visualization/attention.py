@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..modeling.meta_arch import PanopticDETR
-from ..modeling.postprocessing import select_by_softmax
+from ..modeling.meta_arch.mask_stage import MaskStage
 
 
 class QueryAttention(NamedTuple):
@@ -31,15 +30,15 @@ class QueryAttention(NamedTuple):
 
 
 @torch.no_grad()
-def query_attention(model: PanopticDETR, item: dict[str, Any], num_queries: int) -> QueryAttention:
+def query_attention(model: MaskStage, item: dict[str, Any], num_queries: int) -> QueryAttention:
     """Attention maps of the ``num_queries`` most certain queries of one image, a dict as the model takes it.
 
     The model must be in evaluation mode.
     """
     images = model.preprocess([item])
-    detection = model.crop(model.detect(images), images, 0)
+    detection = model.crop(model.mask_inputs(model.detect(images)), images, 0)
     hidden, outputs = detection.hidden, detection.outputs
-    scores, classes = (x[0] for x in select_by_softmax(outputs.pred_logits))
+    scores, classes = (x[0] for x in model.best_classes(outputs.pred_logits))
     best = scores.topk(min(num_queries, len(scores))).indices
     maps = model.bbox_attention(hidden.hidden_states[-1][:, best], hidden.memory)[0].sum(1)
     maps = maps.unflatten(-1, hidden.projected.shape[-2:])

@@ -70,7 +70,7 @@ def test_panoptic_with_attention(run, repo: Path, panoptic: Path, tmp_path: Path
         (["--input", "PANOPTIC", "--config-file", "absent.yaml"], "absent.yaml"),
         (
             ["--input", "PANOPTIC", "--config-file", "configs/Shapes/detr_R_18.yaml"],
-            "need a PanopticDETR",
+            "need a panoptic DETR",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .deformable_detr import DeformableDetection, DeformableDETR
 from .detr import Detection, Hidden
-from .panoptic_detr import MaskStage
+from .mask_stage import MaskStage
 
 
 @META_ARCH_REGISTRY.register()
