@@ -1,10 +1,10 @@
 """The published variants' sizes: parameters to the last digit, and GFLOPs.
 
 Published are 34 / 34 / 40 / 41 / 41 M parameters and 78 / 128 / 173 / 173 / 173 GFLOPs. The size of image is not; this
-convention gives all of them but one: 800 x 1096 pixels, multiplication and addition of convolutions, linear layers and
-matrix products as one operation, and ten operations for each channel of a sampled point (four corners and their sum,
-multiplication and addition apart). Two-stage really costs 4 G more than the published repetition of the number before:
-the heads on every cell.
+convention gives 78.2 / 128.4 / 172.5 / 172.5 / 176.8: 800 x 1096 pixels, multiplication and addition of convolutions,
+linear layers and matrix products as one operation, and ten operations for each channel of a sampled point (four corners
+and their weighted sum, multiplication and addition apart). Two-stage really costs 4 G more than the number before it,
+which is published again: its heads run on every cell.
 """
 
 from pathlib import Path
@@ -43,7 +43,8 @@ def test_costs(repo: Path, variant: Variant, costs: tuple[int, int, int]) -> Non
     parameters = list(model.parameters())
     trainable = [p for p in parameters if p.requires_grad]
     assert (sum(p.numel() for p in parameters), sum(p.numel() for p in trainable)) == costs[:2]
-    assert round(operations(model.eval().requires_grad_(False)) / 1e9) == costs[2]
+    giga = operations(model.eval().requires_grad_(False)) / 1e9
+    assert giga == pytest.approx(costs[2], abs=0.55)  # published are whole numbers
 
 
 def operations(model: DeformableDETR) -> int:
