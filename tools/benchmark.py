@@ -4,6 +4,7 @@
     python tools/benchmark.py --config-file configs/COCO-Detection/detr_R_50_300ep.yaml
     python tools/benchmark.py --config-file ... --reference transformers --mode both --threads 2 --output benchmark.json
     python tools/benchmark.py --config-file ... --mode train --batch-size 8 --amp SOLVER.AMP.PRECISION bfloat16
+    python tools/benchmark.py --operator ms_deform_attn --reference transformers --mode both --threads 2
 
 Inference goes from uint8 images to Detectron2's ``Instances``: normalising, padding and post-processing are in the
 time. A training step is forward, matching, losses, backward, gradient clipping and the optimizer's step.
@@ -29,6 +30,9 @@ like it; what agrees are logits, distances and centerness, since its detections 
 
 Weights are random unless ``MODEL.WEIGHTS`` is among the overrides. Memory is measured in a process of its own each, as
 growth over what the model and its batch hold (detr_d2/benchmark/memory.py says how).
+
+``--operator`` measures one operator alone, at the size of the encoder (detr_d2/benchmark/operator.py), on a GPU where
+there is one. DETR_D2_MS_DEFORM_ATTN chooses its backend, --amp takes its values in bf16.
 """
 
 import argparse
@@ -56,6 +60,13 @@ from detr_d2.benchmark import (
     speed_ratio,
     to_markdown,
 )
+from detr_d2.benchmark.operator import (
+    OPERATORS,
+    OperatorSettings,
+    operator_markdown,
+    operator_modes,
+    run_operator,
+)
 from detr_d2.benchmark.reference import check_reference, require_transformers
 from detr_d2.benchmark.settings import MODES, REFERENCES
 from detr_d2.benchmark.torchvision_reference import check_torchvision
@@ -64,10 +75,10 @@ from detr_d2.benchmark.torchvision_reference import check_torchvision
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
-        report = run(args)
+        report = benchmark_operator(args) if args.operator else run(args)
         if args.output:
             args.output.write_text(json.dumps(report, indent=2) + "\n")
-        print(to_markdown(report))
+        print(operator_markdown(report) if args.operator else to_markdown(report))
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"benchmark.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -76,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a yaml of this package or of Detectron2")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config-file", metavar="FILE", help="a yaml of this package or of Detectron2")
+    what.add_argument("--operator", choices=OPERATORS, help="one operator alone")
     parser.add_argument("--mode", choices=[*MODES, "both"], default="inference")
     parser.add_argument("--reference", choices=REFERENCES, default="none", help="what to measure beside the config")
     parser.add_argument(
@@ -147,6 +160,29 @@ def run(args: argparse.Namespace) -> dict:
     modes = MODES if args.mode == "both" else (args.mode,)
     report["results"] = {mode: measure(mode, cfg, settings, workloads, args) for mode in modes}
     return report
+
+
+def benchmark_operator(args: argparse.Namespace) -> dict:
+    """The report of one operator alone."""
+    if args.reference == "transformers":
+        require_transformers()
+    on_gpu = torch.cuda.is_available()
+    settings = OperatorSettings(
+        reference=args.reference,
+        batch_size=args.batch_size,
+        precision="bfloat16" if args.amp else "float32",
+        device="cuda" if on_gpu else "cpu",
+        threads=args.threads,
+        seed=args.seed,
+    )
+    return run_operator(
+        settings,
+        operator_modes(args.mode),
+        rounds=args.rounds,
+        iterations=args.iters or (10 if on_gpu else 1),
+        warmup=args.warmup or (10 if on_gpu else 2),
+        memory=not args.no_memory,
+    )
 
 
 def measure(

@@ -11,6 +11,7 @@ given back to the system, and the peak is the kernel's high-water mark, reset at
 import ctypes
 import gc
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -44,10 +45,21 @@ def measure_memory(settings: Settings, implementation: str, mode: str) -> PeakMe
     Raises:
         RuntimeError: the process died, most likely because memory ran out.
     """
+    return in_own_process(_measure_here, settings, implementation, mode)
+
+
+def in_own_process(
+    measure: Callable[..., PeakMemory | None], settings: object, implementation: str, mode: str
+) -> PeakMemory | None:
+    """What ``measure`` of the other arguments returns, in a new process.
+
+    Raises:
+        RuntimeError: the process died, most likely because memory ran out.
+    """
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-            return pool.submit(_measure_here, settings, implementation, mode).result()
+            return pool.submit(measure, settings, implementation, mode).result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             f"The process that measures the memory of {implementation} ({mode}) died, most likely because memory ran "
@@ -58,8 +70,12 @@ def measure_memory(settings: Settings, implementation: str, mode: str) -> PeakMe
 def _measure_here(settings: Settings, implementation: str, mode: str) -> PeakMemory | None:
     cfg = settings.load()
     workload = build_workload(cfg, settings, implementation)
-    device = torch.device(cfg.MODEL.DEVICE)
-    step = workload.step(mode, cfg)
+    with EventStorage():  # a trainer has one open, and models log to it
+        return peak_of(workload.step(mode, cfg), torch.device(cfg.MODEL.DEVICE))
+
+
+def peak_of(step: Callable[[], object], device: torch.device) -> PeakMemory | None:
+    """Peak memory of `STEPS` steps in this process; None on a CPU whose system does not tell it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -69,9 +85,8 @@ def _measure_here(settings: Settings, implementation: str, mode: str) -> PeakMem
         if not reset_peak_rss():
             return None
         baseline = rss_bytes("VmRSS")
-    with EventStorage():
-        for _ in range(STEPS):
-            step()
+    for _ in range(STEPS):
+        step()
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else rss_bytes("VmHWM")
     return PeakMemory(baseline / MIB, peak / MIB)
 

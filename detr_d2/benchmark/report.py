@@ -18,6 +18,7 @@ from .timing import Ratio, Timing
 # Page faults of freshly mapped activations can be 15 to 40% of the time of a step on a CPU.
 VARIABLES = (
     "CUBLAS_",
+    "DETR_D2_",
     "DNNL_",
     "GOMP_",
     "KMP_",
@@ -34,7 +35,11 @@ TITLES = {"inference": "inference", "train": "training step"}
 
 def environment(cfg: CfgNode) -> dict[str, object]:
     """What the numbers depend on beside the settings."""
-    device = torch.device(cfg.MODEL.DEVICE)
+    return hardware(torch.device(cfg.MODEL.DEVICE))
+
+
+def hardware(device: torch.device) -> dict[str, object]:
+    """The machine, the versions and what is switched on in them."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "cores": os.cpu_count(),

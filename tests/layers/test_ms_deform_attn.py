@@ -1,7 +1,5 @@
 """The operator on its plain backend, which every machine has."""
 
-import logging
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -262,24 +260,3 @@ def test_inputs_that_do_not_fit(change, message):
     inputs = make_inputs(PYRAMID)._replace(**change)
     with pytest.raises(ValueError, match=message), torch.no_grad():
         ms_deform_attn(*inputs)
-
-
-def test_an_unknown_backend(monkeypatch: pytest.MonkeyPatch):
-    inputs = make_inputs(PYRAMID)
-    with pytest.raises(ValueError, match=r"no backend 'cuda' of ms_deform_attn.*'torch'"):
-        ms_deform_attn(*inputs, backend="cuda")
-    monkeypatch.setenv("DETR_D2_MS_DEFORM_ATTN", "fast")
-    with pytest.raises(ValueError, match=r"no backend 'fast'.*DETR_D2_MS_DEFORM_ATTN"):
-        ms_deform_attn(*inputs, backend="torch")
-
-
-def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture):
-    backends = sys.modules["detr_d2.layers.ms_deform_attn_backends"]
-    backends._log_once.cache_clear()
-    inputs = make_inputs(PYRAMID)
-    with caplog.at_level(logging.INFO, logger="detr_d2"):
-        for _ in range(3):
-            ms_deform_attn(*inputs).sum().backward()
-    assert [record.getMessage() for record in caplog.records] == [
-        "Multi-scale deformable attention on cpu runs on the backend 'torch' (asked for: 'auto')."
-    ]

@@ -1,5 +1,6 @@
 """tools/benchmark.py as a user runs it, on models of a fraction of the published width."""
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -152,6 +153,27 @@ def test_other_weights_end_the_run(
     assert message[-1].startswith("benchmark.py: the two models do not compute the same")
     assert "logits 0.01" in message[-1]
     assert not output.exists()
+
+
+def test_one_operator(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    small = functools.partial(tool.OperatorSettings, shapes=((9, 12), (4, 6)), heads=2, head_dim=8)
+    monkeypatch.setattr(tool, "OperatorSettings", small)
+    output = tmp_path / "benchmark.json"
+    words = ["--operator", "ms_deform_attn", "--reference", "transformers", "--mode", "both", "--output", str(output)]
+    assert tool.main([*words, "--rounds", "2", "--threads", "1", "--no-memory"]) == 0
+    report = json.loads(output.read_text())
+    assert report["multiply_adds"] == 5 * (9 * 12 + 4 * 6) * 2 * 8 * 2 * 4
+    assert report["agreement"].keys() == {"output", "value", "locations", "weights"}
+    assert max(report["agreement"].values()) < 1e-4
+    for mode in ("inference", "train"):
+        own, reference = (report["results"][mode][name]["rounds_ms"] for name in ("ours", "transformers"))
+        ratio = report["results"][mode]["times_as_fast"]
+        assert ratio["rounds"] == pytest.approx([b / a for a, b in zip(own, reference, strict=True)])
+    text = capsys.readouterr().out
+    assert "| forward | ours |" in text
+    assert "Forward + backward:" in text
 
 
 @pytest.mark.parametrize(
