@@ -21,8 +21,11 @@ def _official_aliases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def has_shared_heads(state: Mapping[str, Tensor]) -> bool:
     """Whether the first two layers' box heads (our names, which are the official ones) hold the same values.
 
-    Layers with heads of their own start from different biases, so these never do.
+    Layers with heads of their own start from different biases, so these never do; but for those of a two-stage model,
+    which has them always.
     """
+    if any(key.endswith(".enc_output.weight") for key in state):
+        return False
     first = {key: value for key, value in state.items() if key.startswith("bbox_embed.0.")}
     second = {key: state.get(key.replace(".0.", ".1.", 1)) for key in first}
     return all(value is not None and torch.equal(first[key], value) for key, value in second.items())
