@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .class_rows import has_no_object, head_rows, proposal_head
+from .class_rows import has_no_object, head_rows
 from .deformable_layouts import has_shared_heads
 
 State = Mapping[str, Tensor]
@@ -140,11 +140,8 @@ def check_family(checkpoint: Collection[str], model: Collection[str], model_name
 def check_shared_heads(checkpoint: State, model: State) -> str | None:
     """A sentence if decoder layers share their heads in one of two Deformable DETRs, and not in the other.
 
-    Names and shapes do not tell: both hold the heads once a layer. Nor do the values of a two-stage model, whose heads
-    start alike; published ones always have a head a layer.
+    Names and shapes do not tell: both hold the heads once a layer.
     """
-    if proposal_head(checkpoint):
-        return None
     names = [f"bbox_embed.{i}.layers.0.weight" for i in (0, 1)]
     if not all(name in state for name in names for state in (checkpoint, model)):
         return None
