@@ -295,25 +295,3 @@ def test_the_coco_sample_passes(coco_root):
         json_file = str(coco / "annotations" / f"instances_{split}2017.json")
         dicts = load_coco_json(json_file, str(coco / f"{split}2017"), f"_{split}")
         assert check(dicts, num_classes=80) is dicts
-
-
-def test_missing_annotation_files(folder, class_names):
-    dicts = [
-        d | {"pan_seg_file_name": str(folder / f"{i}.png")} for i, d in enumerate(images(folder, [annotation()], []))
-    ]
-    check(dicts)  # not read, so not asked for
-    (folder / "0.png").touch()
-    with pytest.raises(FileNotFoundError, match=r"(?s)1 of 2 annotation files are missing.*1\.png"):
-        check(dicts, annotation_files=["pan_seg_file_name"])
-    with pytest.raises(FileNotFoundError, match="annotation files"):
-        check(dicts, annotation_files=["pan_seg_file_name"], skip_unreadable_images=True)
-    (folder / "1.png").touch()
-    check(dicts, annotation_files=["pan_seg_file_name", "sem_seg_file_name"])
-
-
-def test_unknown_category_ids_of_a_registered_data_set(class_names):
-    with (
-        pytest.raises(ValueError, match=r"use the category id 999, which the data set does not know.*stuff_dataset_id"),
-        readable_annotations(NAME),
-    ):
-        raise KeyError(999)
