@@ -88,8 +88,8 @@ class PanopticAgreement:
         return (
             f"logits differ by at most {self.logits:.1e} of their deviation, boxes by {self.boxes:.1e}, mask logits "
             f"by {self.masks:.1e} of theirs (root mean square); {100 * self.pixels:.3f}% of the pixels are in another "
-            f"segment. Of each image, {', '.join(map(str, self.queries))} queries enter the map, {', '.join(map(str, self.segments))} segments "
-            "are left."
+            f"segment. Of each image, {', '.join(map(str, self.queries))} queries enter the map, "
+            f"{', '.join(map(str, self.segments))} segments are left."
         )
 
 
