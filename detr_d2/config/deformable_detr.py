@@ -19,6 +19,10 @@ def add_deformable_detr_config(cfg: CN) -> None:
     cfg.MODEL.DEFORMABLE_DETR.ENC_POINTS = 4
     cfg.MODEL.DEFORMABLE_DETR.DEC_POINTS = 4
 
+    # What computes deformable attention: "auto", "torch", "triton" or "torch-ms-deform-attn". The environment variable
+    # DETR_D2_MS_DEFORM_ATTN overrides it.
+    cfg.MODEL.DEFORMABLE_DETR.ATTENTION_BACKEND = "auto"
+
     # Every decoder layer has heads of its own and refines the box of the layer before.
     cfg.MODEL.DEFORMABLE_DETR.BOX_REFINE = False
     # Name in QUERY_SELECTION_REGISTRY: "LearnedQueries", or "TwoStageQueries" for the encoder's best proposals, which

@@ -20,15 +20,17 @@ class MSDeformAttn(nn.Module):
 
     Args:
         dim: C. num_levels: L. num_heads: h. num_points: P, of one head in one level.
+        backend: of `ms_deform_attn`.
     """
 
-    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, *, backend: str = "auto") -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"An embedding of {dim} channels cannot be split over {num_heads} attention heads.")
         self.num_levels = num_levels
         self.num_heads = num_heads
         self.num_points = num_points
+        self.backend = backend
         self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
         self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(dim, dim)
@@ -82,4 +84,5 @@ class MSDeformAttn(nn.Module):
         unit = reference[:, :, None, :, 2:] * (0.5 / self.num_points) if is_box else 1 / level_sizes  # ... x L x 2
         locations = reference[:, :, None, :, None, :2] + offsets * unit.unsqueeze(-2)  # B x Q x h x L x P x 2
         value = value.unflatten(-1, (self.num_heads, -1))  # B x N x h x C/h
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights.unflatten(-1, shape[1:])))
+        weights = weights.unflatten(-1, shape[1:])
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights, backend=self.backend))

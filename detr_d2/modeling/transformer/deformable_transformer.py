@@ -151,6 +151,7 @@ class DeformableTransformer(nn.Module):
         dim: C. num_heads: of every attention. dim_feedforward, dropout: of every layer.
         num_encoder_layers, num_decoder_layers: 6 and 6 as published. num_levels: F.
         num_encoder_points, num_decoder_points: that each head reads in each level.
+        attention_backend: see `ms_deform_attn`.
     """
 
     @configurable
@@ -168,6 +169,7 @@ class DeformableTransformer(nn.Module):
         num_levels: int = 4,
         num_encoder_points: int = 4,
         num_decoder_points: int = 4,
+        attention_backend: str = "auto",
     ) -> None:
         super().__init__()
         if query_selection.has_proposals and not box_refine:
@@ -183,6 +185,7 @@ class DeformableTransformer(nn.Module):
             "dropout": dropout,
             "num_levels": num_levels,
             "num_heads": num_heads,
+            "backend": attention_backend,
         }
         self.encoder = DeformableEncoder(num_encoder_layers, num_points=num_encoder_points, **layer)
         self.decoder = DeformableDecoder(num_decoder_layers, box_refine, num_points=num_decoder_points, **layer)
@@ -217,6 +220,7 @@ class DeformableTransformer(nn.Module):
             "num_levels": deformable.NUM_FEATURE_LEVELS,
             "num_encoder_points": deformable.ENC_POINTS,
             "num_decoder_points": deformable.DEC_POINTS,
+            "attention_backend": deformable.ATTENTION_BACKEND,
         }
 
     @property

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from detr_d2.layers import MLP, MSDeformAttn
@@ -147,3 +148,10 @@ def test_initial_values() -> None:
     assert not transformer.query_selection.reference_points.bias.any()
     bound = math.sqrt(6 / (C + 48))
     assert transformer.encoder.layers[0].linear1.weight.abs().max() <= bound
+
+
+def test_the_backend_of_the_config_is_used(small_deformable_cfg) -> None:
+    cfg = small_deformable_cfg("", "MODEL.DEFORMABLE_DETR.ATTENTION_BACKEND", "triton")
+    model = build_model(cfg).eval()
+    with pytest.raises(RuntimeError, match="cannot run on the backend 'triton'"):
+        model([{"image": torch.zeros(3, 160, 160, dtype=torch.uint8)}])
