@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 
-from detr_d2.evaluation import PanopticQualityEvaluator, SemanticEvaluator, build_evaluator
+from detr_d2.evaluation import HotCOCOEvaluator, PanopticQualityEvaluator, SemanticEvaluator, build_evaluator
 
 
 def test_coco_types(small_detr_cfg, shapes_root, tmp_path):
@@ -25,8 +25,8 @@ def kinds(cfg, name: str, folder) -> list[type]:
 
 
 def test_semantic_evaluation_where_stuff_has_classes_of_its_own(small_detr_cfg, shapes_root, tmp_path):
-    assert kinds(small_detr_cfg, "shapes_val", tmp_path) == [COCOEvaluator, PanopticQualityEvaluator]
-    separated = [COCOEvaluator, SemanticEvaluator, PanopticQualityEvaluator]
+    assert kinds(small_detr_cfg, "shapes_val", tmp_path) == [HotCOCOEvaluator, PanopticQualityEvaluator]
+    separated = [HotCOCOEvaluator, SemanticEvaluator, PanopticQualityEvaluator]
     assert kinds(small_detr_cfg, "shapes_val_separated", tmp_path) == separated
     # Detectron2's own: only the separated ones have semantic maps.
     assert MetadataCatalog.get("coco_2017_val_panoptic_separated").sem_seg_root
