@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from detectron2.utils.events import EventStorage
@@ -25,6 +26,7 @@ from .workloads import build_workload
 
 STEPS = 2
 MIB = 2**20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,11 @@ def measure_memory(settings: Settings, implementation: str, mode: str) -> PeakMe
     Raises:
         RuntimeError: the process died, most likely because memory ran out.
     """
-    return in_own_process(_measure_here, settings, implementation, mode)
+    return in_own_process(_measure_here, settings, implementation, mode, what=f"{implementation} ({mode})")
 
 
-def in_own_process(
-    measure: Callable[..., PeakMemory | None], settings: object, implementation: str, mode: str
-) -> PeakMemory | None:
-    """What ``measure`` of the other arguments returns, in a new process.
+def in_own_process(function: Callable[..., T], *args: object, what: str) -> T:
+    """What ``function`` returns in a new process; ``what`` is measured there, for the error.
 
     Raises:
         RuntimeError: the process died, most likely because memory ran out.
@@ -59,11 +59,11 @@ def in_own_process(
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-            return pool.submit(measure, settings, implementation, mode).result()
+            return pool.submit(function, *args).result()
     except BrokenProcessPool as error:
         raise RuntimeError(
-            f"The process that measures the memory of {implementation} ({mode}) died, most likely because memory ran "
-            "out: use a smaller --batch-size or --size, or --no-memory."
+            f"The process that measures the memory of {what} died, most likely because memory ran out: use a smaller "
+            "--batch-size or smaller images, or leave memory out."
         ) from error
 
 
@@ -75,7 +75,7 @@ def _measure_here(settings: Settings, implementation: str, mode: str) -> PeakMem
 
 
 def peak_of(step: Callable[[], object], device: torch.device) -> PeakMemory | None:
-    """Peak memory of `STEPS` steps in this process; None on a CPU whose system does not tell it."""
+    """Peak memory of `STEPS` steps in this process, which holds nothing else; None as in `measure_memory`."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -112,7 +112,10 @@ def run_operator(
         device = torch.device(settings.device)
         timings = measure_times(steps, rounds=rounds, iterations=iterations, warmup=warmup, device=device)
         ratio = speed_ratio(timings["ours"], timings[settings.reference]) if len(steps) > 1 else None
-        peaks = {name: in_own_process(_peak_memory, settings, name, mode) for name in steps} if memory else {}
+        peaks = {}
+        if memory:
+            for name in steps:
+                peaks[name] = in_own_process(_peak_memory, settings, name, mode, what=f"{name} ({mode})")
         report["results"][mode] = mode_results(timings, peaks, ratio, settings.batch_size)
     return report
 

@@ -1,0 +1,142 @@
+"""Training each model for a budget of iterations or of minutes, by the same trainer, loader and seed.
+
+A schedule is stretched to the budget: the steps of the learning rate and its warm-up keep their share of the training.
+The folder of a training is named after its config and budget; one that was interrupted is resumed, one that is complete
+is kept.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from ..checkpoint.writing import write_atomically
+from .curves import read_lines, seconds_per_iteration
+from .models import ComparedModel
+
+# How often a model is evaluated during its training.
+EVALUATIONS = 5
+# Iterations whose time tells how many fit into the minutes.
+PROBE = 40
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: ``iterations``, or ``minutes`` without evaluation; the other is 0.
+
+    Attributes:
+        seed: of weights, order and augmentation.
+        num_gpus: processes, one a GPU.
+    """
+
+    iterations: int = 0
+    minutes: float = 0.0
+    seed: int = 1
+    num_gpus: int = 1
+
+
+def train(
+    model: ComparedModel, budget: Budget, folder: Path, script: Path, opts: list[str], tell: Callable[[str], object]
+) -> Path:
+    """The output folder of a complete training below ``folder``.
+
+    Args:
+        model: its config is trained from the ``MODEL.WEIGHTS`` that it names.
+        script: ``tools/train_net.py``.
+        opts: overrides that were given for all models.
+        tell: called with what is going on.
+
+    Raises:
+        RuntimeError: the training failed; names its log.
+    """
+    key = json.dumps([model.config_hash, model.weights_hash, asdict(budget)])
+    output = folder / f"train-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    if (output / "model_final.pth").is_file():
+        return output
+    common = [*opts, "SEED", str(budget.seed), "MODEL.DEVICE", model.cfg.MODEL.DEVICE]
+    iterations = budget.iterations or _fit(model, budget, output, script, common, tell)
+    overrides = [*common, *stretched(model.cfg, iterations), "OUTPUT_DIR", str(output)]
+    _run(model, script, output, overrides, budget.num_gpus, iterations, tell)
+    return output
+
+
+def stretched(cfg: CfgNode, iterations: int) -> list[str]:
+    """Overrides that make a training of the cfg ``iterations`` long."""
+    share = iterations / cfg.SOLVER.MAX_ITER
+    period = max(1, -(-iterations // EVALUATIONS))
+    # Detectron2 wants steps to rise.
+    steps = sorted({min(iterations, max(1, round(step * share))) for step in cfg.SOLVER.STEPS})
+    values = {
+        "SOLVER.MAX_ITER": iterations,
+        "SOLVER.STEPS": tuple(steps),
+        "SOLVER.WARMUP_ITERS": min(cfg.SOLVER.WARMUP_ITERS, round(cfg.SOLVER.WARMUP_ITERS * share)),
+        "SOLVER.CHECKPOINT_PERIOD": period,
+        "TEST.EVAL_PERIOD": period,
+    }
+    return [word for key, value in values.items() for word in (key, str(value))]
+
+
+def _fit(
+    model: ComparedModel, budget: Budget, output: Path, script: Path, common: list[str], tell: Callable[[str], object]
+) -> int:
+    """How many iterations fit into the minutes on this machine, measured once and kept for a resume."""
+    plan = output / "budget.json"
+    if plan.is_file():
+        return json.loads(plan.read_text())["iterations"]
+    probe = output / "probe"
+    never = ["TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", str(10 * PROBE)]
+    overrides = [*common, *stretched(model.cfg, PROBE), *never, "OUTPUT_DIR", str(probe)]
+    _run(model, script, probe, overrides, budget.num_gpus, PROBE, tell)
+    seconds = seconds_per_iteration(probe / "metrics.json")
+    iterations = max(1, round(60 * budget.minutes / seconds))
+    text = json.dumps({"iterations": iterations, "seconds_per_iteration": seconds, "minutes": budget.minutes})
+    write_atomically(str(plan), lambda stream: stream.write(text.encode()))
+    return iterations
+
+
+def _run(
+    model: ComparedModel,
+    script: Path,
+    output: Path,
+    overrides: list[str],
+    num_gpus: int,
+    iterations: int,
+    tell: Callable[[str], object],
+) -> None:
+    """One training in processes of its own, resumed if it was begun."""
+    output.mkdir(parents=True, exist_ok=True)
+    log = output / "train.log"
+    command = [sys.executable, str(script), "--config-file", str(model.config_file), "--resume"]
+    command += ["--num-gpus", str(num_gpus), *(["--dist-url", "auto"] if num_gpus > 1 else []), *overrides]
+    with open(log, "a") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                tell(f"{model.label}: training {_last_iteration(output / 'metrics.json')}/{iterations}")
+                time.sleep(1.0)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    if process.returncode:
+        last = log.read_text().strip().splitlines()
+        raise RuntimeError(
+            f"{model.label}: training ended with status {process.returncode} ({last[-1] if last else 'no output'}); "
+            f"its output is in {log}. The same command goes on where it stopped."
+        )
+
+
+def _last_iteration(metrics: Path) -> int:
+    if not metrics.is_file():
+        return 0
+    try:
+        lines = read_lines(metrics)
+    except ValueError:  # a line that is being written
+        return 0
+    return lines[-1]["iteration"] + 1 if lines else 0

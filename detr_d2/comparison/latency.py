@@ -1,0 +1,216 @@
+"""Latency of several models on the same images, taking turns, in three parts: mapper, model, post-processing.
+
+The mapper reads an image file and resizes it. The model goes from the mapper's uint8 tensor to its heads' outputs, with
+normalising, padding and the transfer to the device. Post-processing makes results at the original size of them:
+thresholds, non-maximum suppression, clipping, rescaling, pasting and merging of masks. A device is waited for at each
+border.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN
+from detectron2.modeling.meta_arch import dense_detector, panoptic_fpn, rcnn
+from torch import nn
+
+from ..engine import autocast
+from ..modeling.meta_arch import fcos
+from ..modeling.meta_arch.set_predictor import SetPredictor
+
+PARTS = ("preprocessing", "model", "postprocessing")
+PRECISIONS = ("fp32", "amp")
+
+
+def postprocessing_of(model: nn.Module) -> list[tuple[object, str]]:
+    """What makes results of a model's raw outputs: objects and the names of their functions. Empty for a model whose
+    parts are not known here: then all of its time is the model's.
+    """
+    if isinstance(model, SetPredictor):
+        return [(model, "postprocess")]
+    if isinstance(model, fcos.FCOS):
+        return [(model, "postprocessor"), (fcos, "detector_postprocess")]
+    if isinstance(model, dense_detector.DenseDetector):
+        return [(model, "forward_inference"), (dense_detector, "detector_postprocess")]
+    if isinstance(model, GeneralizedRCNN):
+        predictors = getattr(model.roi_heads, "box_predictor", None)
+        predictors = list(predictors) if isinstance(predictors, nn.ModuleList) else [predictors]
+        calls = [(predictor, "inference") for predictor in predictors if predictor is not None]
+        if isinstance(model, PanopticFPN):
+            names = ("detector_postprocess", "sem_seg_postprocess", "combine_semantic_and_instance_outputs")
+            return calls + [(panoptic_fpn, name) for name in names]
+        return [*calls, (rcnn, "detector_postprocess")]
+    return []
+
+
+class Clock:
+    """Adds up the time of some functions of a model while it runs.
+
+    Args:
+        device: waited for before time is taken.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        self._depth = 0
+
+    def now(self) -> float:
+        """The time, when the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def timing(self, calls: Sequence[tuple[object, str]]) -> Iterator[None]:
+        """Within it every call of these functions is timed; one inside of another counts once."""
+        with ExitStack() as stack:
+            for owner, name in calls:
+                stack.enter_context(mock.patch.object(owner, name, self._timed(getattr(owner, name))))
+            yield
+
+    def _timed(self, function: Callable) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._depth:
+                return function(*args, **kwargs)
+            self._depth += 1
+            start = self.now()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._depth -= 1
+                self.seconds += self.now() - start
+
+        return run
+
+
+@dataclass
+class Samples:
+    """Times of one model in one setting, in milliseconds an image.
+
+    Attributes:
+        rounds: of each round the time of each batch, by part; ``total`` is their sum.
+        error: why there are none.
+    """
+
+    rounds: list[list[dict[str, float]]] = field(default_factory=list)
+    error: str = ""
+
+    def summary(self) -> dict[str, Any]:
+        """``{part: {"p50": ..., "p95": ..., "rounds": [...]}}``: over all batches, and the median of each round."""
+        if self.error or not self.rounds:
+            return {"error": self.error}
+        every = [batch for batches in self.rounds for batch in batches]
+        return {
+            part: {
+                "p50": float(np.percentile([batch[part] for batch in every], 50)),
+                "p95": float(np.percentile([batch[part] for batch in every], 95)),
+                "rounds": [statistics.median(batch[part] for batch in batches) for batches in self.rounds],
+            }
+            for part in every[0]
+        } | {"samples": len(every)}
+
+
+@dataclass
+class Candidate:
+    """A model that is timed.
+
+    Attributes:
+        cfg: with its mapper, device and precision of ``SOLVER.AMP``.
+        network: in evaluation mode.
+        mapper: a record of the data set -> an input of the model.
+        records: the images, the same for all.
+    """
+
+    cfg: CfgNode
+    network: nn.Module
+    mapper: Callable[[dict], dict]
+    records: Sequence[dict]
+
+
+def measure_latency(
+    candidates: Mapping[str, Candidate],
+    *,
+    batch_sizes: Sequence[int],
+    rounds: int,
+    warmup: int,
+    advance: Callable[[int], object],
+) -> dict[str, dict[str, dict]]:
+    """``{label: {"batch 1 fp32": summary, ...}}``; in each round every model runs over all images in every setting.
+
+    Args:
+        candidates: by label.
+        batch_sizes: images of a batch; the images are taken in turn, and a batch that is not full is left out.
+        rounds: how often.
+        warmup: uncounted batches before each model's first round in each setting.
+        advance: called with 1 after each model's turn.
+    """
+    settings = [(size, precision) for size in batch_sizes for precision in PRECISIONS]
+    samples = {label: {setting: Samples() for setting in settings} for label in candidates}
+    for turn in range(rounds):
+        for label, candidate in candidates.items():
+            inputs, mapped = _map(candidate)
+            for setting, result in samples[label].items():
+                if result.error:
+                    continue
+                try:
+                    times = _run(candidate, inputs, mapped, *setting, warmup=0 if turn else warmup)
+                    result.rounds.append(times)
+                except (RuntimeError, TypeError, NotImplementedError) as error:  # an operator without this precision
+                    result.error = " ".join(str(error).split())[:300]
+            advance(1)
+    return {
+        label: {f"batch {size} {precision}": by_setting[size, precision].summary() for size, precision in settings}
+        for label, by_setting in samples.items()
+    }
+
+
+def _map(candidate: Candidate) -> tuple[list[dict], list[float]]:
+    """Each image as the model takes it, and how long its mapper needed."""
+    inputs, seconds = [], []
+    for record in candidate.records:
+        record = deepcopy(record)
+        start = time.perf_counter()
+        inputs.append(candidate.mapper(record))
+        seconds.append(time.perf_counter() - start)
+    return inputs, seconds
+
+
+def _run(
+    candidate: Candidate, inputs: list[dict], mapped: list[float], size: int, precision: str, *, warmup: int
+) -> list[dict[str, float]]:
+    """One pass over the images."""
+    cfg = with_precision(candidate.cfg, precision)
+    device = torch.device(cfg.MODEL.DEVICE)
+    batches = [slice(i, i + size) for i in range(0, len(inputs) - size + 1, size)]
+    times = []
+    for place, batch in enumerate([*(batches * warmup)[:warmup], *batches]):
+        clock = Clock(device)
+        with torch.no_grad(), autocast(cfg), clock.timing(postprocessing_of(candidate.network)):
+            start = clock.now()
+            candidate.network(inputs[batch])
+            seconds = clock.now() - start
+        if place >= warmup:
+            parts = (sum(mapped[batch]), seconds - clock.seconds, clock.seconds)
+            by_part = {name: 1000 * value / size for name, value in zip(PARTS, parts, strict=True)}
+            times.append(by_part | {"total": sum(by_part.values())})
+    return times
+
+
+def with_precision(cfg: CfgNode, precision: str) -> CfgNode:
+    """The cfg in "fp32", or in "amp": its own ``SOLVER.AMP.PRECISION``, but bf16 on a CPU, which has no fp16."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED = precision == "amp"
+    if cfg.MODEL.DEVICE == "cpu":
+        cfg.SOLVER.AMP.PRECISION = "bfloat16"
+    cfg.freeze()
+    return cfg

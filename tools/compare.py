@@ -1,0 +1,146 @@
+#!/usr/bin/env python
+"""Compare models of any family on the same images: accuracy, size, FLOPs, latency, memory, training speed.
+
+    python tools/compare.py detr.yaml@detr.pth fcos.yaml@fcos.pth --output output/comparison
+    python tools/compare.py output/run_a output/run_b --output output/comparison
+    python tools/compare.py configs/Shapes/detr_R_18.yaml configs/Shapes/fcos_R_18.yaml --train --train-minutes 5 \\
+        --output output/comparison
+
+A model is a config with its weights, CONFIG.yaml@FILE (without @FILE those of its MODEL.WEIGHTS), or the output folder
+of a training; LABEL=MODEL names it. With --train each config is trained first, from the MODEL.WEIGHTS that it names.
+
+Written to --output: LABEL/result.json for each model, comparison.md, comparison.csv, comparison.html and plots. The
+same command goes on where it was interrupted, and measures again only what other weights, configs, settings or another
+machine make necessary. In latency and training speed the models take turns; both are measured again for all when one
+changes.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detr_d2.comparison import PARTS, Budget, ComparedModel, Measurements, Settings, read_models, train, write_report
+from detr_d2.comparison.provenance import describe_environment, set_threads
+from detr_d2.comparison.run import device_of
+from detr_d2.comparison.trained import record_training
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        set_threads(args.threads)
+        _log_to_file(args.output)
+        measurements = Measurements(prepare(args), settings_of(args), args.output)
+        measurements.run()
+        files = write_report(measurements)
+        print(files["markdown"].read_text())
+        print(f"Written: {', '.join(str(path) for path in files.values())}")
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"compare.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def prepare(args: argparse.Namespace) -> list[ComparedModel]:
+    """The models of the command line, trained where that is asked for."""
+    needs_weights = "accuracy" in args.parts and not args.train
+    models = read_models(args.models, args.opts, dataset=args.dataset, needs_weights=needs_weights)
+    device_of(models)
+    if not args.train:
+        return models
+    for word, model in zip(args.models, models, strict=True):
+        if model.config_file.name == "config.yaml" or "@" in word:
+            raise ValueError(f"{word}: --train takes configs; what is trained already is compared without it.")
+    budget = Budget(args.train_iters, args.train_minutes, args.seed, args.num_gpus)
+    script = Path(__file__).with_name("train_net.py")
+    words = []
+    for model in models:
+        folder = train(model, budget, args.output / model.label, script, args.opts, _tell)
+        words.append(f"{model.label}={folder}")
+    print(file=sys.stderr)
+    opts = ["MODEL.DEVICE", models[0].cfg.MODEL.DEVICE]
+    trained = read_models(words, opts, dataset=args.dataset)
+    for config, model in zip(models, trained, strict=True):
+        record_training(args.output / model.label, config, model, budget, describe_environment(model.cfg))
+    return trained
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    defaults = Settings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="[LABEL=]CONFIG.yaml[@WEIGHTS] or [LABEL=]FOLDER")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="of results; made if need be")
+    parser.add_argument("--dataset", default="", metavar="NAME", help="for all (default: each config's DATASETS.TEST)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (all)")
+    train = parser.add_argument_group("training")
+    train.add_argument("--train", action="store_true", help="train each config first, for one of the next two")
+    train.add_argument("--train-iters", type=_positive, default=0, metavar="N", help="iterations of each")
+    train.add_argument(
+        "--train-minutes", type=float, default=0.0, metavar="M", help="minutes of each, without evaluation"
+    )
+    train.add_argument("--num-gpus", type=_positive, default=1, metavar="N", help="processes that train (1)")
+    measure = parser.add_argument_group("measuring")
+    for name, value, text in (
+        ("images", defaults.images, "for FLOPs and latency"),
+        ("batch-size", defaults.batch_size, "the larger batch of inference, beside 1"),
+        ("train-batch-size", defaults.train_batch_size, "of training speed and memory"),
+        ("rounds", defaults.rounds, "in which the models take turns"),
+        ("train-steps", defaults.train_steps, "of training speed in a round"),
+        ("resamples", defaults.resamples, "of the bootstrap"),
+    ):
+        measure.add_argument(f"--{name}", type=_positive, default=value, metavar="N", help=f"{text} ({value})")
+    measure.add_argument("--threads", type=_positive, default=0, metavar="N", help="on the CPU (torch's choice)")
+    measure.add_argument("--seed", type=int, default=1, help="of training and of the bootstrap (1)")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides of all configs"
+    )
+    args = parser.parse_args(argv)
+    if args.train and bool(args.train_iters) == (args.train_minutes > 0):
+        parser.error("--train needs a budget: one of --train-iters and --train-minutes")
+    if not args.train and (args.train_iters or args.train_minutes):
+        parser.error("--train-iters and --train-minutes need --train")
+    if args.images < args.batch_size:
+        parser.error(f"--images {args.images} does not fill a batch of --batch-size {args.batch_size}")
+    return args
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    return Settings(
+        parts=tuple(part for part in PARTS if part in args.parts),
+        images=args.images,
+        batch_size=args.batch_size,
+        train_batch_size=args.train_batch_size,
+        rounds=args.rounds,
+        train_steps=args.train_steps,
+        resamples=args.resamples,
+        seed=args.seed,
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _tell(text: str) -> None:
+    print(f"\r{text:<60}", end="", file=sys.stderr, flush=True)
+
+
+def _log_to_file(output: Path) -> None:
+    """What loaders, checkpoints and evaluators log goes to ``compare.log``, so that the bar can be read."""
+    output.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(output / "compare.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    for name in ("detectron2", "detr_d2", "fvcore"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
