@@ -16,9 +16,10 @@ changes.
 """
 
 import argparse
+import contextlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from detr_d2.comparison import PARTS, Budget, ComparedModel, Measurements, Settings, read_models, train, write_report
@@ -31,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         set_threads(args.threads)
-        _log_to_file(args.output)
-        measurements = Measurements(prepare(args), settings_of(args), args.output)
-        measurements.run()
-        files = write_report(measurements)
+        with logging_to(args.output / "compare.log"):
+            measurements = Measurements(prepare(args), settings_of(args), args.output)
+            measurements.run()
+            files = write_report(measurements)
         print(files["markdown"].read_text())
         print(f"Written: {', '.join(str(path) for path in files.values())}")
     except (ValueError, OSError, RuntimeError) as error:
@@ -130,16 +131,26 @@ def _tell(text: str) -> None:
     print(f"\r{text:<60}", end="", file=sys.stderr, flush=True)
 
 
-def _log_to_file(output: Path) -> None:
-    """What loaders, checkpoints and evaluators log goes to ``compare.log``, so that the bar can be read."""
-    output.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(output / "compare.log")
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """What loaders, checkpoints and evaluators log goes to a file, so that the bar can be read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
-    for name in ("detectron2", "detr_d2", "fvcore"):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+    loggers = [logging.getLogger(name) for name in ("detectron2", "detr_d2", "fvcore")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.handlers[:] = [handler]
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+            logger.propagate = propagate
+        handler.close()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def plot_accuracy(results: Sequence[dict[str, Any]], path: tuple[str, ...], scal
     for axis, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, x, y in points:
             axis.plot([x], [y], "o", label=name)
-            axis.annotate(name, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        axis.legend(fontsize=8)
         axis.set(xlabel=label, ylabel=title)
         axis.set_xlim(left=0)
         axis.margins(0.2)

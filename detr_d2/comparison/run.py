@@ -98,9 +98,8 @@ class Measurements:
             dataset=model.dataset,
             published=published(model.label, model.config_file.stem),
         )
-        network = None if file.get("size", self.hashes(model)) else model.build()
-        if network is not None:
-            file.put("size", self.hashes(model), count_parameters(network), self.environment)
+        file.save()
+        file.compute("size", self.hashes(model), self.environment, lambda: count_parameters(model.build()))
 
     def results(self) -> list[dict[str, Any]]:
         """Of each model what its JSON holds, but for parts that were not asked for or are of other weights."""

@@ -30,9 +30,7 @@ class ResultFile:
                 self.data = json.loads(path.read_text())
                 self.data["parts"].keys()
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(
-                    f"{path} is not a result of this tool: remove it, or choose another --output."
-                ) from error
+                raise ValueError(f"{path} is no result of this tool: remove it, or choose another --output.") from error
 
     def describe(self, **values: Any) -> None:
         """Set what is known of the model itself."""

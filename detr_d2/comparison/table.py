@@ -86,12 +86,31 @@ def build_rows(results: Sequence[dict[str, Any]], batch_sizes: Sequence[int]) ->
         for precision in PRECISIONS:
             rows += _latency_rows(results, size, precision)
     rows += [
-        _row(results, "memory/inference", "memory of inference (MiB), peak", 0, ("memory", "inference", "peak")),
-        _row(results, "memory/inference/growth", "... beyond the model", 0, ("memory", "inference", "growth")),
-        _row(results, "memory/train", "memory of training (MiB), peak", 0, ("memory", "train", "peak")),
-        _row(results, "memory/train/growth", "... beyond the model", 0, ("memory", "train", "growth")),
+        _row(results, "memory/inference", "memory of inference, peak (MiB)", 0, ("memory", "inference", "peak")),
+        _row(
+            results,
+            "memory/inference/growth",
+            "memory of inference beyond the model (MiB)",
+            0,
+            ("memory", "inference", "growth"),
+        ),
+        _row(results, "memory/train", "memory of training, peak (MiB)", 0, ("memory", "train", "peak")),
+        _row(
+            results,
+            "memory/train/growth",
+            "memory of training beyond the model (MiB)",
+            0,
+            ("memory", "train", "growth"),
+        ),
         _row(results, "training/speed", "training (images/s)", 2, ("training", "images_per_second"), spread="rounds"),
-        _row(results, "training/waiting", "... waiting for data (%)", 1, ("training", "waiting"), scale=100),
+        _row(
+            results,
+            "training/waiting",
+            "training, waiting for data (% of the time)",
+            1,
+            ("training", "waiting"),
+            scale=100,
+        ),
         _row(results, "budget/iterations", "trained iterations", 0, ("budget", "iterations")),
         _row(results, "budget/images", "trained images", 0, ("budget", "images")),
         _row(results, "budget/minutes", "trained minutes", 1, ("budget", "minutes")),

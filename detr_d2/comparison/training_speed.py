@@ -1,6 +1,6 @@
 """Training throughput of several models with their own loaders, taking turns, and how much of it is waiting for data.
 
-Weights do not change: the learning rate is 0. Every round starts a new loader, since the workers of one that rests
+Weights do not change: the learning rate is 0. Every round starts its loader anew, since the workers of one that rests
 would fetch ahead and hide what data costs.
 """
 
@@ -40,11 +40,12 @@ class TrainingRun:
         self.workload = OurWorkload(network, [])
         self.step = self.workload.step("train", cfg)
         self.clock = Clock(torch.device(cfg.MODEL.DEVICE))
+        self.loader = build_train_loader(cfg)
 
     def run(self, iterations: int, warmup: int) -> tuple[float, float]:
         """Seconds of ``iterations`` steps after ``warmup`` others: all of it, and waiting for data alone."""
         total = waited = 0.0
-        batches = iter(build_train_loader(self.cfg))
+        batches = iter(self.loader)  # with workers of its own, and the first images again
         with EventStorage():
             for iteration in range(warmup + iterations):
                 start = self.clock.now()

@@ -1,0 +1,87 @@
+"""The split of the time of a step, and the turns that models take."""
+
+import time
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from detr_d2.comparison import latency
+from detr_d2.comparison.latency import Candidate, Clock, measure_latency, postprocessing_of
+from detr_d2.engine import load_config
+
+
+@pytest.mark.parametrize(
+    "name", ["detr_R_18", "deformable_detr_R_18", "fcos_R_18", "retinanet_R_18", "mask_rcnn_R_18", "panoptic_fpn_R_18"]
+)
+def test_every_family_spends_time_in_its_postprocessing(repo, name):
+    cfg = load_config(str(repo / "configs" / "Shapes" / f"{name}.yaml"), ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg).eval()
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    calls = postprocessing_of(model)
+    before = [getattr(owner, function) for owner, function in calls]
+    clock = Clock(torch.device("cpu"))
+    with torch.no_grad(), clock.timing(calls):
+        start = clock.now()
+        model([{"image": image, "height": 128, "width": 128}])
+        total = clock.now() - start
+    assert 0 < clock.seconds < total
+    assert [getattr(owner, function) for owner, function in calls] == before
+
+
+def test_nested_calls_count_once():
+    class Steps:
+        def outer(self) -> None:
+            self.inner()
+            time.sleep(0.02)
+
+        def inner(self) -> None:
+            time.sleep(0.03)
+
+    steps, clock = Steps(), Clock(torch.device("cpu"))
+    with clock.timing([(steps, "outer"), (steps, "inner")]):
+        start = clock.now()
+        steps.outer()
+        elapsed = clock.now() - start
+    assert 0.05 <= clock.seconds <= elapsed
+
+
+class Recorder(nn.Module):
+    """Writes down its name and its batch; refuses mixed precision if it is told to."""
+
+    def __init__(self, name: str, log: list, *, refuses_amp: bool = False) -> None:
+        super().__init__()
+        self.name, self.log, self.refuses_amp = name, log, refuses_amp
+
+    def forward(self, inputs: list[dict]) -> None:
+        amp = torch.is_autocast_enabled("cpu")
+        if amp and self.refuses_amp:
+            raise RuntimeError("no kernel for bf16")
+        self.log.append((self.name, [item["image"] for item in inputs], amp))
+
+
+def test_models_take_turns_on_the_same_images(monkeypatch):
+    cfg = load_config("", ["MODEL.DEVICE", "cpu"])
+    log: list = []
+    records = [{"image": i} for i in range(5)]
+    networks = {"a": Recorder("a", log), "b": Recorder("b", log, refuses_amp=True)}
+    candidates = {name: Candidate(cfg, network, dict, records) for name, network in networks.items()}
+    turns = []
+    result = measure_latency(candidates, batch_sizes=[1, 2], rounds=2, warmup=1, advance=turns.append)
+    assert turns == [1] * 4
+    of_a = [[0], [0], [1], [2], [3], [4]]  # one to warm up
+    pairs = [[0, 1], [0, 1], [2, 3]]  # the fifth image fills no batch
+    first = [("a", batch, amp) for batches in (of_a, pairs) for amp in (False, True) for batch in batches]
+    first += [("b", batch, False) for batches in (of_a, pairs) for batch in batches]
+    assert log[: len(first)] == first
+    assert [name for name, *_ in log[len(first) :]] == ["a"] * 14 + ["b"] * 7
+
+    summary = result["a"]["batch 1 fp32"]
+    assert summary["samples"] == 10
+    assert len(summary["total"]["rounds"]) == 2
+    assert set(summary) == {*latency.PARTS, "total", "samples"}
+    assert summary["total"]["p50"] <= summary["total"]["p95"]
+    assert summary["postprocessing"]["p95"] == 0
+    assert result["b"]["batch 2 amp"] == {"error": "no kernel for bf16"}
+    assert result["b"]["batch 2 fp32"]["samples"] == 4
