@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from detr_d2.comparison import latency
-from detr_d2.comparison.latency import Candidate, Clock, measure_latency, postprocessing_of
+from detr_d2.comparison.latency import Candidate, Clock, heads_inside_postprocessing, measure_latency, postprocessing_of
 from detr_d2.engine import load_config
 
 
@@ -45,6 +45,38 @@ def test_nested_calls_count_once():
         steps.outer()
         elapsed = clock.now() - start
     assert 0.05 <= clock.seconds <= elapsed
+
+
+def test_a_head_inside_of_postprocessing_is_taken_out():
+    class Steps:
+        def postprocess(self) -> None:
+            self.head()
+            time.sleep(0.02)
+
+        def head(self) -> None:
+            time.sleep(0.1)
+
+    steps, clock = Steps(), Clock(torch.device("cpu"))
+    with clock.timing([(steps, "postprocess")], without=[(steps, "head")]):
+        start = clock.now()
+        steps.postprocess()
+        elapsed = clock.now() - start
+        steps.head()  # outside of post-processing it changes nothing
+    assert 0.02 <= clock.seconds <= elapsed - 0.1
+
+
+def test_the_mask_head_is_the_models(repo):
+    cfg = load_config(str(repo / "configs" / "Shapes" / "panoptic_detr_R_18.yaml"), ["MODEL.DEVICE", "cpu"])
+    model = build_model(cfg).eval()
+    assert heads_inside_postprocessing(model) == [(model, "predict_masks")]
+    inputs = [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), "height": 64, "width": 64}]
+    called, predict = [], model.predict_masks
+    model.predict_masks = lambda *args: called.append(1) or predict(*args)
+    clock = Clock(torch.device("cpu"))
+    with torch.no_grad(), clock.timing([(model, "postprocess")], without=[(model, "predict_masks")]):
+        model(inputs)
+    assert called
+    assert clock.seconds > 0
 
 
 class Recorder(nn.Module):
