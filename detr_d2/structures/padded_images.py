@@ -39,6 +39,19 @@ class PaddedImages(NamedTuple):
             mask[i, :h, :w] = False
         return cls(batch, mask, sizes)
 
+    @classmethod
+    def from_inputs(
+        cls, batched_inputs: Sequence[dict], pixel_mean: Tensor, pixel_std: Tensor, size_divisibility: int
+    ) -> "PaddedImages":
+        """Detectron2's model inputs: each ``image`` (C x h x w), moved to the statistics' device, normalised, padded.
+
+        Args:
+            pixel_mean, pixel_std: C x 1 x 1.
+            size_divisibility: the backbone's, where 0 asks for nothing.
+        """
+        images = [item["image"].to(pixel_mean.device, non_blocking=True) for item in batched_inputs]
+        return cls.from_tensors([(image - pixel_mean) / pixel_std for image in images], max(1, size_divisibility))
+
     @property
     def has_padding(self) -> bool:
         """Whether any image is smaller than the batch; known without asking the device."""

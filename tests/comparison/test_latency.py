@@ -117,3 +117,13 @@ def test_models_take_turns_on_the_same_images(monkeypatch):
     assert summary["postprocessing"]["p95"] == 0
     assert result["b"]["batch 2 amp"] == {"error": "no kernel for bf16"}
     assert result["b"]["batch 2 fp32"]["samples"] == 4
+
+
+def test_a_model_that_fails_in_full_precision_is_an_error():
+    class Broken(nn.Module):
+        def forward(self, inputs: list[dict]) -> None:
+            raise RuntimeError("mat1 and mat2 do not fit")
+
+    candidate = Candidate(load_config("", ["MODEL.DEVICE", "cpu"]), Broken(), dict, [{"image": 0}])
+    with pytest.raises(RuntimeError, match="do not fit"):
+        measure_latency({"a": candidate}, batch_sizes=[1], rounds=1, warmup=0, advance=lambda turns: None)

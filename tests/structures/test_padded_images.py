@@ -68,3 +68,13 @@ def test_size_divisibility() -> None:
     assert batch.image_sizes == [(33, 64)]
     assert batch.has_padding
     assert (~batch.mask).sum() == 33 * 64
+
+
+def test_inputs_are_normalised_before_they_are_padded() -> None:
+    inputs = [{"image": torch.full((3, *size), 10, dtype=torch.uint8)} for size in ((3, 5), (4, 2))]
+    mean, std = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1), torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1)
+    batch = PaddedImages.from_inputs(inputs, mean, std, size_divisibility=0)
+    assert batch.tensor.shape == (2, 3, 4, 5)
+    assert batch.image_sizes == [(3, 5), (4, 2)]
+    torch.testing.assert_close(batch.tensor[1, :, 0, 0], torch.tensor([9.0, 4.0, 1.75]))
+    assert (batch.tensor[1, :, :, 2:] == 0).all()

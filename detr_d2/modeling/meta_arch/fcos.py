@@ -120,9 +120,9 @@ class FCOS(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
         """Normalise, then pad to a multiple of what the backbone needs."""
-        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        return PaddedImages.from_tensors(images, max(1, self.backbone.size_divisibility))
+        return PaddedImages.from_inputs(
+            batched_inputs, self.pixel_mean, self.pixel_std, self.backbone.size_divisibility
+        )
 
     def extract(self, images: PaddedImages) -> list[Tensor]:
         """Features of each level, B x C x H x W."""

@@ -98,9 +98,9 @@ class SetPredictor(nn.Module, ABC):
 
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
         """Normalise, then pad, to a multiple of what the backbone needs (1 but for FPNs)."""
-        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
-        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        return PaddedImages.from_tensors(images, max(1, self.backbone.size_divisibility))
+        return PaddedImages.from_inputs(
+            batched_inputs, self.pixel_mean, self.pixel_std, self.backbone.size_divisibility
+        )
 
     @abstractmethod
     def detect(self, images: PaddedImages) -> Any:

@@ -1,34 +1,25 @@
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from detr_d2.modeling import DeformableDETR
 
+from .inputs import make_inputs as of_sizes
+
 VARIANTS = ["_single_scale", "_single_scale_DC5", "", "_refine", "_two_stage"]
 SIZES = [(65, 90), (48, 101)]
+make_inputs = partial(of_sizes, sizes=SIZES)
 BuildCfg = Callable[..., CfgNode]
 
 
 def build(cfg: CfgNode) -> DeformableDETR:
     torch.manual_seed(0)
     return build_model(cfg)
-
-
-def make_inputs(counts: tuple[int, ...] = (), sizes: list[tuple[int, int]] = SIZES) -> list[dict]:
-    """Random images, with that many objects each if ``counts`` are given."""
-    generator = torch.Generator().manual_seed(1)
-    inputs = [{"image": torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)} for size in sizes]
-    for item, (height, width), count in zip(inputs, sizes, counts, strict=bool(counts)):
-        top_left = torch.rand(count, 2, generator=generator) * torch.tensor([width / 2, height / 2])
-        item["instances"] = Instances((height, width))
-        item["instances"].gt_boxes = Boxes(torch.cat([top_left, top_left + 20], dim=1))
-        item["instances"].gt_classes = torch.randint(0, 80, (count,), generator=generator)
-    return inputs
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
