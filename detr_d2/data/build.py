@@ -38,6 +38,8 @@ Dataset mappers, called as ``mapper(cfg, is_train)``; ``INPUT.DATASET_MAPPER`` n
 _NUM_CLASSES_KEYS = {
     "DETR": "MODEL.DETR.NUM_CLASSES",
     "PanopticDETR": "MODEL.DETR.NUM_CLASSES",
+    "DeformableDETR": "MODEL.DETR.NUM_CLASSES",
+    "PanopticDeformableDETR": "MODEL.DETR.NUM_CLASSES",
     "FCOS": "MODEL.FCOS.NUM_CLASSES",
     "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
     "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",

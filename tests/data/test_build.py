@@ -22,6 +22,7 @@ from detr_d2.data import (
     num_classes_of,
 )
 from detr_d2.engine import load_config
+from detr_d2.modeling import meta_arch
 
 CLASSES = ("circle", "square", "star")
 
@@ -176,6 +177,14 @@ def test_detectron2s_own_mapper(cfg, datasets):
     assert isinstance(build_dataset_mapper(cfg, True), DatasetMapper)
     assert len(take(build_train_loader(cfg), 2)) == 8
     assert len(list(build_test_loader(cfg, "build_b"))) == 7
+
+
+@pytest.mark.parametrize("name", meta_arch.__all__)
+def test_the_classes_of_every_model_of_this_package_are_checked(cfg, name):
+    cfg.MODEL.META_ARCHITECTURE = name
+    classes, key = num_classes_of(cfg)
+    assert classes is not None
+    assert key.endswith("NUM_CLASSES")
 
 
 def test_num_classes_of(cfg):
