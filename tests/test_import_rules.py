@@ -24,6 +24,7 @@ SHARED = tuple(f"modeling.{name}" for name in ("outputs", "matcher", "losses", "
 ALLOWED = {
     "": ("_detectron2", "config", "data", "modeling"),
     "_detectron2": (),
+    "command_line": (),
     "config": (),
     "layers": (),
     "structures": ("layers",),

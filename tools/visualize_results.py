@@ -12,19 +12,20 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
+from detectron2.modeling import META_ARCH_REGISTRY
 
 import detr_d2  # noqa: F401 (registers the data sets)
-from detr_d2.checkpoint import DetrCheckpointer
+from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, write_picture
 from detr_d2.data import build_dataset_mapper
-from detr_d2.engine import Trainer, load_config, prepare_device
+from detr_d2.data.checks import check_dataset_name
+from detr_d2.engine import load_config, load_trained_model, prepare_device
 from detr_d2.modeling.meta_arch.mask_stage import MaskStage
 from detr_d2.visualization import (
     draw_annotations,
@@ -71,10 +72,9 @@ def attention_drawer(config_file: str, opts: list[str], metadata: Metadata, num_
     """Draws the attention maps of the most certain queries."""
     cfg = load_config(config_file, opts)
     prepare_device(cfg)
-    model = Trainer.build_model(cfg).eval()
-    if not isinstance(model, MaskStage):
+    if not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), MaskStage):
         raise ValueError(f"{config_file}: attention maps need a panoptic DETR, not a {cfg.MODEL.META_ARCHITECTURE}.")
-    DetrCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    model = load_trained_model(cfg)
     mapper = build_dataset_mapper(cfg, is_train=False)
 
     def draw(item: dict, image: np.ndarray, height: int) -> list[np.ndarray]:
@@ -111,7 +111,8 @@ def draw_sheet(args: argparse.Namespace) -> np.ndarray:
     return make_sheet([draw_row(item, metadata, drawers, args.height) for item in items], args.columns)
 
 
-def main() -> None:
+@command_line_tool
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True, type=Path, help="file of predictions that evaluation wrote")
     parser.add_argument("--dataset", required=True, help="name of the data set that was evaluated")
@@ -123,13 +124,12 @@ def main() -> None:
     parser.add_argument("--config-file", default="", help="config of the model whose attention is drawn")
     parser.add_argument("--queries", type=int, default=3, help="attention maps an image (default: %(default)s)")
     parser.add_argument("opts", nargs="*", help="KEY VALUE overrides of the config, such as MODEL.WEIGHTS FILE")
-    args = parser.parse_args()
-    try:
-        if not cv2.imwrite(str(args.output), draw_sheet(args)[:, :, ::-1]):
-            raise OSError(f"{args.output} could not be written.")
-    except (OSError, ValueError, KeyError, cv2.error) as error:
-        sys.exit(f"visualize_results.py: {error}")
+    args = parser.parse_args(argv)
+    check_output(args.output, suffixes=PICTURE_SUFFIXES)
+    check_dataset_name(args.dataset)
+    write_picture(args.output, draw_sheet(args))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,10 +13,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from ..checkpoint import DetrCheckpointer
-from ..checkpoint.report import group_names
 from ..data.checks import check_dataset_name, readable_annotations
-from ..engine import load_config, prepare_device
+from ..engine import load_config, load_trained_model, prepare_device
 
 # Keys that do not change what a model computes or how it is trained.
 _IRRELEVANT = ("OUTPUT_DIR", "MODEL.WEIGHTS", "VIS_PERIOD", "VERSION")
@@ -70,19 +68,10 @@ class ComparedModel:
         Raises:
             ValueError: the weights leave a part of the model at its initial values.
         """
-        torch.manual_seed(max(0, self.cfg.SEED))
-        model = build_model(self.cfg).eval()
         if self.cfg.MODEL.WEIGHTS:
-            checkpointer = DetrCheckpointer(model)
-            checkpointer.load(self.cfg.MODEL.WEIGHTS)
-            report = checkpointer.last_report
-            if report.missing or report.mismatched:
-                absent = group_names([*report.missing, *report.mismatched], 4)
-                raise ValueError(
-                    f"{self.label}: {self.cfg.MODEL.WEIGHTS} has no weights for {absent}: these are not a trained "
-                    "model's; name its checkpoint as CONFIG@FILE, or train with --train."
-                )
-        return model
+            return load_trained_model(self.cfg)
+        torch.manual_seed(max(0, self.cfg.SEED))
+        return build_model(self.cfg).eval()
 
 
 def read_models(

@@ -1,0 +1,113 @@
+"""What the scripts of ``tools/`` share: errors of one line, exit status, and files that are whole or not there."""
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+# Set to anything, it shows the whole traceback of an error.
+TRACEBACK_VARIABLE = "DETR_D2_TRACEBACK"
+
+# What OpenCV writes everywhere.
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def command_line_tool(main: Main) -> Main:
+    """Decorates a script's ``main(argv=None) -> status``, so that what its user can mend is told in one line.
+
+    ``ValueError``, ``OSError`` and ``KeyError`` become ``SCRIPT: what is wrong`` on stderr and status 1, an interrupt
+    status 130. What else is raised is a mistake of ours and keeps its traceback, as does everything while the
+    environment variable `TRACEBACK_VARIABLE` is set.
+    """
+    script = Path(main.__globals__["__file__"]).name
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except (ValueError, OSError, KeyError) as error:
+            if os.environ.get(TRACEBACK_VARIABLE):
+                raise
+            print(f"{script}: {one_line(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"{script}: interrupted", file=sys.stderr)
+            return 130
+
+    return run
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks; its type where it says nothing."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def check_output(path: Path, *, suffixes: Sequence[str] = ()) -> None:
+    """Refuse a file that could not be written, before the work whose result it is to hold. Changes nothing.
+
+    Args:
+        path: of the file to come; its folder may be missing if it can be made.
+        suffixes: that the tool can write, such as ``.png``; empty: any.
+
+    Raises:
+        ValueError: another suffix.
+        OSError: it is a folder, or it or its folder cannot be written.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path}: the name of the output must end in {' or '.join(suffixes)}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file to write.")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(f"{path} may not be written.")
+    check_output_folder(path.parent)
+
+
+def check_output_folder(folder: Path) -> None:
+    """Refuse a folder that is not writable or could not be made. Changes nothing.
+
+    Raises:
+        OSError: it, or what would hold it, is a file or may not be written.
+    """
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{folder} cannot hold the output: {existing} is a file.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder} cannot hold the output: {existing} may not be written.")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` with its suffix, renamed to it at the end, removed after an error.
+
+    Makes the folder where it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write H x W x 3 RGB, uint8; the suffix tells the format.
+
+    Raises:
+        ValueError: OpenCV writes no such format.
+    """
+    with whole_file(path) as partial:
+        try:
+            written = cv2.imwrite(str(partial), picture[:, :, ::-1])
+        except cv2.error as error:
+            raise ValueError(f"{path}: OpenCV cannot write pictures of this format.") from error
+        if not written:
+            raise OSError(f"{path} could not be written.")
