@@ -70,8 +70,7 @@ def in_own_process(function: Callable[..., T], *args: object, what: str) -> T:
 def _measure_here(settings: Settings, implementation: str, mode: str) -> PeakMemory | None:
     cfg = settings.load()
     workload = build_workload(cfg, settings, implementation)
-    with EventStorage():  # a trainer has one open, and models log to it
-        return peak_of(workload.step(mode, cfg), torch.device(cfg.MODEL.DEVICE))
+    return peak_of(workload.step(mode, cfg), torch.device(cfg.MODEL.DEVICE))
 
 
 def peak_of(step: Callable[[], object], device: torch.device) -> PeakMemory | None:
@@ -85,8 +84,9 @@ def peak_of(step: Callable[[], object], device: torch.device) -> PeakMemory | No
         if not reset_peak_rss():
             return None
         baseline = rss_bytes("VmRSS")
-    for _ in range(STEPS):
-        step()
+    with EventStorage():  # a trainer has one open, and models log to it
+        for _ in range(STEPS):
+            step()
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else rss_bytes("VmHWM")
     return PeakMemory(baseline / MIB, peak / MIB)
 
