@@ -1,8 +1,10 @@
 """What the scripts of ``tools/`` share: errors of one line, exit status, and files that are whole or not there."""
 
+import argparse
 import contextlib
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -47,7 +49,17 @@ def command_line_tool(main: Main) -> Main:
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks; its type where it says nothing."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if "Original Traceback" in text:  # from a worker of a data loader, which puts all of it into the message
+        text = re.split(rf"^(?:\w+\.)*{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
     return " ".join(text.split()) or type(error).__name__
+
+
+def positive(text: str) -> int:
+    """The ``type`` of an argparse option that takes an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
 
 
 def check_output(path: Path, *, suffixes: Sequence[str] = ()) -> None:

@@ -70,18 +70,24 @@ from detr_d2.benchmark.operator import (
 from detr_d2.benchmark.reference import check_reference, require_transformers
 from detr_d2.benchmark.settings import MODES, REFERENCES
 from detr_d2.benchmark.torchvision_reference import check_torchvision
+from detr_d2.command_line import check_output, command_line_tool, positive, whole_file
 
 
+@command_line_tool
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    if args.output:
+        check_output(args.output)
+        if not args.output.parent.is_dir():
+            raise FileNotFoundError(f"--output: there is no folder {str(args.output.parent)!r}.")
     try:
         report = benchmark_operator(args) if args.operator else run(args)
-        if args.output:
-            args.output.write_text(json.dumps(report, indent=2) + "\n")
-        print(operator_markdown(report) if args.operator else to_markdown(report))
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"benchmark.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    except (ImportError, RuntimeError) as error:  # no transformers; a backend that cannot run here; too little memory
+        raise ValueError(str(error)) from error
+    if args.output:
+        with whole_file(args.output) as partial:
+            partial.write_text(json.dumps(report, indent=2) + "\n")
+    print(operator_markdown(report) if args.operator else to_markdown(report))
     return 0
 
 
@@ -90,8 +96,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", metavar="FILE", help="a yaml of this package or of Detectron2")
     what.add_argument("--operator", choices=OPERATORS, help="one operator alone")
-    parser.add_argument("--mode", choices=[*MODES, "both"], default="inference")
-    parser.add_argument("--reference", choices=REFERENCES, default="none", help="what to measure beside the config")
+    parser.add_argument("--mode", choices=[*MODES, "both"], default="inference", help="what to time (%(default)s)")
+    parser.add_argument(
+        "--reference", choices=REFERENCES, default="none", help="what to measure beside it (%(default)s)"
+    )
     parser.add_argument(
         "--size",
         type=positive,
@@ -100,26 +108,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar=("HEIGHT", "WIDTH"),
         help="of the images (800 1066); given several times, the images of a batch take them in turn",
     )
-    parser.add_argument("--batch-size", type=positive, default=1, metavar="N")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images (%(default)s)")
     parser.add_argument("--objects", type=positive, default=7, metavar="N", help="boxes per image (7; COCO has 7.3)")
     parser.add_argument("--rounds", type=positive, default=7, metavar="N", help="alternations (7)")
     parser.add_argument("--iters", type=positive, metavar="N", help="steps per round (1 on a CPU, 10 on a GPU)")
     parser.add_argument("--warmup", type=positive, metavar="N", help="uncounted steps (2 on a CPU, 10 on a GPU)")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), metavar="N", help="on the CPU")
+    parser.add_argument(
+        "--threads", type=positive, default=torch.get_num_threads(), metavar="N", help="on the CPU (%(default)s)"
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision, in SOLVER.AMP.PRECISION")
     parser.add_argument("--seed", type=int, default=0, help="of weights, images and boxes (0)")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write every number there")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
     return parser.parse_args(argv)
-
-
-def positive(text: str) -> int:
-    """A positive integer of the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -141,8 +143,6 @@ def run(args: argparse.Namespace) -> dict:
         check_reference(cfg)
     if settings.reference == "torchvision":
         check_torchvision(cfg)
-    if args.output and not args.output.parent.is_dir():
-        raise FileNotFoundError(f"--output: there is no folder {str(args.output.parent)!r}.")
     # The processes that measure memory need not look for a device again.
     settings = replace(settings, opts=(*settings.opts, "MODEL.DEVICE", cfg.MODEL.DEVICE))
     workloads = build_workloads(cfg, settings)

@@ -15,7 +15,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 try:
@@ -134,12 +134,12 @@ def detectron2_problem(from_git: bool) -> str:
     return error
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["torch", "requirements", "package", "detectron2", "all"])
+    parser.add_argument("what", choices=["torch", "requirements", "package", "detectron2", "all"], help="see above")
     parser.add_argument("--dev", action="store_true", help="count in what the tests need")
     parser.add_argument("--git", action="store_true", help="count PyPI's Detectron2 as missing")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.what == "torch":
         found = wanted_pair()
     elif args.what == "requirements":

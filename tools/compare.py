@@ -17,43 +17,55 @@ changes.
 
 import argparse
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
+from detr_d2.command_line import check_output_folder, command_line_tool, positive
 from detr_d2.comparison import PARTS, Budget, ComparedModel, Measurements, Settings, read_models, train, write_report
 from detr_d2.comparison.provenance import describe_environment, set_threads
 from detr_d2.comparison.run import device_of
 from detr_d2.comparison.trained import record_training
 
 
+@command_line_tool
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
+    check_output_folder(args.output)
+    early = io.StringIO()
+    with logging_to(early):  # what is wrong with the models is found before anything is written
         set_threads(args.threads)
-        with logging_to(args.output / "compare.log"):
-            measurements = Measurements(prepare(args), settings_of(args), args.output)
+        models = read(args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(args.output / "compare.log", "a") as log, logging_to(log):
+            log.write(early.getvalue())
+            measurements = Measurements(trained(args, models) if args.train else models, settings_of(args), args.output)
             measurements.run()
             files = write_report(measurements)
-        print(files["markdown"].read_text())
-        print(f"Written: {', '.join(str(path) for path in files.values())}")
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"compare.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    except RuntimeError as error:  # a training or a process that measures memory ended; the error says why
+        raise ValueError(str(error)) from error
+    print(files["markdown"].read_text())
+    print(f"Written: {', '.join(str(path) for path in files.values())}")
     return 0
 
 
-def prepare(args: argparse.Namespace) -> list[ComparedModel]:
-    """The models of the command line, trained where that is asked for."""
+def read(args: argparse.Namespace) -> list[ComparedModel]:
+    """The models of the command line."""
     needs_weights = "accuracy" in args.parts and not args.train
     models = read_models(args.models, args.opts, dataset=args.dataset, needs_weights=needs_weights)
     device_of(models)
-    if not args.train:
-        return models
-    for word, model in zip(args.models, models, strict=True):
+    for word, model in zip(args.models, models, strict=True) if args.train else ():
         if model.config_file.name == "config.yaml" or "@" in word:
             raise ValueError(f"{word}: --train takes configs; what is trained already is compared without it.")
+    return models
+
+
+def trained(args: argparse.Namespace, models: list[ComparedModel]) -> list[ComparedModel]:
+    """The models after their training."""
     budget = Budget(args.train_iters, args.train_minutes, args.seed, args.num_gpus)
     script = Path(__file__).with_name("train_net.py")
     words = []
@@ -62,10 +74,10 @@ def prepare(args: argparse.Namespace) -> list[ComparedModel]:
         words.append(f"{model.label}={folder}")
     print(file=sys.stderr)
     opts = ["MODEL.DEVICE", models[0].cfg.MODEL.DEVICE]
-    trained = read_models(words, opts, dataset=args.dataset)
-    for config, model in zip(models, trained, strict=True):
+    results = read_models(words, opts, dataset=args.dataset)
+    for config, model in zip(models, results, strict=True):
         record_training(args.output / model.label, config, model, budget, describe_environment(model.cfg))
-    return trained
+    return results
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -77,11 +89,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (all)")
     train = parser.add_argument_group("training")
     train.add_argument("--train", action="store_true", help="train each config first, for one of the next two")
-    train.add_argument("--train-iters", type=_positive, default=0, metavar="N", help="iterations of each")
+    train.add_argument("--train-iters", type=positive, default=0, metavar="N", help="iterations of each")
     train.add_argument(
         "--train-minutes", type=float, default=0.0, metavar="M", help="minutes of each, without evaluation"
     )
-    train.add_argument("--num-gpus", type=_positive, default=1, metavar="N", help="processes that train (1)")
+    train.add_argument("--num-gpus", type=positive, default=1, metavar="N", help="processes that train (1)")
     measure = parser.add_argument_group("measuring")
     for name, value, text in (
         ("images", defaults.images, "for FLOPs and latency"),
@@ -91,8 +103,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         ("train-steps", defaults.train_steps, "of training speed in a round"),
         ("resamples", defaults.resamples, "of the bootstrap"),
     ):
-        measure.add_argument(f"--{name}", type=_positive, default=value, metavar="N", help=f"{text} ({value})")
-    measure.add_argument("--threads", type=_positive, default=0, metavar="N", help="on the CPU (torch's choice)")
+        measure.add_argument(f"--{name}", type=positive, default=value, metavar="N", help=f"{text} ({value})")
+    measure.add_argument("--threads", type=positive, default=0, metavar="N", help="on the CPU (torch's choice)")
     measure.add_argument("--seed", type=int, default=1, help="of training and of the bootstrap (1)")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides of all configs"
@@ -120,22 +132,14 @@ def settings_of(args: argparse.Namespace) -> Settings:
     )
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
 def _tell(text: str) -> None:
     print(f"\r{text:<60}", end="", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """What loaders, checkpoints and evaluators log goes to a file, so that the bar can be read."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
+def logging_to(stream: TextIO) -> Iterator[None]:
+    """What loaders, checkpoints and evaluators log goes to ``stream``, so that the bar can be read."""
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("detectron2", "detr_d2", "fvcore")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
@@ -150,7 +154,6 @@ def logging_to(path: Path) -> Iterator[None]:
             logger.handlers[:] = handlers
             logger.setLevel(level)
             logger.propagate = propagate
-        handler.close()
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from detr_d2.checkpoint import convert_checkpoint
+from detr_d2.command_line import command_line_tool
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", help="a file, a URL, or a path such as detectron2://...; the layout is recognised")
     parser.add_argument("output", help="the .pth file to write")
@@ -25,16 +27,13 @@ def parse_args() -> argparse.Namespace:
         "(default of detr_d2)",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    args = parse_args()
-    try:
-        print(convert_checkpoint(args.input, args.output, to=args.to, class_ids=args.class_ids, overwrite=args.force))
-    except (ValueError, OSError) as error:
-        print(f"convert_checkpoint.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+@command_line_tool
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    print(convert_checkpoint(args.input, args.output, to=args.to, class_ids=args.class_ids, overwrite=args.force))
     return 0
 
 

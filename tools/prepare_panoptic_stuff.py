@@ -1,42 +1,57 @@
 #!/usr/bin/env python
-"""Write the semantic maps that coco_2017_{train,val}_panoptic_separated need, for Panoptic FPN."""
+"""Write the semantic maps that coco_2017_{train,val}_panoptic_separated need, for Panoptic FPN.
+
+    python tools/prepare_panoptic_stuff.py
+    python tools/prepare_panoptic_stuff.py --root /data --splits val2017
+
+Below ROOT/coco it writes panoptic_stuff_SPLIT/*.png from annotations/panoptic_SPLIT.json and panoptic_SPLIT/*.png: all
+of a split's maps, or none.
+"""
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from detr_d2.command_line import check_output_folder, command_line_tool, positive
 from detr_d2.data.datasets.panoptic_stuff import write_panoptic_stuff
 
 SPLITS = ("train2017", "val2017")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 when every split is written, else 1 and one line that says why."""
-    parser = argparse.ArgumentParser(
-        description="Below ROOT/coco, write panoptic_stuff_<split>/*.png from annotations/panoptic_<split>.json and "
-        "panoptic_<split>/*.png.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+@command_line_tool
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    coco = args.root / "coco"
+    for split in args.splits:
+        source, output = coco / "annotations" / f"panoptic_{split}.json", coco / f"panoptic_stuff_{split}"
+        check_output_folder(output)
+        count = write_panoptic_stuff(source, coco / f"panoptic_{split}", output, processes=args.processes)
+        print(f"{output}: {count} maps")
+    return 0
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--root",
         type=Path,
         default=os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")),
-        help="the data sets' folder; from the environment variable DETECTRON2_DATASETS where that is set",
+        help="the data sets' folder; from the environment variable DETECTRON2_DATASETS where that is set (default: "
+        "%(default)s)",
     )
-    parser.add_argument("--splits", nargs="+", default=SPLITS, metavar="SPLIT", help="which to write")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N")
-    args = parser.parse_args(argv)
-    coco = args.root / "coco"
-    try:
-        for split in args.splits:
-            source, output = coco / "annotations" / f"panoptic_{split}.json", coco / f"panoptic_stuff_{split}"
-            count = write_panoptic_stuff(source, coco / f"panoptic_{split}", output, processes=args.processes)
-            print(f"{output}: {count} maps")
-    except (OSError, ValueError) as error:
-        print(f"prepare_panoptic_stuff.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    parser.add_argument(
+        "--splits", nargs="+", default=SPLITS, metavar="SPLIT", help=f"which to write (default: {' '.join(SPLITS)})"
+    )
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="that share the work (default: %(default)s, one a core)",
+    )
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,23 @@
 
     python tools/train_net.py --config-file configs/COCO-Detection/detr_R_50_300ep.yaml --num-gpus 8
     python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS detr-r50-e632da11.pth
+    python tools/train_net.py --config-file ... --resume
 
-Without a GPU it runs on the CPU; --num-gpus then counts processes.
+Without a GPU it runs on the CPU; --num-gpus then counts processes. Everything goes to OUTPUT_DIR: checkpoints,
+metrics.json, TensorBoard events, predictions below inference/, and log.txt, which also holds the traceback of an error.
+
+On several machines the same command runs on each, with the address of the first:
+
+    python tools/train_net.py --config-file ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
+    python tools/train_net.py --config-file ... --num-gpus 8 --num-machines 2 --machine-rank 1 --dist-url tcp://HOST:PORT
 """
 
 import argparse
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
@@ -17,37 +28,85 @@ from detectron2.utils import comm
 
 import detr_d2  # noqa: F401 (registers the models)
 from detr_d2.checkpoint import DetrCheckpointer
+from detr_d2.command_line import check_output_folder, command_line_tool
+from detr_d2.data.checks import check_dataset_name
 from detr_d2.engine import Trainer, load_config, prepare_device
 
 
-def main(args: argparse.Namespace, cfg: CfgNode) -> dict | None:
-    """Run one process of the job; returns the evaluation's results where there are any."""
-    default_setup(cfg, args)
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        results = Trainer.test(cfg, model)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-        return results
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+@command_line_tool
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    cfg = setup(args)
+    launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args, cfg))
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Detectron2's options, and what this script says of itself."""
+    parser = default_argument_parser()
+    parser.description, parser.epilog = __doc__, None
+    return parser
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """The cfg of a command line, frozen."""
+    """The cfg of a command line, frozen. What can be seen to be wrong with it ends here, before anything is written."""
     cfg = load_config(args.config_file, args.opts)
     prepare_device(cfg, args.num_gpus)
     cfg.freeze()
+    key = "DATASETS.TEST" if args.eval_only else "DATASETS.TRAIN"
+    if not (cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN):
+        raise ValueError(f"{key} is empty: name a config with --config-file, or data sets with {key} \"('NAME',)\".")
+    for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
+        check_dataset_name(name)
+    weights = cfg.MODEL.WEIGHTS
+    if weights and not args.resume and "://" not in weights and not Path(weights.split("?")[0]).exists():
+        raise FileNotFoundError(f"MODEL.WEIGHTS names {weights}, which does not exist.")
+    if "://" not in cfg.OUTPUT_DIR:
+        check_output_folder(Path(cfg.OUTPUT_DIR))
     return cfg
 
 
-if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
+def run(args: argparse.Namespace, cfg: CfgNode) -> dict | None:
+    """One process of the job; returns the evaluation's results where there are any."""
+    default_setup(cfg, args)
+    with tracebacks_in_the_log(cfg.OUTPUT_DIR):
+        if args.eval_only:
+            return evaluate(args, cfg)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+
+
+def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
+    """Evaluate ``MODEL.WEIGHTS``, or with --resume the last checkpoint of ``OUTPUT_DIR``."""
+    model = Trainer.build_model(cfg)
+    checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+@contextlib.contextmanager
+def tracebacks_in_the_log(output: str) -> Iterator[None]:
+    """Within it, the screen shows no traceback of the errors that `command_line_tool` tells in a line; log.txt does."""
+    logger = logging.getLogger("detectron2.train_net")
+    for handler in logging.getLogger("detectron2").handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.addFilter(has_no_traceback)
     try:
-        cfg = setup(args)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"train_net.py: {error}")
-    launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args, cfg))
+        yield
+    except (ValueError, OSError, KeyError):
+        logger.info("The job ends with an error, whose traceback is at the end of %s/log.txt.", output)
+        logger.exception("The error that ended the job:")
+        raise
+
+
+def has_no_traceback(record: logging.LogRecord) -> bool:
+    """A filter of log records; Detectron2's loop logs the traceback of what its caller raises again."""
+    return record.exc_info is None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@ which it may fill, that gives the words of the command line; parts of the error'
 
 import hashlib
 import importlib.util
+import logging
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,23 @@ def content(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.fixture(autouse=True)
+def _loggers_as_before():
+    """Detectron2's loggers keep the stream that was stdout when a tool set them up, which pytest closes."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
+    before = [logger.handlers[:] for logger in loggers]
+    yield
+    for logger, handlers in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+
+
 @pytest.mark.parametrize(("tool", "name", "words_in", "says"), CASES)
 def test_bad_input_ends_in_one_line(tool, name, words_in, says, load_tool, shapes_root, tmp_path, capsys, monkeypatch):
     module = load_tool(tool)
     words = words_in(tmp_path)
     before = content(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [f"tools/{tool}.py"])  # whose name argparse puts before its errors
     capsys.readouterr()
     try:
         status = module.main(words)

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser
 from PIL import Image
 
 SMALL = [
@@ -50,8 +49,8 @@ def run(train_net, words):
     """Run the tool's one-process path here."""
 
     def run(*overrides: str, **kwargs) -> dict | None:
-        args = default_argument_parser().parse_args(words(*overrides, **kwargs))
-        return train_net.main(args, train_net.setup(args))
+        args = train_net.build_parser().parse_args(words(*overrides, **kwargs))
+        return train_net.run(args, train_net.setup(args))
 
     return run
 

@@ -5,6 +5,7 @@ annotated: Panoptic FPN's layout.
 """
 
 import json
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -20,22 +21,36 @@ IGNORE_LABEL = 255
 def write_panoptic_stuff(panoptic_json: Path, panoptic_root: Path, output: Path, *, processes: int = 1) -> int:
     """Write one PNG into ``output`` for each of ``panoptic_root`` that ``panoptic_json`` lists; returns how many.
 
+    They are written beside ``output``, which is replaced when all of them are there.
+
     Raises:
         FileNotFoundError: the JSON or a PNG is missing.
-        ValueError: a PNG holds a segment, or the JSON a category, that the JSON does not declare.
+        ValueError: the JSON is no panoptic one, or a PNG holds a segment, or a segment a category, that it does not
+            declare.
     """
-    content = json.loads(panoptic_json.read_text())
-    classes = stuff_classes(content["categories"])
-    output.mkdir(parents=True, exist_ok=True)
-    write = partial(_write, classes, panoptic_root, output)
-    annotations = content["annotations"]
-    if processes == 1:
-        for annotation in annotations:
-            write(annotation)
-    else:
-        with ProcessPoolExecutor(processes) as pool:
-            for _ in pool.map(write, annotations, chunksize=64):
-                pass
+    try:
+        content = json.loads(panoptic_json.read_text())
+        annotations, classes = content["annotations"], stuff_classes(content["categories"])
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{panoptic_json} is no JSON of panoptic annotations ({type(error).__name__}: {error})."
+        ) from error
+    unfinished = output.with_name(f".{output.name}.incomplete")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        write = partial(_write, classes, panoptic_root, unfinished)
+        if processes == 1:
+            for annotation in annotations:
+                write(annotation)
+        else:
+            with ProcessPoolExecutor(processes) as pool:
+                for _ in pool.map(write, annotations, chunksize=64):
+                    pass
+        shutil.rmtree(output, ignore_errors=True)
+        unfinished.rename(output)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return len(annotations)
 
 
