@@ -40,7 +40,8 @@ ALLOWED = {
     "checkpoint": ("layers", "structures"),
     "engine": ("config", "data", "evaluation", "solver", "checkpoint"),
     "visualization": ("layers", "structures", "data", "modeling"),
-    "comparison": ("checkpoint", "data", "engine", "evaluation", "modeling", "benchmark"),
+    "analysis": ("checkpoint", "data", "visualization"),
+    "comparison": ("analysis", "checkpoint", "data", "engine", "evaluation", "modeling", "benchmark"),
     "benchmark": ("config", "layers", "structures", "data", "modeling", "solver", "checkpoint", "engine"),
 }
 # The other packages that a part may import, where that is restricted.

@@ -12,9 +12,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from torch import nn
 
+from ..analysis.matches import match_detections
 from ..data import build_test_loader
 from ..evaluation import build_evaluator
-from .matches import match_detections
 from .models import ComparedModel
 
 PREDICTIONS = "coco_instances_results.json"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from ..analysis.training_log import TrainingLog
 from ..checkpoint.writing import write_atomically
-from .curves import read_lines, seconds_per_iteration
 from .models import ComparedModel
 
 # How often a model is evaluated during its training.
@@ -93,7 +93,7 @@ def _fit(
     never = ["TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", str(10 * PROBE)]
     overrides = [*common, *stretched(model.cfg, PROBE), *never, "OUTPUT_DIR", str(probe)]
     _run(model, script, probe, overrides, budget.num_gpus, PROBE, tell)
-    seconds = seconds_per_iteration(probe / "metrics.json")
+    seconds = TrainingLog.read(probe / "metrics.json").seconds_per_iteration()
     iterations = max(1, round(60 * budget.minutes / seconds))
     text = json.dumps({"iterations": iterations, "seconds_per_iteration": seconds, "minutes": budget.minutes})
     write_atomically(str(plan), lambda stream: stream.write(text.encode()))
@@ -133,10 +133,7 @@ def _run(
 
 
 def _last_iteration(metrics: Path) -> int:
-    if not metrics.is_file():
-        return 0
     try:
-        lines = read_lines(metrics)
-    except ValueError:  # a line that is being written
+        return TrainingLog.read(metrics).iterations
+    except (FileNotFoundError, ValueError):  # not begun, or what the report will complain of: no reason to stop
         return 0
-    return lines[-1]["iteration"] + 1 if lines else 0

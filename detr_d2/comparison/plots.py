@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from .curves import Curve
+from ..analysis.training_log import Curve
 
 # In the order in which they are shown; what no model has is left out.
 ACCURACIES = {"bbox/AP": "box AP", "segm/AP": "mask AP", "panoptic_seg/PQ": "PQ"}

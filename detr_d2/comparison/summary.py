@@ -4,11 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..analysis.matches import Matches
+from ..analysis.training_log import TrainingLog
 from ..checkpoint.writing import write_atomically
 from .accuracy import matches_file
 from .bootstrap import Interval, compare_precision
-from .curves import read_curve
-from .matches import Matches
 from .plots import ACCURACIES, plot_accuracy, plot_curves, to_png
 from .report import Comparison, to_csv, to_html, to_markdown
 from .run import Measurements
@@ -130,7 +130,7 @@ def _pictures(measurements: Measurements, results: list[dict[str, Any]]) -> dict
         "Training curves": plot_curves(
             {
                 metric: {
-                    model.label: read_curve(model.metrics_file, metric, model.cfg.SOLVER.IMS_PER_BATCH)
+                    model.label: TrainingLog.read(model.metrics_file).curve(metric, model.cfg.SOLVER.IMS_PER_BATCH)
                     for model in measurements.models
                     if model.metrics_file is not None
                 }

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from ..analysis.training_log import TrainingLog
 from .budget import Budget
-from .curves import read_lines
 from .models import ComparedModel
 from .store import ResultFile
 
@@ -19,11 +19,7 @@ def record_training(
         config, trained: before and after the training.
         budget: what it was given.
     """
-    lines = read_lines(trained.metrics_file) if trained.metrics_file else []
-    minutes, previous = 0.0, -1
-    for line in lines:
-        minutes += line.get("time", 0.0) * (line["iteration"] - previous) / 60
-        previous = line["iteration"]
+    minutes = TrainingLog.read(trained.metrics_file).minutes if trained.metrics_file else 0.0
     iterations = trained.cfg.SOLVER.MAX_ITER
     result = {
         "iterations": iterations,

@@ -4,8 +4,9 @@ import hotcoco
 import numpy as np
 import pytest
 
-from detr_d2.comparison.bootstrap import average_precision, compare_precision, draw_images
-from detr_d2.comparison.matches import Matches, match_detections
+from detr_d2.analysis.matches import Matches, match_detections
+from detr_d2.analysis.precision import average_precision
+from detr_d2.comparison.bootstrap import compare_precision, draw_images
 
 IMAGES, CLASSES = 40, 3
 
