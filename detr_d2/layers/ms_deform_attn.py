@@ -4,7 +4,8 @@ Legend: B batch, Q queries, h heads, D channels of a head, L levels, P points, N
 
 The backends are registered as one custom operator, so that ``torch.compile`` keeps it whole whichever of them runs, the
 choice is made when it runs, and FLOPs are counted in one place. Second derivatives come from plain PyTorch for all of
-them. An exported program must run without this package, so ``torch.export`` and ONNX get ``grid_sample`` instead.
+them. An exported program must run without this package, so ``torch.export`` and ONNX get ``grid_sample`` instead; but
+not with ``strict=True``, which cannot be told from ``torch.compile`` and keeps the operator.
 """
 
 from collections.abc import Sequence
@@ -71,10 +72,9 @@ def ms_deform_attn_flops(value_shape: Sequence[int], attention_shape: Sequence[i
 
 
 def _is_exporting() -> bool:
-    """Whether the call is recorded for a program that runs elsewhere."""
-    # torch 2.6 cannot tell export from compilation: both get what can be exported.
-    asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-    return asked()
+    """Whether the call is recorded for a program that runs elsewhere: by ``torch.export`` with ``strict=False``."""
+    # Not torch.compiler.is_exporting: torch 2.6 has none, and under torch.compile 2.11 answers True as well.
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 @torch.library.custom_op("detr_d2::ms_deform_attn", mutates_args=())

@@ -1,6 +1,8 @@
 """The operator on its plain backend, which every machine has."""
 
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -171,14 +173,38 @@ def test_one_compilation_serves_all_image_sizes():
     assert counter.frame_count == 1
 
 
-def test_an_exported_program_needs_nothing_of_ours():
+@pytest.fixture(params=["this torch", "torch 2.6"])
+def torch_version(request, monkeypatch):
+    """torch as it is, and what of ``torch.compiler`` is there in 2.6. torch itself calls what is taken away here."""
+    if request.param == "torch 2.6":
+        known = ("is_compiling", "is_dynamo_compiling", "compile", "disable")
+        compiler = SimpleNamespace(**{name: getattr(torch.compiler, name) for name in known})
+        fake = SimpleNamespace(**(vars(torch) | {"compiler": compiler}))
+        monkeypatch.setattr(sys.modules[ms_deform_attn.__module__], "torch", fake)
+
+
+def test_an_exported_program_needs_nothing_of_ours(torch_version):
     module = Attention().double()
     inputs = make_inputs(PYRAMID)
     batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(module, inputs.tensors(), dynamic_shapes=[{0: batch}] * 3)
+    program = torch.export.export(module, inputs.tensors(), dynamic_shapes=[{0: batch}] * 3, strict=False)
     assert "detr_d2" not in program.graph_module.code
     other = make_inputs(PYRAMID, batch=5, seed=1)
     torch.testing.assert_close(program.module()(*other.tensors()), module(*other.tensors()))
+
+
+def test_a_compiled_program_keeps_the_operator(torch_version):
+    graphs = []
+
+    def keep(graph, example_inputs):
+        graphs.append(graph.code)
+        return graph
+
+    module, inputs = Attention(), make_inputs(PYRAMID).to(torch.float32)
+    torch.testing.assert_close(
+        torch.compile(module, fullgraph=True, backend=keep)(*inputs.tensors()), module(*inputs.tensors())
+    )
+    assert ["detr_d2.ms_deform_attn" in code for code in graphs] == [True]
 
 
 def test_autocast():
