@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Latency, throughput and peak memory of a config, alone or against ``transformers``' DETR.
+"""Latency, throughput and peak memory of a config, alone or against ``transformers``' model of the same kind.
 
     python tools/benchmark.py --config-file configs/COCO-Detection/detr_R_50_300ep.yaml
     python tools/benchmark.py --config-file ... --reference transformers --mode both --threads 2 --output benchmark.json
@@ -13,8 +13,13 @@ With ``--reference transformers`` both models hold the same weights, read the sa
 times the one, then the other, and the ratio is the median over rounds. The run first proves in fp32 that logits, boxes
 and detections agree within 1e-3, and ends with an error if they do not. The reference's inference is timed for less
 than ours: it is given normalised, padded tensors on the device. In training it computes its auxiliary losses for the
-same amount of work, but their values are wrong in ``transformers`` (normed outputs are fed back into the decoder), so
-losses are not compared.
+same amount of work, but their values are wrong in ``transformers``' DETR (normed outputs are fed back into the
+decoder), so losses are not compared.
+
+All Deformable DETRs are compared as well; of the two-stage one the reference gets the loss of proposals that it lacks:
+
+    python tools/benchmark.py --config-file configs/COCO-Detection/deformable_detr_R_50.yaml --reference transformers \\
+        --mode both --threads 2
 
 A panoptic config is compared with ``transformers``' DetrForSegmentation and its panoptic post-processing:
 

@@ -1,4 +1,4 @@
-"""Speed and memory of a model, alone or beside ``transformers``' DETR with the same weights and inputs.
+"""Speed and memory of a model, alone or beside ``transformers``' with the same weights and inputs.
 
 ``tools/benchmark.py`` is the command line. Nothing else of the package imports this folder.
 """

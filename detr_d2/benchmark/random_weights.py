@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..modeling import DeformableDETR
 from ..modeling.panoptic_postprocessing import select_segments
 
 if TYPE_CHECKING:
@@ -57,6 +58,36 @@ def separate_queries(ours: "OurWorkload", sharpness: float = 3.0, std: float = 1
         hidden = inputs[head].flatten(0, -2)
         head.weight *= (std / (hidden @ head.weight.T).std(0))[:, None]
         head.bias.copy_(-(head.weight @ hidden.mean(0)))
+
+
+@torch.no_grad()
+def spread_samples(model: DeformableDETR, seed: int) -> None:
+    """Draw what Deformable DETR starts at zero: where and how much it samples, and boxes.
+
+    Fresh weights look at the same cells around every query; trained ones spread over some cells, as these do. Inputs of
+    all of these layers are normed, so each output has the given deviation.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    # In cells, and before a softmax or a sigmoid. Boxes move little, or refinement would drive them to the borders.
+    spread = {"sampling_offsets": 1.0, "attention_weights": 1.0, "bbox_embed": 0.5}
+    for name, parameter in model.named_parameters():
+        part = next((part for part in spread if part in name), None)
+        is_output = "bbox_embed" not in name or f".layers.{len(model.bbox_embed[0].layers) - 1}." in name
+        if part and is_output and parameter.dim() == 2:
+            values = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(values * spread[part] / parameter.shape[1] ** 0.5)
+
+
+@torch.no_grad()
+def separate_classes(ours: "OurWorkload", std: float = 1.5) -> None:
+    """Rescale the last class head of an untrained Deformable DETR, so that its queries differ in class on this batch:
+    each logit gets mean 0 and standard deviation ``std`` over all queries.
+    """
+    model = ours.model
+    states = model.detect(model.preprocess(ours.inputs)).hidden.hidden_states[-1].flatten(0, 1)
+    head = model.class_embed[len(model.transformer.decoder.layers) - 1]
+    head.weight *= (std / (states @ head.weight.T).std(0))[:, None]
+    head.bias.copy_(-(states.mean(0) @ head.weight.T))
 
 
 @torch.no_grad()

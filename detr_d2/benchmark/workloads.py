@@ -13,9 +13,10 @@ reference computes its auxiliary losses in it for the same amount of work, but w
 compared.
 """
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -26,15 +27,44 @@ from torch import Tensor, nn
 from ..checkpoint import DetrCheckpointer
 from ..engine import autocast
 from ..engine.amp import PRECISIONS
-from ..modeling import DETR, FCOS, PanopticDETR
+from ..modeling import DETR, FCOS, DeformableDETR, PanopticDETR
 from ..solver import build_optimizer
 from .inputs import make_inputs, to_reference
-from .random_weights import keep_queries, randomize_frozen_norms, separate_masks, separate_queries, spread_scores
+from .random_weights import (
+    keep_queries,
+    randomize_frozen_norms,
+    separate_classes,
+    separate_masks,
+    separate_queries,
+    spread_samples,
+    spread_scores,
+)
 from .reference import OptimizerView, build_reference, describe_reference, detector
 from .settings import Settings
 
 if TYPE_CHECKING:
     from transformers.utils import ModelOutput
+
+
+# Our meta-architecture -> where its counterpart is.
+REFERENCE_WORKLOADS = {
+    "DETR": (".workloads", "ReferenceWorkload"),
+    "PanopticDETR": (".workloads", "PanopticReferenceWorkload"),
+    "DeformableDETR": (".deformable_reference", "DeformableReferenceWorkload"),
+    "FCOS": (".torchvision_reference", "TorchvisionWorkload"),
+}
+
+
+class RawOutputs(NamedTuple):
+    """``logits`` B x Q x K of classes, and relative cx, cy, w, h ``boxes`` B x Q x 4, of the last layer."""
+
+    logits: Tensor
+    boxes: Tensor
+
+    def sorted_by(self, keys: Tensor) -> "RawOutputs":
+        """Each image's queries in the order of B x Q ``keys``."""
+        order = keys.argsort(dim=1)[..., None]
+        return RawOutputs(*(x.gather(1, order.expand_as(x)) for x in self))
 
 
 class Workload(ABC):
@@ -119,23 +149,35 @@ class OurWorkload(Workload):
 
 
 class ReferenceWorkload(Workload):
-    """``transformers``' DETR on the same batch."""
+    """``transformers``' DETR on the same batch.
 
-    def __init__(self, cfg: CfgNode, ours: DETR, inputs: list[dict]) -> None:
+    Attributes:
+        detections: further arguments of its post-processing.
+    """
+
+    def __init__(self, cfg: CfgNode, ours: DETR | DeformableDETR, inputs: list[dict]) -> None:
         self.model = build_reference(cfg, ours).eval()
         self.description = describe_reference(cfg, self.model)
         self.batch = to_reference(cfg, inputs, max(1, ours.backbone.size_divisibility))
         from transformers import DetrImageProcessor
 
         self.processor = DetrImageProcessor()
+        self.detections: dict[str, int] = {}
 
-    def outputs(self) -> "ModelOutput":
-        """Before post-processing."""
-        return self.model(pixel_values=self.batch.pixel_values, pixel_mask=self.batch.pixel_mask)
+    def outputs(self, **labels: Any) -> "ModelOutput":
+        """Before post-processing; with ``labels`` also the loss."""
+        return self.model(pixel_values=self.batch.pixel_values, pixel_mask=self.batch.pixel_mask, **labels)
+
+    def in_one_order(self, detection: Any, outputs: "ModelOutput") -> tuple[RawOutputs, RawOutputs]:
+        """Ours, from what our model's ``detect`` returned, and the reference's, each query beside its counterpart."""
+        own = detection.outputs
+        return RawOutputs(own.pred_logits, own.pred_boxes), RawOutputs(outputs.logits, outputs.pred_boxes)
 
     def infer(self) -> list[Instances]:
         batch, outputs = self.batch, self.outputs()
-        results = self.processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=batch.target_sizes)
+        results = self.processor.post_process_object_detection(
+            outputs, threshold=0.0, target_sizes=batch.target_sizes, **self.detections
+        )
         return [
             Instances(
                 tuple(size),
@@ -147,8 +189,7 @@ class ReferenceWorkload(Workload):
         ]
 
     def loss(self) -> Tensor:
-        batch = self.batch
-        return self.model(pixel_values=batch.pixel_values, pixel_mask=batch.pixel_mask, labels=batch.labels).loss
+        return self.outputs(labels=self.batch.labels).loss
 
     def set_auxiliary_losses(self, enabled: bool) -> None:
         self.model.config.auxiliary_loss = enabled
@@ -194,9 +235,6 @@ class PanopticReferenceWorkload(ReferenceWorkload):
         return step
 
 
-REFERENCE_WORKLOADS = {"DETR": ReferenceWorkload, "PanopticDETR": PanopticReferenceWorkload}
-
-
 def build_workloads(cfg: CfgNode, settings: Settings) -> dict[str, Workload]:
     """The implementations of ``settings`` by name, all with the same weights, in evaluation mode."""
     ours = build_ours(cfg, settings)
@@ -204,6 +242,8 @@ def build_workloads(cfg: CfgNode, settings: Settings) -> dict[str, Workload]:
         return {"ours": ours}
     if not cfg.MODEL.WEIGHTS and isinstance(ours.model, DETR) and not isinstance(ours.model, PanopticDETR):
         separate_queries(ours)
+    if not cfg.MODEL.WEIGHTS and cfg.MODEL.META_ARCHITECTURE == "DeformableDETR":
+        separate_classes(ours)
     return {"ours": ours, settings.reference: build_reference_workload(cfg, ours)}
 
 
@@ -215,11 +255,9 @@ def build_workload(cfg: CfgNode, settings: Settings, name: str) -> Workload:
 
 def build_reference_workload(cfg: CfgNode, ours: OurWorkload) -> Workload:
     """``transformers``' or torchvision's model with our weights, on our batch."""
-    if cfg.MODEL.META_ARCHITECTURE == "FCOS":
-        from .torchvision_reference import TorchvisionWorkload  # imports this module
-
-        return TorchvisionWorkload(cfg, ours.model, ours.inputs)
-    return REFERENCE_WORKLOADS[cfg.MODEL.META_ARCHITECTURE](cfg, ours.model, ours.inputs)
+    module, name = REFERENCE_WORKLOADS[cfg.MODEL.META_ARCHITECTURE]
+    workload = getattr(importlib.import_module(module, __package__), name)  # they import this module
+    return workload(cfg, ours.model, ours.inputs)
 
 
 def build_ours(cfg: CfgNode, settings: Settings) -> OurWorkload:
@@ -241,4 +279,6 @@ def build_ours(cfg: CfgNode, settings: Settings) -> OurWorkload:
         keep_queries(ours)
     if not cfg.MODEL.WEIGHTS and isinstance(model, FCOS):
         spread_scores(ours)
+    if not cfg.MODEL.WEIGHTS and cfg.MODEL.META_ARCHITECTURE == "DeformableDETR":
+        spread_samples(model, settings.seed)
     return ours

@@ -15,7 +15,7 @@ from .deformable_layouts import has_shared_heads
 State = Mapping[str, Tensor]
 
 # Depth -> blocks in res2..res5, and whether blocks have a third convolution.
-_RESNETS = {
+RESNETS = {
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
@@ -157,7 +157,7 @@ def resnet_depth(keys: Collection[str]) -> int | None:
     counts = _blocks(keys)
     fits = (
         depth
-        for depth, (blocks, bottleneck) in _RESNETS.items()
+        for depth, (blocks, bottleneck) in RESNETS.items()
         if bottleneck == _has_bottlenecks(keys) and all(blocks[stage - 2] == count for stage, count in counts.items())
     )
     return next(fits, None) if counts else None

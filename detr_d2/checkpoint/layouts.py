@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .deformable_layouts import DEFORMABLE, MMDETECTION_DEFORMABLE
 from .fcos_layouts import FCOS_LAYOUTS
+from .huggingface_layouts import HUGGINGFACE_LAYOUTS
 from .layout import Layout, resnet_pairs
 
 T = TypeVar("T")
@@ -111,4 +112,5 @@ LAYOUTS: tuple[Layout, ...] = (
     *(DEFORMABLE, OFFICIAL, PANOPTIC, WRAPPER, PANOPTIC_WRAPPER, OURS, MMDETECTION_DEFORMABLE),
     *(TORCHVISION_RESNET, DETECTRON2_RESNET, CAFFE2_RESNET),
     *FCOS_LAYOUTS,
+    *HUGGINGFACE_LAYOUTS,
 )

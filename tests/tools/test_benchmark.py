@@ -12,6 +12,7 @@ import torch
 
 REPO = Path(__file__).parents[2]
 DETR = str(REPO / "configs" / "COCO-Detection" / "detr_R_50_300ep.yaml")
+DEFORMABLE = str(REPO / "configs" / "COCO-Detection" / "deformable_detr_R_50_two_stage.yaml")
 COCO_PANOPTIC = str(REPO / "configs" / "COCO-PanopticSegmentation" / "panoptic_detr_R_50.yaml")
 PANOPTIC = str(REPO / "configs" / "Shapes" / "panoptic_detr_R_18.yaml")
 RCNN = str(
@@ -118,6 +119,21 @@ def test_panoptic_models_beside_the_reference(tool: ModuleType, tmp_path: Path, 
     for mode in ("inference", "train"):
         assert report["results"][mode]["times_as_fast"]["median"] > 0
     assert "queries enter the map" in capsys.readouterr().out
+
+
+def test_deformable_models_beside_the_reference(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "benchmark.json"
+    words = ["--config-file", DEFORMABLE, "--mode", "both", "--reference", "transformers", "--no-memory"]
+    assert tool.main([*words, *QUICK, "--output", str(output), *SMALL]) == 0
+    report = json.loads(output.read_text())
+    assert report["reference"]["model"] == "transformers DeformableDetrForObjectDetection"
+    assert report["agreement"]["detections"] > 50
+    assert report["agreement"]["classes_seen"] > 5
+    for mode in ("inference", "train"):
+        assert report["results"][mode]["times_as_fast"]["median"] > 0
+    assert "0 of another class" in capsys.readouterr().out
 
 
 def test_detectron2s_own_models(tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
