@@ -36,13 +36,33 @@ class MultiheadAttention(nn.Module):
         ``scaled_dot_product_attention`` convention, the reverse of a padding mask); None attends everywhere.
         """
         e = self.embed_dim
+        q, k = self.project(query, key)
+        v = self.split_heads(F.linear(value, self.in_proj_weight[2 * e :], self.in_proj_bias[2 * e :]))
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+    def project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """What is compared with each other: B x h x N x E/h and B x h x M x E/h."""
+        e = self.embed_dim
         if query is key:
             q, k = F.linear(query, self.in_proj_weight[: 2 * e], self.in_proj_bias[: 2 * e]).chunk(2, dim=-1)
         else:
             q = F.linear(query, self.in_proj_weight[:e], self.in_proj_bias[:e])
             k = F.linear(key, self.in_proj_weight[e : 2 * e], self.in_proj_bias[e : 2 * e])
-        v = F.linear(value, self.in_proj_weight[2 * e :], self.in_proj_bias[2 * e :])
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # B x h x N x E/h
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return self.split_heads(q), self.split_heads(k)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """B x N x E -> B x h x N x E/h."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def weights(self, query: Tensor, key: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """The weights that the fused kernel uses without showing them, B x h x N x M, for looking into a model.
+
+        The arguments are those of `forward`; the weights are before dropout.
+        """
+        q, k = self.project(query, key)
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        if attn_mask is not None:
+            logits = logits.masked_fill(~attn_mask, float("-inf"))
+        return logits.softmax(-1)

@@ -77,12 +77,18 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(memory)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
+        locations, weights = self.sampling(query, reference, level_sizes)
+        value = value.unflatten(-1, (self.num_heads, -1))  # B x N x h x C/h
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights, backend=self.backend))
+
+    def sampling(self, query: Tensor, reference: Tensor, level_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each query reads, B x Q x h x L x P x 2 as (x, y) relative to each level's padded map, and the weights
+        of what it reads, B x Q x h x L x P, which sum to 1 for each head. The arguments are those of `forward`.
+        """
         shape = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2)).to(reference.dtype)
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)  # over L * P
         is_box = reference.shape[-1] == 4
         unit = reference[:, :, None, :, 2:] * (0.5 / self.num_points) if is_box else 1 / level_sizes  # ... x L x 2
-        locations = reference[:, :, None, :, None, :2] + offsets * unit.unsqueeze(-2)  # B x Q x h x L x P x 2
-        value = value.unflatten(-1, (self.num_heads, -1))  # B x N x h x C/h
-        weights = weights.unflatten(-1, shape[1:])
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights, backend=self.backend))
+        locations = reference[:, :, None, :, None, :2] + offsets * unit.unsqueeze(-2)
+        return locations, weights.unflatten(-1, shape[1:])

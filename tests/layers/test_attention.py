@@ -51,6 +51,17 @@ def test_self_attention_with_shared_projection_equals_torch(pair: tuple[nn.Modul
     compare(*pair, (query, query, torch.randn(B, M, E)), padding_mask() if masked else None)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_weights_equal_torch(pair: tuple[nn.Module, nn.Module], masked: bool) -> None:
+    ours, reference = pair
+    query, key, value = torch.randn(B, N, E), torch.randn(B, M, E), torch.randn(B, M, E)
+    padding = padding_mask() if masked else None
+    _, expected = reference(query, key, value, key_padding_mask=padding, average_attn_weights=False)
+    weights = ours.weights(query, key, None if padding is None else ~padding[:, None, None])
+    assert weights.shape == (B, HEADS, N, M)
+    torch.testing.assert_close(weights, expected)
+
+
 def test_masked_keys_have_no_influence(pair: tuple[nn.Module, nn.Module]) -> None:
     ours, _ = pair
     query, key, value = torch.randn(B, N, E), torch.randn(B, M, E), torch.randn(B, M, E)

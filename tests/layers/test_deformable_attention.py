@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detr_d2.layers import MSDeformAttn
+from detr_d2.layers import MSDeformAttn, deformable_attention, ms_deform_attn
 
 C, HEADS, POINTS = 12, 4, 3
 SHAPES = [(6, 7), (3, 4)]
@@ -58,6 +58,23 @@ def test_equals_the_formula(attention: MSDeformAttn, coordinates: int) -> None:
     output = attention(query, reference, memory, SHAPES, SIZES, None)
     for image, q in ((0, 0), (0, 3), (1, 4)):
         torch.testing.assert_close(output[image, q], expected(attention, query, reference, memory, image, q))
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_sampling_is_what_the_operator_gets(attention: MSDeformAttn, coordinates: int, monkeypatch) -> None:
+    seen = {}
+
+    def operator(value, spatial_shapes, locations, weights, *, backend):
+        seen.update(locations=locations, weights=weights)
+        return ms_deform_attn(value, spatial_shapes, locations, weights, backend=backend)
+
+    monkeypatch.setattr(deformable_attention, "ms_deform_attn", operator)
+    query, reference, memory = inputs(coordinates)
+    attention(query, reference, memory, SHAPES, SIZES, None)
+    locations, weights = attention.sampling(query[:, 2:4], reference[:, 2:4], SIZES)
+    torch.testing.assert_close(locations, seen["locations"][:, 2:4])
+    torch.testing.assert_close(weights, seen["weights"][:, 2:4])
+    torch.testing.assert_close(weights.sum((-1, -2)), torch.ones(2, 2, HEADS))
 
 
 def test_padding_reads_as_zero(attention: MSDeformAttn) -> None:

@@ -147,6 +147,10 @@ class DeformableDETR(SetPredictor):
         logits = torch.stack([head(x) for head, x in zip(used, states, strict=True)])
         return DeformableDetection(features, levels, hidden, DetectionOutputs(logits, hidden.boxes))
 
+    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
+        scores, classes = class_logits.float().sigmoid().max(-1)
+        return scores, classes
+
     def box_losses(
         self, detection: DeformableDetection, targets: Targets, matches: Matches | None = None
     ) -> dict[str, Tensor]:

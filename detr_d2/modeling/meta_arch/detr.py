@@ -98,6 +98,9 @@ class DETR(SetPredictor):
         states = hidden.hidden_states
         return DetectionOutputs(self.class_embed(states), self.bbox_embed(states).float().sigmoid())
 
+    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
+        return select_by_softmax(class_logits)
+
     def box_losses(self, detection: Detection, targets: Targets, matches: Matches | None = None) -> dict[str, Tensor]:
         return self.criterion(detection.outputs, targets, matches)
 
@@ -105,7 +108,7 @@ class DETR(SetPredictor):
         self, detection: Detection, images: PaddedImages, batched_inputs: list[dict]
     ) -> list[dict[str, Instances]]:
         """All queries as detections, at each input's ``height`` and ``width``."""
-        scores, classes = select_by_softmax(detection.outputs.pred_logits)
+        scores, classes = self.best_classes(detection.outputs.pred_logits)
         sizes = output_sizes(images, batched_inputs)
         results = boxes_to_instances(scores, classes, detection.outputs.pred_boxes, images.image_sizes, sizes)
         return [{"instances": instances} for instances in results]

@@ -122,10 +122,6 @@ class MaskStage(SetPredictor):
         """What the mask head reads of the box model's result: one feature, its memory, the queries, predictions."""
 
     @abstractmethod
-    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Score and class of every query, B x Q x K -> two of B x Q."""
-
-    @abstractmethod
     def select_segments(self, class_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The queries of one image that enter its panoptic map: Q x K class logits -> indices, scores, classes."""
 

@@ -32,10 +32,6 @@ class PanopticDeformableDETR(MaskStage, DeformableDETR):
         memory = levels.split(hidden.memory)[level]
         return Detection(features, Hidden(projected, padding, hidden.hidden_states, memory), outputs)
 
-    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
-        scores, classes = class_logits.float().sigmoid().max(-1)
-        return scores, classes
-
     def select_segments(self, class_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores, classes = self.best_classes(class_logits)
         kept = (scores > self.object_mask_threshold).nonzero()[:, 0]

@@ -7,7 +7,6 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor
 
 from ..panoptic_postprocessing import select_segments
-from ..postprocessing import select_by_softmax
 from .detr import DETR, Detection
 from .mask_stage import MaskStage
 
@@ -22,9 +21,6 @@ class PanopticDETR(MaskStage, DETR):
 
     def mask_inputs(self, detection: Detection) -> Detection:
         return detection
-
-    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
-        return select_by_softmax(class_logits)
 
     def select_segments(self, class_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return select_segments(class_logits, self.object_mask_threshold)

@@ -106,6 +106,10 @@ class SetPredictor(nn.Module, ABC):
     def detect(self, images: PaddedImages) -> Any:
         """Backbone, transformer and heads; what `losses` and `postprocess` read."""
 
+    @abstractmethod
+    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Score and class of every query, B x Q x K -> two of B x Q."""
+
     def losses(self, detection: Any, images: PaddedImages, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Weighted losses by name."""
         return self.box_losses(detection, self.prepare_targets(batched_inputs))
