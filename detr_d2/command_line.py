@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -123,3 +124,17 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
             raise ValueError(f"{path}: OpenCV cannot write pictures of this format.") from error
         if not written:
             raise OSError(f"{path} could not be written.")
+
+
+@contextlib.contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder``, whose files move into it at the end, and vanish after an error.
+
+    Makes the folder where it is missing; what it holds already stays, but for files of the same names.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as partial:
+        yield Path(partial)
+        folder.mkdir(exist_ok=True)
+        for path in sorted(Path(partial).iterdir()):
+            os.replace(path, folder / path.name)

@@ -10,7 +10,10 @@ from .build import (
     build_dataset_mapper,
     build_test_loader,
     build_train_loader,
+    class_names_of,
+    evaluation_images,
     num_classes_of,
+    training_images,
 )
 from .checks import check_dataset_dicts
 from .dataset_mappers import DetrDatasetMapper
@@ -25,6 +28,9 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_dataset_dicts",
+    "class_names_of",
     "datasets",
+    "evaluation_images",
     "num_classes_of",
+    "training_images",
 ]

@@ -26,7 +26,10 @@ __all__ = [
     "build_dataset_mapper",
     "build_test_loader",
     "build_train_loader",
+    "class_names_of",
+    "evaluation_images",
     "num_classes_of",
+    "training_images",
 ]
 
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
@@ -82,7 +85,14 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     Raises:
         ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
     """
-    dataset = _checked_dataset(
+    return build_detection_train_loader(
+        cfg, dataset=training_images(cfg), mapper=build_dataset_mapper(cfg, is_train=True)
+    )
+
+
+def training_images(cfg: CfgNode) -> list[dict[str, Any]] | torchdata.Dataset:
+    """The images of ``DATASETS.TRAIN`` that training draws from, checked; what the mapper takes."""
+    return _checked_dataset(
         cfg,
         cfg.DATASETS.TRAIN,
         is_train=True,
@@ -90,7 +100,6 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
-    return build_detection_train_loader(cfg, dataset=dataset, mapper=build_dataset_mapper(cfg, is_train=True))
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLoader:
@@ -99,15 +108,29 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLoader:
     Raises:
         ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
     """
-    proposal_files = None
-    if cfg.MODEL.LOAD_PROPOSALS:
-        proposal_files = [cfg.DATASETS.PROPOSAL_FILES_TEST[list(cfg.DATASETS.TEST).index(dataset_name)]]
     return build_detection_test_loader(
-        _checked_dataset(cfg, [dataset_name], is_train=False, filter_empty=False, proposal_files=proposal_files),
+        evaluation_images(cfg, dataset_name),
         mapper=build_dataset_mapper(cfg, is_train=False),
         batch_size=cfg.TEST.IMS_PER_BATCH,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
+
+
+def evaluation_images(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]] | torchdata.Dataset:
+    """The images of ``dataset_name`` as evaluation reads them, checked; what the mapper takes."""
+    proposal_files = None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        proposal_files = [cfg.DATASETS.PROPOSAL_FILES_TEST[list(cfg.DATASETS.TEST).index(dataset_name)]]
+    return _checked_dataset(cfg, [dataset_name], is_train=False, filter_empty=False, proposal_files=proposal_files)
+
+
+def class_names_of(cfg: CfgNode, dataset_name: str) -> list[str] | None:
+    """Names of the classes that the model of ``cfg`` learns from a data set, by contiguous id: things, or things and
+    stuff where the mapper reads segments. None where the metadata does not say.
+    """
+    if _reads_segments(cfg):
+        return _unified_class_names(dataset_name)
+    return MetadataCatalog.get(dataset_name).get("thing_classes")
 
 
 def _checked_dataset(

@@ -1,17 +1,35 @@
-"""Pictures of data and results, drawn with Detectron2's ``Visualizer``."""
+"""Pictures of data, results and of what a model looks at."""
 
-from .attention import QueryAttention, draw_attention, query_attention
+from .attention import Cell, Look, Query, Recording, record
+from .attention_maps import AttentionMap, heat
+from .attention_sheet import AttentionDrawer
 from .drawing import draw_annotations, draw_boxes, draw_panoptic, read_ids
-from .sheet import fit_height, make_sheet
+from .mask_attention import QueryAttention, draw_attention, query_attention
+from .model_input import InputDrawer, describe_input
+from .sampling_points import SamplingPoints
+from .sheet import fit_height, make_sheet, stack_rows, with_title
 
 __all__ = [
+    "AttentionDrawer",
+    "AttentionMap",
+    "Cell",
+    "InputDrawer",
+    "Look",
+    "Query",
     "QueryAttention",
+    "Recording",
+    "SamplingPoints",
+    "describe_input",
     "draw_annotations",
     "draw_attention",
     "draw_boxes",
     "draw_panoptic",
     "fit_height",
+    "heat",
     "make_sheet",
     "query_attention",
     "read_ids",
+    "record",
+    "stack_rows",
+    "with_title",
 ]

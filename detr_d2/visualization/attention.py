@@ -1,68 +1,173 @@
-"""Where the queries of a panoptic DETR look.
+"""What a detection transformer looks at in one image: attention of object queries (decoder) and of cells (encoder).
 
-Legend: H W size of the transformer's feature map; n queries, most certain first.
+The models use fused kernels that return no weights. So the inputs of their attention modules are recorded while an
+image goes through the model, and what is to be seen is computed from them by the modules' own projections, for the
+few rows that were asked for. Outside of `record` the models have no hooks.
+
+Legend: Q object queries.
 """
 
+import inspect
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..modeling.meta_arch.mask_stage import MaskStage
+from ..layers import MSDeformAttn, MultiheadAttention, box_cxcywh_to_xyxy
+from ..modeling.meta_arch.set_predictor import SetPredictor
+from .attention_maps import AttentionMap, Level
+from .sampling_points import SamplingPoints
+
+Attention = AttentionMap | SamplingPoints
+Inputs = dict[str, Any]  # of a forward pass, by the names of its arguments
+
+# How what each kind of attention looks at is read from its inputs.
+READERS: dict[type[nn.Module], Callable[[nn.Module, Inputs, Sequence[int], Sequence[Level]], list[Attention]]] = {
+    MultiheadAttention: AttentionMap.read,
+    MSDeformAttn: SamplingPoints.read,
+}
 
 
-class QueryAttention(NamedTuple):
-    """The most certain queries of one image.
+class Query(NamedTuple):
+    """An object query and what the model predicts from it.
 
     Attributes:
-        scores: n.
-        classes: n, contiguous.
-        boxes: n x 4, cx, cy, w, h relative to the image.
-        maps: n x H x W, the mask head's attention summed over its heads; each sums to 1.
+        index: of 0..Q-1. score: 0..1, of its best class. label: that class, contiguous.
+        box: 4, x0, y0, x1, y1 relative to the image.
     """
 
+    index: int
+    score: float
+    label: int
+    box: Tensor
+
+
+class Cell(NamedTuple):
+    """A cell of the feature maps that the encoder reads.
+
+    Attributes:
+        index: among the cells of all levels, one level after another, rows first.
+        level: of them.
+        point: (x, y) relative to the image, which was asked for and lies in it.
+    """
+
+    index: int
+    level: int
+    point: tuple[float, float]
+
+
+class Look(NamedTuple):
+    """What one query or cell looks at in one layer of ``stack``, "encoder" or "decoder"."""
+
+    stack: str
+    layer: int
+    who: Query | Cell
+    attention: Attention
+
+
+class Recording(NamedTuple):
+    """One image's way through a model.
+
+    Attributes:
+        levels: the feature maps that the transformer reads.
+        layers: the attention to them and its inputs, of each layer of "encoder" and "decoder".
+        scores, labels: Q, of each query's best class.
+        boxes: Q x 4, x0, y0, x1, y1 relative to the image.
+    """
+
+    levels: list[Level]
+    layers: dict[str, list[tuple[nn.Module, Inputs]]]
     scores: Tensor
-    classes: Tensor
+    labels: Tensor
     boxes: Tensor
-    maps: Tensor
+
+    def queries(self, indices: Sequence[int] | None, count: int) -> list[Query]:
+        """The object queries ``indices``; None: the ``count`` most certain ones.
+
+        Raises:
+            ValueError: there is no query of such an index.
+        """
+        if indices is None:
+            indices = self.scores.topk(min(count, len(self.scores))).indices.tolist()
+        for index in indices:
+            if not 0 <= index < len(self.scores):
+                raise ValueError(f"There is no query {index}: the model has queries 0 to {len(self.scores) - 1}.")
+        return [Query(i, self.scores[i].item(), self.labels[i].item(), self.boxes[i]) for i in indices]
+
+    def cell(self, point: tuple[float, float], level: int) -> Cell:
+        """The cell of a level at a point, (x, y) relative to the image.
+
+        Raises:
+            ValueError: there is no such level.
+        """
+        if not 0 <= level < len(self.levels):
+            raise ValueError(f"There is no level {level}: the model has levels 0 to {len(self.levels) - 1}.")
+        (_, width), (rows, columns) = self.levels[level]
+        row, column = (min(int(x * count), count - 1) for x, count in zip(point[::-1], (rows, columns), strict=True))
+        before = sum(h * w for (h, w), _ in self.levels[:level])
+        return Cell(before + row * width + column, level, point)
+
+    @torch.no_grad()
+    def look(self, stack: str, layer: int, who: Sequence[Query] | Sequence[Cell]) -> list[Look]:
+        """What these queries ("decoder") or cells ("encoder") look at in a layer."""
+        module, inputs = self.layers[stack][layer]
+        read = next(reader for kind, reader in READERS.items() if isinstance(module, kind))
+        found = read(module, inputs, [x.index for x in who], self.levels)
+        return [Look(stack, layer, x, attention) for x, attention in zip(who, found, strict=True)]
 
 
 @torch.no_grad()
-def query_attention(model: MaskStage, item: dict[str, Any], num_queries: int) -> QueryAttention:
-    """Attention maps of the ``num_queries`` most certain queries of one image, a dict as the model takes it.
-
-    The model must be in evaluation mode.
-    """
+def record(model: SetPredictor, item: dict[str, Any]) -> Recording:
+    """Send one image, a dict as the model takes it, through a model in evaluation mode."""
     images = model.preprocess([item])
-    detection = model.crop(model.mask_inputs(model.detect(images)), images, 0)
-    hidden, outputs = detection.hidden, detection.outputs
-    scores, classes = (x[0] for x in model.best_classes(outputs.pred_logits))
-    best = scores.topk(min(num_queries, len(scores))).indices
-    maps = model.bbox_attention(hidden.hidden_states[-1][:, best], hidden.memory)[0].sum(1)
-    maps = maps.unflatten(-1, hidden.projected.shape[-2:])
-    return QueryAttention(scores[best], classes[best], outputs.pred_boxes[0, best], maps)
+    stacks = {
+        "encoder": [layer.self_attn for layer in model.transformer.encoder.layers],
+        "decoder": [cross_attention(layer) for layer in model.transformer.decoder.layers],
+    }
+    modules = {(name, i): module for name, stack in stacks.items() for i, module in enumerate(stack)}
+    with recorded_inputs({"position": model.position_encoding, **modules}) as inputs:
+        outputs = model.detect(images).outputs
+    scores, labels = model.best_classes(outputs.pred_logits)
+    return Recording(
+        levels=[level_of(next(iter(call.values()))) for call in inputs["position"]],
+        layers={name: [(module, inputs[name, i][0]) for i, module in enumerate(stacks[name])] for name in stacks},
+        scores=scores[0],
+        labels=labels[0],
+        boxes=box_cxcywh_to_xyxy(outputs.pred_boxes[0]),
+    )
 
 
-def draw_attention(image: np.ndarray, attention: Tensor, box: Tensor, title: str, height: int) -> np.ndarray:
-    """One query's map over the image in grey, with its predicted box and a title.
+@contextmanager
+def recorded_inputs(modules: Mapping[Hashable, nn.Module]) -> Iterator[dict[Hashable, list[Inputs]]]:
+    """Within it, the inputs of every forward pass of these modules are kept, in their order."""
+    calls: dict[Hashable, list[Inputs]] = {name: [] for name in modules}
 
-    Args:
-        image: H x W x 3, RGB.
-        attention: any size, non-negative.
-        box: 4, cx, cy, w, h relative to the image.
-        title: what to write at the top.
-        height: of the picture in pixels.
-    """
-    width = round(image.shape[1] * height / image.shape[0])
-    weight = cv2.resize((attention / attention.max()).float().cpu().numpy(), (width, height)).clip(0, 1)
-    heat = cv2.applyColorMap((255 * weight).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    grey = cv2.resize(image, (width, height)).mean(2, keepdims=True)
-    picture = np.ascontiguousarray((0.35 * grey + 0.65 * heat).astype(np.uint8))
-    cx, cy, w, h = box.tolist()
-    left, right = (round(x * width) for x in (cx - w / 2, cx + w / 2))
-    top, bottom = (round(y * height) for y in (cy - h / 2, cy + h / 2))
-    cv2.rectangle(picture, (left, top), (right, bottom), (255, 255, 255), 1)
-    cv2.putText(picture, title, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
-    return picture
+    def keep(name: Hashable) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            bound = inspect.signature(module.forward).bind(*args, **kwargs)
+            bound.apply_defaults()
+            calls[name].append(dict(bound.arguments))
+
+        return hook
+
+    handles = [module.register_forward_pre_hook(keep(name), with_kwargs=True) for name, module in modules.items()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def cross_attention(layer: nn.Module) -> nn.Module:
+    """The attention of a decoder layer that reads the encoder's output, whatever its name."""
+    return next(
+        module for name, module in layer.named_children() if name != "self_attn" and isinstance(module, tuple(READERS))
+    )
+
+
+def level_of(mask: Tensor) -> Level:
+    """Of a padding mask, 1 x H x W, True = padding, as position encodings read it."""
+    valid = ~mask[0]
+    return Level(tuple(valid.shape), (int(valid[:, 0].sum()), int(valid[0].sum())))

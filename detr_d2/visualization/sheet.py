@@ -1,12 +1,16 @@
-"""Pictures put together on one sheet."""
+"""Pictures put together on one sheet, and titles above them."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 GAP = 6  # pixels between pictures
 WHITE = (255, 255, 255)
+INK = (25, 25, 25)
+TITLE_SIZE, LEAST_TITLE_SIZE = 13, 10  # pixels of the letters; a long title shrinks before it is cut
 
 
 def fit_height(image: np.ndarray, height: int) -> np.ndarray:
@@ -21,3 +25,39 @@ def make_sheet(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
     padded = [np.pad(cell, ((0, 0), (0, width - cell.shape[1]), (0, 0)), constant_values=255) for cell in cells]
     padded += [np.full_like(padded[0], 255)] * (-len(padded) % columns)
     return np.concatenate([np.concatenate(padded[i : i + columns], axis=1) for i in range(0, len(padded), columns)])
+
+
+def stack_rows(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Rows of pictures, each row of one height, below each other; white where a row is shorter than others."""
+    joined = [np.concatenate(row, axis=1) for row in rows]
+    width = max(row.shape[1] for row in joined)
+    return np.concatenate(
+        [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in joined]
+    )
+
+
+def with_title(picture: np.ndarray, *lines: str) -> np.ndarray:
+    """A picture below lines of text on white."""
+    strips = [text_strip(line, picture.shape[1]) for line in lines]
+    return np.concatenate([*strips, picture])
+
+
+def text_strip(text: str, width: int, color: Sequence[int] = INK) -> np.ndarray:
+    """One line of text on white, ``width`` pixels wide: smaller where it is long, cut where it is longer."""
+    size = TITLE_SIZE
+    while size > LEAST_TITLE_SIZE and title_font(size).getlength(text) > width:
+        size -= 1
+    font, shown = title_font(size), text
+    while len(shown) > 1 and font.getlength(shown) > width:
+        shown = shown.removesuffix("…")[:-1] + "…"
+    strip = Image.new("RGB", (width, round(1.4 * TITLE_SIZE)), WHITE)
+    ImageDraw.Draw(strip).text((2, strip.height // 2), shown, fill=tuple(color), font=font, anchor="lm")
+    return np.asarray(strip)
+
+
+@lru_cache(maxsize=8)
+def title_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that matplotlib brings along, which has the letters of most languages."""
+    from matplotlib import font_manager  # takes a second to import
+
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)

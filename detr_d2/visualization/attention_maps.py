@@ -1,0 +1,73 @@
+"""Attention to every cell of a feature map, as DETR has it.
+
+Legend: n rows (queries of an attention) that were asked for, M keys = H * W cells, h heads, h' w' the cells of the map
+that are image.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from ..layers import MultiheadAttention
+
+
+class Level(NamedTuple):
+    """A feature map that a transformer reads.
+
+    Attributes:
+        shape: H, W.
+        valid: h', w': the rest is padding. The image's own size is theirs, as in the model's coordinates.
+    """
+
+    shape: tuple[int, int]
+    valid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """Where one query looks: ``weights`` of each head, h x h' x w', which sum to 1 over the cells."""
+
+    weights: Tensor
+
+    @classmethod
+    def read(
+        cls, module: MultiheadAttention, inputs: Mapping[str, Any], rows: Sequence[int], levels: Sequence[Level]
+    ) -> list["AttentionMap"]:
+        """One for each of ``rows``, from the inputs of one image's forward pass by name."""
+        if len(levels) != 1:
+            raise ValueError(f"Attention to all cells of {len(levels)} feature maps at once cannot be drawn.")
+        rows, mask, (level,) = list(rows), inputs["attn_mask"], levels
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., rows, :]
+        weights = module.weights(inputs["query"][:, rows], inputs["key"], mask)[0]  # h x n x M
+        height, width = level.valid
+        maps = weights.unflatten(-1, level.shape)[..., :height, :width]
+        return [cls(maps[:, i]) for i in range(len(rows))]
+
+    @property
+    def num_heads(self) -> int:
+        return len(self.weights)
+
+    def draw(self, image: np.ndarray, height: int, head: int | None = None) -> np.ndarray:
+        """The map of one head, or the mean of all, over the image in grey; a picture ``height`` pixels high."""
+        weights = self.weights.mean(0) if head is None else self.weights[head]
+        return heat(image, weights, height)
+
+
+def heat(image: np.ndarray, weights: Tensor, height: int) -> np.ndarray:
+    """Weights over an image in grey, the largest brightest.
+
+    Args:
+        image: H x W x 3, RGB.
+        weights: of any size, non-negative.
+        height: of the picture in pixels.
+    """
+    width = round(image.shape[1] * height / image.shape[0])
+    strength = cv2.resize((weights / weights.max()).float().cpu().numpy(), (width, height)).clip(0, 1)
+    colors = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
+    grey = cv2.resize(image, (width, height)).mean(2, keepdims=True)
+    return np.ascontiguousarray((0.35 * grey + 0.65 * colors).astype(np.uint8))

@@ -1,0 +1,66 @@
+"""Where the queries of a panoptic DETR look to make their masks: the attention of the mask head.
+
+Legend: H W size of the transformer's feature map; n queries, most certain first.
+"""
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..modeling.meta_arch.mask_stage import MaskStage
+from .attention_maps import heat
+
+
+class QueryAttention(NamedTuple):
+    """The most certain queries of one image.
+
+    Attributes:
+        scores: n.
+        classes: n, contiguous.
+        boxes: n x 4, cx, cy, w, h relative to the image.
+        maps: n x H x W, the mask head's attention summed over its heads; each sums to 1.
+    """
+
+    scores: Tensor
+    classes: Tensor
+    boxes: Tensor
+    maps: Tensor
+
+
+@torch.no_grad()
+def query_attention(model: MaskStage, item: dict[str, Any], num_queries: int) -> QueryAttention:
+    """Attention maps of the ``num_queries`` most certain queries of one image, a dict as the model takes it.
+
+    The model must be in evaluation mode.
+    """
+    images = model.preprocess([item])
+    detection = model.crop(model.mask_inputs(model.detect(images)), images, 0)
+    hidden, outputs = detection.hidden, detection.outputs
+    scores, classes = (x[0] for x in model.best_classes(outputs.pred_logits))
+    best = scores.topk(min(num_queries, len(scores))).indices
+    maps = model.bbox_attention(hidden.hidden_states[-1][:, best], hidden.memory)[0].sum(1)
+    maps = maps.unflatten(-1, hidden.projected.shape[-2:])
+    return QueryAttention(scores[best], classes[best], outputs.pred_boxes[0, best], maps)
+
+
+def draw_attention(image: np.ndarray, attention: Tensor, box: Tensor, title: str, height: int) -> np.ndarray:
+    """One query's map over the image in grey, with its predicted box and a title.
+
+    Args:
+        image: H x W x 3, RGB.
+        attention: any size, non-negative.
+        box: 4, cx, cy, w, h relative to the image.
+        title: what to write at the top.
+        height: of the picture in pixels.
+    """
+    picture = heat(image, attention, height)
+    width = picture.shape[1]
+    cx, cy, w, h = box.tolist()
+    left, right = (round(x * width) for x in (cx - w / 2, cx + w / 2))
+    top, bottom = (round(y * height) for y in (cy - h / 2, cy + h / 2))
+    cv2.rectangle(picture, (left, top), (right, bottom), (255, 255, 255), 1)
+    cv2.putText(picture, title, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    return picture
