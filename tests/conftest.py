@@ -1,19 +1,23 @@
 """Fixtures that several test files share."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 # Detectron2 and this package register their data sets below this folder when they are imported.
 DATASETS = Path(tempfile.mkdtemp(prefix="detr_d2_datasets_"))
 os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 
 from detectron2.config import CfgNode  # noqa: E402
+from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 
 from detr_d2.data.datasets.shapes_generator import generate_shapes  # noqa: E402
 from detr_d2.engine import load_config  # noqa: E402
@@ -56,6 +60,57 @@ def shapes_root() -> Path:
     generate_shapes(DATASETS, split="train", num_images=24)
     generate_shapes(DATASETS, split="val", num_images=8)
     return DATASETS
+
+
+@pytest.fixture
+def own_data(tmp_path) -> Iterator[Callable[..., dict[str, str]]]:
+    """``own_data(name, things, stuff=None, masks=True, images=6)`` -> an entry of ``DATASETS.CUSTOM``, whose files lie
+    in ``tmp_path/name``: image i has i % 3 objects, its classes in turn. ``things`` and ``stuff``: category id -> name;
+    with stuff, panoptic annotations of one stuff an image. What the test registered is forgotten after it.
+    """
+    before = set(DatasetCatalog)
+    yield lambda *args, **kwargs: write_own_data(tmp_path, *args, **kwargs)
+    for name in set(DatasetCatalog) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
+def write_own_data(
+    folder: Path, name: str, things: dict, stuff: dict | None = None, *, masks: bool = True, images: int = 6
+) -> dict[str, str]:
+    root = folder / name
+    for part in ("images", "panoptic"):
+        (root / part).mkdir(parents=True)
+    listed, objects, segments = [], [], []
+    for i in range(images):
+        height, width = (48, 64) if i % 2 else (64, 48)
+        pixels, ids = np.full((height, width, 3), 40 * i, np.uint8), np.zeros((height, width, 3), np.uint8)
+        ids[...] = (200, i, 0)
+        found = [] if stuff is None else [{"id": 200 + 256 * i, "category_id": list(stuff)[i % len(stuff)]}]
+        for j in range(i % 3):
+            category, (x, y) = list(things)[len(objects) % len(things)], (2 + 20 * j, 3)
+            pixels[y : y + 12, x : x + 16], ids[y : y + 12, x : x + 16] = 250 - 30 * j, (j + 1, i, 0)
+            box = {"bbox": [x, y, 16, 12], "area": 192, "iscrowd": 0, "category_id": category}
+            polygon = {"segmentation": [[x, y, x + 16, y, x + 16, y + 12, x, y + 12]]} if masks else {}
+            objects.append({"id": 10 + len(objects), "image_id": 7 * i, **box, **polygon})
+            found.append({"id": j + 1 + 256 * i, **box})
+        for segment in found:
+            segment["area"] = int((ids @ np.array([1, 256, 65536]) == segment["id"]).sum())
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+        Image.fromarray(ids).save(root / "panoptic" / f"{i}.png")
+        listed.append({"id": 7 * i, "file_name": f"{i}.png", "height": height, "width": width})
+        segments.append({"image_id": 7 * i, "file_name": f"{i}.png", "segments_info": found})
+    categories = [{"id": i, "name": n, "isthing": 1} for i, n in reversed(things.items())]
+    coco = {"images": listed, "annotations": objects, "categories": categories}
+    (root / "boxes.json").write_text(json.dumps(coco))
+    entry = {"name": name, "json_file": str(root / "boxes.json"), "image_root": str(root / "images")}
+    if stuff is None:
+        return entry
+    categories = [*categories, *({"id": i, "name": n, "isthing": 0} for i, n in stuff.items())]
+    (root / "panoptic.json").write_text(
+        json.dumps({"images": listed, "annotations": segments, "categories": categories})
+    )
+    return entry | {"panoptic_json": str(root / "panoptic.json"), "panoptic_root": str(root / "panoptic")}
 
 
 @pytest.fixture

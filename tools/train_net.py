@@ -82,6 +82,12 @@ def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
     model = Trainer.build_model(cfg)
     checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    report = checkpointer.last_report
+    if report and report.reinitialized:
+        raise ValueError(
+            f"{report.source} has other classes than the model, so its class head would be random "
+            "(MODEL.REINIT_CLASS_HEAD): name what training made of it in MODEL.WEIGHTS, OUTPUT_DIR/model_final.pth."
+        )
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
@@ -33,6 +34,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         save_dir: where to save, and to look for the checkpoint to resume from.
         save_to_disk: defaults to True in the main process only.
         reinit_class_head: leave a class head of another class count at its initial values (fine-tuning).
+        constants: written into every checkpoint beside the model, and never loaded.
         checkpointables: other objects to save and load, as in fvcore's ``Checkpointer``.
 
     Attributes:
@@ -46,10 +48,12 @@ class DetrCheckpointer(DetectionCheckpointer):
         *,
         save_to_disk: bool | None = None,
         reinit_class_head: bool = False,
+        constants: Mapping[str, Any] | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.reinit_class_head = reinit_class_head
+        self.constants = dict(constants or {})
         self.last_report: LoadReport | None = None
         self._source = ""
 
@@ -104,9 +108,9 @@ class DetrCheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         if not self._save_dir_is_local():
-            super().save(name, **kwargs)
+            super().save(name, **self.constants | kwargs)
             return
-        extra = {key: item.state_dict() for key, item in self.checkpointables.items()} | kwargs
+        extra = self.constants | {key: item.state_dict() for key, item in self.checkpointables.items()} | kwargs
         data = {"model": self.model.state_dict()} | {key: portable(value, key) for key, value in extra.items()}
 
         file = os.path.join(self.save_dir, f"{name}.pth")

@@ -10,6 +10,7 @@ from .build import (
     build_dataset_mapper,
     build_test_loader,
     build_train_loader,
+    class_keys_for,
     class_names_of,
     evaluation_images,
     num_classes_of,
@@ -17,6 +18,7 @@ from .build import (
 )
 from .checks import check_dataset_dicts
 from .dataset_mappers import DetrDatasetMapper
+from .datasets.custom import register_datasets
 from .panoptic_mapper import PanopticDatasetMapper
 
 __all__ = [
@@ -28,9 +30,11 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_dataset_dicts",
+    "class_keys_for",
     "class_names_of",
     "datasets",
     "evaluation_images",
     "num_classes_of",
+    "register_datasets",
     "training_images",
 ]

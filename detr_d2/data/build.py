@@ -26,6 +26,7 @@ __all__ = [
     "build_dataset_mapper",
     "build_test_loader",
     "build_train_loader",
+    "class_keys_for",
     "class_names_of",
     "evaluation_images",
     "num_classes_of",
@@ -49,6 +50,11 @@ _NUM_CLASSES_KEYS = {
     "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
 }
 
+# Those that classify every pixel, with MODEL.SEM_SEG_HEAD.NUM_CLASSES classes.
+_SEMANTIC_ARCHITECTURES = ("PanopticFPN", "SemanticSegmentor")
+# Those that know which of their classes are things.
+_PANOPTIC_DETRS = ("PanopticDETR", "PanopticDeformableDETR")
+
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
@@ -58,6 +64,25 @@ def num_classes_of(cfg: CfgNode) -> tuple[int | None, str]:
     if key is None:
         return None, ""
     return reduce(getattr, key.split("."), cfg), key
+
+
+def class_keys_for(cfg: CfgNode, dataset_name: str) -> dict[str, int | list[int]]:
+    """The keys of the model that depend on the classes, with the values that a registered data set asks for.
+
+    Without those that its metadata does not tell; empty for an unknown meta-architecture.
+    """
+    metadata, (_, key) = MetadataCatalog.get(dataset_name), num_classes_of(cfg)
+    names = _unified_class_names(dataset_name) if _reads_segments(cfg) else metadata.get("thing_classes")
+    values: dict[str, int | list[int]] = {}
+    if key and names is not None:
+        values[key] = len(names)
+    stuff = _separate_stuff(dataset_name)
+    if cfg.MODEL.META_ARCHITECTURE in _SEMANTIC_ARCHITECTURES and stuff is not None:
+        values["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = len(stuff)
+    things = metadata.get("thing_dataset_id_to_contiguous_id")
+    if cfg.MODEL.META_ARCHITECTURE in _PANOPTIC_DETRS and things is not None:  # which then need no metadata in use
+        values["MODEL.PANOPTIC_DETR.THING_CLASSES"] = sorted(things.values())
+    return values
 
 
 def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
@@ -180,6 +205,8 @@ def _checked_dataset(
                 is_train=is_train,
                 annotation_files=_annotation_files(cfg) if is_train else (),
             )
+            if is_train and cfg.MODEL.META_ARCHITECTURE in _SEMANTIC_ARCHITECTURES:
+                _check_semantic_maps(cfg, dataset, name)
         else:
             logging.getLogger(__name__).info(f"data set {name!r} is a torch Dataset: not checked")
         datasets.append(dataset)
@@ -214,6 +241,27 @@ def _unified_class_names(dataset_name: str) -> list[str] | None:
     if things is None or stuff is None:
         return None
     return stuff if stuff[: len(things)] == things else [*things, *stuff]
+
+
+def _separate_stuff(dataset_name: str) -> list[str] | None:
+    """Names of the stuff where it has a class space of its own, which semantic maps are in; None where it has not."""
+    metadata = MetadataCatalog.get(dataset_name)
+    things, stuff = metadata.get("thing_classes") or [], metadata.get("stuff_classes")
+    return None if stuff is None or (things and stuff[: len(things)] == things) else stuff
+
+
+def _check_semantic_maps(cfg: CfgNode, dataset_dicts: list[dict[str, Any]], name: str) -> None:
+    if not all("sem_seg_file_name" in d for d in dataset_dicts):
+        raise ValueError(
+            f"data set {name!r} gives no semantic maps ('sem_seg_file_name'), which a {cfg.MODEL.META_ARCHITECTURE} "
+            "learns from: use a *_separated data set, or sem_seg_root in DATASETS.CUSTOM"
+        )
+    stuff, num_classes = _separate_stuff(name), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if stuff is not None and len(stuff) != num_classes:
+        raise ValueError(
+            f"data set {name!r} has {len(stuff)} classes of semantic maps ({', '.join(stuff[:5])}, ...), but "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: set it to {len(stuff)}"
+        )
 
 
 def _check_same_classes(names: list[str], dataset_dicts: list[dict[str, Any]]) -> None:

@@ -31,8 +31,8 @@ def check_dataset_name(dataset_name: str) -> None:
     hint = f"Did you mean {', '.join(close)}? " if close else ""
     raise ValueError(
         f"data set {dataset_name!r} (DATASETS.TRAIN or DATASETS.TEST) is not registered. {hint}A COCO-format data set "
-        "is registered with detectron2.data.datasets.register_coco_instances(name, {}, json_file, image_root), in the "
-        "process that trains; DatasetCatalog.list() has all names"
+        "of your own is named in DATASETS.CUSTOM, as [{'name': ..., 'json_file': ..., 'image_root': ...}]; "
+        "DatasetCatalog.list() has all names"
     )
 
 

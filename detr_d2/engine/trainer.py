@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -14,7 +15,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import DetrCheckpointer, check_frozen_weights
-from ..data import build_test_loader, build_train_loader
+from ..data import build_test_loader, build_train_loader, register_datasets
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer
 from .amp import AMPTrainer, autocast
@@ -32,6 +33,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)  # DefaultTrainer's own __init__ builds a DDP model that refuses CPUs
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
+        register_datasets(cfg, required=cfg.DATASETS.TRAIN)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -43,7 +45,11 @@ class Trainer(DefaultTrainer):
             self._trainer = SimpleTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DetrCheckpointer(
-            model, cfg.OUTPUT_DIR, reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD, trainer=weakref.proxy(self)
+            model,
+            cfg.OUTPUT_DIR,
+            reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD,
+            constants={"dataset_metadata": class_metadata(cfg)},
+            trainer=weakref.proxy(self),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -66,6 +72,14 @@ class Trainer(DefaultTrainer):
             best = BestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC)
             result.insert(-1, best)  # the last hook writes the metrics
         return result
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """As the parent's. Every process that trains or evaluates comes here first, the spawned ones with nothing but
+        the cfg, so this is where ``DATASETS.CUSTOM`` is registered.
+        """
+        register_datasets(cfg)
+        return super().build_model(cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -109,6 +123,13 @@ class BestCheckpointer(hooks.BestCheckpointer):
     def load_state_dict(self, state_dict: dict) -> None:
         self.best_metric = state_dict["best_metric"]
         self.best_iter = state_dict["best_iter"]
+
+
+def class_metadata(cfg: CfgNode) -> dict[str, list[str] | dict[int, int]]:
+    """The classes of the first data set of ``DATASETS.TRAIN``, as far as its metadata tells them."""
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    keys = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
+    return {key: value for key in keys if (value := metadata.get(key)) is not None}
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:

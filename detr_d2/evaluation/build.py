@@ -36,7 +36,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     if output_folder is None:
         output_folder = str(Path(cfg.OUTPUT_DIR, "inference", dataset_name))
     if evaluator_type == "coco":
-        return HotCOCOEvaluator(dataset_name, output_dir=output_folder)
+        return _boxes_and_masks(dataset_name, output_folder)
     return DatasetEvaluators(_panoptic_evaluators(cfg, dataset_name, output_folder))
 
 
@@ -47,7 +47,7 @@ def _panoptic_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) ->
     metadata = MetadataCatalog.get(dataset_name)
     evaluators: list[DatasetEvaluator] = []
     if metadata.get("json_file") and metadata.get("thing_dataset_id_to_contiguous_id"):
-        evaluators.append(HotCOCOEvaluator(dataset_name, output_dir=output_folder))
+        evaluators.append(_boxes_and_masks(dataset_name, output_folder))
     else:
         logging.getLogger(__name__).warning(
             f"{dataset_name} has no things, or its metadata no json_file with their boxes and masks: boxes and masks "
@@ -57,6 +57,12 @@ def _panoptic_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) ->
         evaluators.append(SemanticEvaluator(dataset_name, output_dir=output_folder))
     per_category = cfg.TEST.PER_CATEGORY_PQ
     return [*evaluators, PanopticQualityEvaluator(dataset_name, output_folder, per_category=per_category)]
+
+
+def _boxes_and_masks(dataset_name: str, output_folder: str) -> HotCOCOEvaluator:
+    """Evaluates what the model predicts, or only ``coco_tasks`` of the metadata where the annotations hold no more."""
+    tasks = MetadataCatalog.get(dataset_name).get("coco_tasks")
+    return HotCOCOEvaluator(dataset_name, output_dir=output_folder, tasks=tasks)
 
 
 def _has_separate_stuff(dataset_name: str) -> bool:

@@ -1,5 +1,5 @@
-"""Data sets in COCO format; importing this registers them with Detectron2, without touching the disk."""
+"""Data sets in COCO format; importing this registers Shapes with Detectron2, without touching the disk."""
 
-from . import shapes
+from . import custom, shapes
 
-__all__ = ["shapes"]
+__all__ = ["custom", "shapes"]

@@ -1,0 +1,230 @@
+"""Data sets that a config names under ``DATASETS.CUSTOM``, in COCO's formats for boxes, masks and panoptic segments.
+
+Classes are those of the files, contiguous in the order of their ids, which may have gaps, start at 0 or be of any size.
+
+With ``panoptic_json``, things and stuff share one class space, things first, as `detr_d2.data.datasets.shapes` says;
+with ``sem_seg_root`` beside it, stuff has classes 1.. of its own after 0 = "things", which Panoptic FPN learns.
+"""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathManager
+
+from .coco_classes import Classes, read_classes, shown
+from .panoptic_stuff import IGNORE_LABEL
+
+_NEEDED = ("name", "json_file", "image_root")
+_OPTIONAL = ("panoptic_json", "panoptic_root", "sem_seg_root")
+
+logger = logging.getLogger(__name__)
+
+
+class CustomDataset(NamedTuple):
+    """One entry of ``DATASETS.CUSTOM``.
+
+    Attributes:
+        name: for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        json_file: boxes, and masks where it has any, in COCO's format.
+        image_root: the folder that the images' ``file_name`` start from.
+        panoptic_json, panoptic_root: annotations in COCO's panoptic format and the folder of their PNGs; "": none.
+        sem_seg_root: folder of semantic maps of the stuff (`detr_d2.data.datasets.panoptic_stuff`); "": none.
+    """
+
+    name: str
+    json_file: str
+    image_root: str
+    panoptic_json: str = ""
+    panoptic_root: str = ""
+    sem_seg_root: str = ""
+
+    @classmethod
+    def of(cls, entry: Any) -> "CustomDataset":
+        """From what the config holds; relative paths start from the working directory.
+
+        Raises:
+            ValueError: not a dict, or keys are missing, unknown or no text.
+        """
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"DATASETS.CUSTOM is a list of dicts with {', '.join(_NEEDED)}, but holds {entry!r}.")
+        missing = [key for key in _NEEDED if not entry.get(key)]
+        unknown = [str(key) for key in entry if key not in (*_NEEDED, *_OPTIONAL)]
+        if missing or unknown:
+            faults = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has {', '.join(unknown)}"] * bool(unknown)
+            raise ValueError(
+                f"DATASETS.CUSTOM: {entry.get('name') or dict(entry)!r} {' and '.join(faults)}; an entry has "
+                f"{', '.join(_NEEDED)}, and may have {', '.join(_OPTIONAL)}."
+            )
+        for key, value in entry.items():
+            if not isinstance(value, (str, type(None))):
+                raise ValueError(f"DATASETS.CUSTOM: {key} of {entry['name']!r} must be text, not {value!r}.")
+        if bool(entry.get("panoptic_json")) != bool(entry.get("panoptic_root")):
+            raise ValueError(f"DATASETS.CUSTOM: {entry['name']!r} needs panoptic_json and panoptic_root, or neither.")
+        if entry.get("sem_seg_root") and not entry.get("panoptic_json"):
+            raise ValueError(f"DATASETS.CUSTOM: sem_seg_root of {entry['name']!r} needs panoptic_json beside it.")
+        return cls(entry["name"], *(_absolute(entry.get(key) or "") for key in cls._fields[1:]))
+
+    def as_entry(self) -> dict[str, str]:
+        """As the config holds it, without what it has not."""
+        return {key: value for key, value in self._asdict().items() if value}
+
+    def classes(self) -> Classes:
+        """Read from the files, once for each version of them.
+
+        Raises:
+            FileNotFoundError, ValueError: a file is missing, or does not tell its classes.
+        """
+        coco = read_classes(self.json_file)
+        if not self.panoptic_json:
+            return Classes(coco.things | coco.stuff, {}, coco.has_masks, coco.repeated_images)
+        panoptic = read_classes(self.panoptic_json, needs_isthing=True)
+        boxes = coco.things | coco.stuff
+        if boxes != panoptic.things:
+            differ = sorted({i for i, _ in boxes.items() ^ panoptic.things.items()})
+            raise ValueError(
+                f"{self.json_file} and the things of {self.panoptic_json} must be the same categories, but ids "
+                f"{shown(differ)} are in one of them only, or have two names."
+            )
+        return Classes(panoptic.things, panoptic.stuff, coco.has_masks, coco.repeated_images)
+
+    def load(self) -> list[dict[str, Any]]:
+        """Detectron2's dicts with contiguous classes, one an image.
+
+        Raises:
+            FileNotFoundError: a JSON file is missing.
+            ValueError: images share an id, annotations are of unknown categories, or an image has no panoptic one.
+        """
+        classes = self.classes()
+        if classes.repeated_images:
+            raise ValueError(f"several images have the ids {shown(classes.repeated_images)}")
+        records = load_coco_json(self.json_file, self.image_root)
+        _make_contiguous((a for record in records for a in record["annotations"]), _contiguous(classes.things))
+        if self.panoptic_json:
+            self._add_segments(records, classes)
+        return records
+
+    def _add_segments(self, records: list[dict[str, Any]], classes: Classes) -> None:
+        with PathManager.open(self.panoptic_json) as file:
+            annotations = {a["image_id"]: a for a in json.load(file)["annotations"]}
+        missing = [record["image_id"] for record in records if record["image_id"] not in annotations]
+        if missing:
+            raise ValueError(
+                f"{self.panoptic_json} has no annotation of {len(missing)} images of {self.json_file}: ids "
+                f"{shown(missing)}"
+            )
+        for record in records:
+            annotation = annotations[record["image_id"]]
+            if self.sem_seg_root:
+                record["sem_seg_file_name"] = os.path.join(self.sem_seg_root, annotation["file_name"])
+                continue
+            segments = [{**s, "isthing": s["category_id"] in classes.things} for s in annotation["segments_info"]]
+            _make_contiguous(segments, _contiguous({**classes.things, **classes.stuff}))
+            record["pan_seg_file_name"] = os.path.join(self.panoptic_root, annotation["file_name"])
+            record["segments_info"] = segments
+
+    def metadata(self) -> dict[str, Any]:
+        """Detectron2's metadata, without the classes where the files cannot be read."""
+        values: dict[str, Any] = {"json_file": self.json_file, "image_root": self.image_root, "evaluator_type": "coco"}
+        if self.panoptic_json:
+            values |= {"panoptic_json": self.panoptic_json, "panoptic_root": self.panoptic_root}
+            values |= {"evaluator_type": "coco_panoptic_seg", "ignore_label": IGNORE_LABEL, "label_divisor": 1000}
+        if self.sem_seg_root:
+            values["sem_seg_root"] = self.sem_seg_root
+        try:
+            classes = self.classes()
+        except (OSError, ValueError) as error:  # a trained model may be used where its data is not
+            logger.warning(f"The classes of the data set {self.name!r} are unknown: {error}")
+            return values
+        if not classes.has_masks:
+            values["coco_tasks"] = ("bbox",)
+        things, stuff = classes.things, classes.stuff
+        values |= {"thing_classes": list(things.values()), "thing_dataset_id_to_contiguous_id": _contiguous(things)}
+        if self.sem_seg_root:
+            unused = 0 if 0 not in {*things, *stuff} else min(0, *things, *stuff) - 1
+            values["stuff_classes"] = ["things", *stuff.values()]
+            values["stuff_dataset_id_to_contiguous_id"] = _contiguous({unused: "things", **stuff})
+        elif self.panoptic_json:
+            # Detectron2 indexes stuff_classes with a stuff segment's class: in one space, the things come first.
+            values["stuff_classes"] = [*things.values(), *stuff.values()]
+            both = _contiguous({**things, **stuff})
+            values["stuff_dataset_id_to_contiguous_id"] = {i: both[i] for i in stuff}
+        return values
+
+
+def custom_datasets(cfg: CfgNode) -> list[CustomDataset]:
+    """The entries of ``DATASETS.CUSTOM``.
+
+    Raises:
+        ValueError: an entry is malformed, or two share a name.
+    """
+    datasets = [CustomDataset.of(entry) for entry in cfg.DATASETS.CUSTOM]
+    repeated = [name for name, count in Counter(dataset.name for dataset in datasets).items() if count > 1]
+    if repeated:
+        raise ValueError(f"DATASETS.CUSTOM names {', '.join(map(repr, repeated))} more than once.")
+    return datasets
+
+
+def register_datasets(cfg: CfgNode, required: Iterable[str] = ()) -> None:
+    """Register every data set of ``DATASETS.CUSTOM``, in each process that uses it; a second time changes nothing.
+
+    Args:
+        cfg: as `detr_d2.engine.load_config` gives it; relative paths start from the working directory.
+        required: names of data sets whose classes must be readable now. Others may be absent until they are loaded.
+
+    Raises:
+        ValueError: an entry is malformed, its name is another data set's, or a required one does not tell its classes.
+        FileNotFoundError: a file of a required one is missing.
+    """
+    required = set(required)
+    for dataset in custom_datasets(cfg):
+        _register(dataset)
+        if dataset.name in required:
+            try:
+                dataset.classes()
+            except (OSError, ValueError) as error:
+                raise type(error)(f"DATASETS.CUSTOM, {dataset.name!r}: {error}") from error
+
+
+def _register(dataset: CustomDataset) -> None:
+    name = dataset.name
+    if name not in DatasetCatalog:
+        DatasetCatalog.register(name, dataset.load)
+    registered = getattr(DatasetCatalog[name], "__self__", None)
+    if not isinstance(registered, CustomDataset):
+        raise ValueError(f"DATASETS.CUSTOM: {name!r} is the name of another data set already; take another.")
+    if registered != dataset:
+        raise ValueError(
+            f"DATASETS.CUSTOM: {name!r} is registered with other files already ({registered.as_entry()}, now "
+            f"{dataset.as_entry()}): give each data set a name of its own."
+        )
+    metadata = {"name": name, **dataset.metadata()}
+    if MetadataCatalog.get(name).as_dict() != metadata:
+        MetadataCatalog.remove(name)  # of a former version of the files: its attributes cannot be changed
+        MetadataCatalog.get(name).set(**metadata)
+
+
+def _contiguous(categories: Iterable[int]) -> dict[int, int]:
+    """Category id -> class, in the order given."""
+    return {category_id: i for i, category_id in enumerate(categories)}
+
+
+def _make_contiguous(items: Iterable[dict[str, Any]], to_contiguous: Mapping[int, int]) -> None:
+    unknown = set()
+    for item in items:
+        if item["category_id"] in to_contiguous:
+            item["category_id"] = to_contiguous[item["category_id"]]
+        else:
+            unknown.add(item["category_id"])
+    if unknown:
+        raise ValueError(f"its annotations use the category ids {shown(sorted(unknown))}, which it does not list")
+
+
+def _absolute(path: str) -> str:
+    return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
