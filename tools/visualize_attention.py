@@ -126,7 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=Path(__file__).name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", required=True, help="config of the model; its weights are MODEL.WEIGHTS")
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument("--input", nargs="+", type=Path, metavar="FILE", help="images")

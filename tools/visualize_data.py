@@ -84,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=Path(__file__).name, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", required=True, help="config whose mapper, augmentation and classes are used")
     parser.add_argument("--output", required=True, type=Path, help="picture of all, or a folder for one PNG an image")
     parser.add_argument("--dataset", default="", help="data set (default: the first of DATASETS.TRAIN, or TEST)")

@@ -50,7 +50,7 @@ class AttentionDrawer:
     def _look(self, image: np.ndarray, look: Look, color: Color, where: str, head: int | None = None) -> np.ndarray:
         picture = look.attention.draw(image, self.height, head)
         mark(picture, look.who, color)
-        return with_title(fit_height(picture, self.height), self.describe(look.who), where)
+        return with_title(fit_height(picture, self.height), self.describe(look), where)
 
     def _overview(
         self, image: np.ndarray, name: str, where: str, looks: Sequence[Look], colors: Sequence[Color]
@@ -63,12 +63,13 @@ class AttentionDrawer:
             draw_levels(inside, looks[0].attention.weights.shape[1])
         return with_title(picture, name, where)
 
-    def describe(self, who: Query | Cell) -> str:
+    def describe(self, look: Look) -> str:
         """Who looks, for a title."""
-        if isinstance(who, Cell):
-            return f"point {who.point[0]:.2f}, {who.point[1]:.2f} in level {who.level}"
-        label = f"class {who.label}" if self.class_names is None else self.class_names[who.label]
-        return f"query {who.index}: {label} {who.score:.0%}"
+        if isinstance(look.who, Cell):
+            level = f" in level {look.who.level}" if isinstance(look.attention, SamplingPoints) else ""
+            return f"point {short_name(look.who)}{level}"
+        label = f"class {look.who.label}" if self.class_names is None else self.class_names[look.who.label]
+        return f"query {look.who.index}: {label} {look.who.score:.0%}"
 
 
 def short_name(who: Query | Cell) -> str:
