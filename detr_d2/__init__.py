@@ -9,4 +9,13 @@ require_detectron2()  # before the imports below, which fail without it and woul
 from . import data, modeling  # noqa: E402
 from .config import add_detr_d2_config  # noqa: E402
 
-__all__ = ["__version__", "add_detr_d2_config", "data", "modeling"]
+__all__ = ["Predictor", "__version__", "add_detr_d2_config", "data", "modeling"]
+
+
+def __getattr__(name: str) -> object:
+    """`Predictor`, imported when it is asked for: the trainer that comes with it takes longer than all of the above."""
+    if name == "Predictor":
+        from .engine import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

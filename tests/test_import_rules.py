@@ -22,7 +22,7 @@ MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 SHARED = tuple(f"modeling.{name}" for name in ("outputs", "matcher", "losses", "criterion", "postprocessing"))
 # A part of the package -> the other parts that it may import. Of the parts that hold a module, the longest counts.
 ALLOWED = {
-    "": ("_detectron2", "config", "data", "modeling"),
+    "": ("_detectron2", "config", "data", "modeling", "engine"),
     "_detectron2": (),
     "command_line": (),
     "config": (),
@@ -39,6 +39,7 @@ ALLOWED = {
     "solver": ("layers", "structures"),
     "checkpoint": ("layers", "structures"),
     "engine": ("config", "data", "evaluation", "solver", "checkpoint"),
+    "demo": ("command_line", "data", "engine", "evaluation", "visualization"),
     "visualization": ("layers", "structures", "data", "modeling"),
     "analysis": ("checkpoint", "data", "visualization"),
     "comparison": ("analysis", "checkpoint", "data", "engine", "evaluation", "modeling", "benchmark"),

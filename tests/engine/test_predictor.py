@@ -1,0 +1,281 @@
+"""The predictor against what evaluation does with the same images, alone, in batches and from several threads."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import detectron2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.modeling import build_model
+
+from detr_d2 import Predictor
+from detr_d2.data import build_dataset_mapper
+from detr_d2.engine import load_config, load_trained_model
+
+# Thresholds that let through what random weights predict; images as small as those of Shapes.
+LOW = [
+    *["MODEL.DEVICE", "cpu", "MODEL.PANOPTIC_DETR.OBJECT_MASK_THRESHOLD", "0.05"],
+    *["MODEL.FCOS.SCORE_THRESH_TEST", "0.001", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.01"],
+    *["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "0.01"],
+]
+KINDS = [
+    "detr_R_18",
+    "panoptic_detr_R_18",
+    "deformable_detr_R_18",
+    "fcos_R_18",
+    "faster_rcnn_R_18",
+    "retinanet_R_18",
+    "panoptic_fpn_R_18",
+]
+
+
+@pytest.fixture(scope="module")
+def run_folder(repo: Path, shapes_root: Path, tmp_path_factory) -> Callable[[str], Path]:
+    """``run_folder("detr_R_18")`` -> a folder as training leaves it: ``config.yaml``, ``model_final.pth``."""
+    folders: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in folders:
+            folder = folders[name] = tmp_path_factory.mktemp(name)
+            cfg = load_config(str(repo / "configs" / "Shapes" / f"{name}.yaml"), LOW)
+            torch.manual_seed(0)
+            model = build_model(cfg)
+            if name == "panoptic_detr_R_18":  # without training all queries are of one class: let it be a thing
+                model.class_embed.bias.data[0] = 5
+            torch.save({"model": model.state_dict()}, folder / "model_final.pth")
+            (folder / "config.yaml").write_text(cfg.dump())
+        return folders[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def detr(run_folder: Callable[[str], Path]) -> Path:
+    return run_folder("detr_R_18") / "model_final.pth"
+
+
+@pytest.fixture(scope="module")
+def photos(coco_root: Path) -> list[Path]:
+    """Photographs of several sizes, two of which are the same."""
+    paths = sorted((coco_root / "coco" / "val2017").glob("*.jpg"))
+    by_size: dict[tuple, list[Path]] = {}
+    for path in paths:
+        by_size.setdefault(cv2.imread(str(path)).shape, []).append(path)
+    same = max(by_size.values(), key=len)[:2]
+    others = [group[0] for group in by_size.values() if group[0] not in same][:2]
+    return [same[0], others[0], same[1], others[1]]
+
+
+def assert_same(actual: dict, expected: dict, **tolerance: float) -> None:
+    assert actual.keys() == expected.keys()
+    one, other = actual["instances"].get_fields(), expected["instances"].get_fields()
+    assert one.keys() == other.keys()
+    assert actual["instances"].image_size == expected["instances"].image_size
+    for name, value in one.items():
+        values = [getattr(x, "tensor", x) for x in (value, other[name])]
+        torch.testing.assert_close(*values, **tolerance)
+    if "panoptic_seg" in expected:
+        torch.testing.assert_close(actual["panoptic_seg"][0], expected["panoptic_seg"][0])
+        ids = [[(s["id"], s["category_id"]) for s in x["panoptic_seg"][1]] for x in (actual, expected)]
+        assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gives_what_evaluation_gives(kind: str, run_folder, photos) -> None:
+    checkpoint = run_folder(kind) / "model_final.pth"
+    predictor = Predictor(checkpoint, batch_size=1)
+    cfg = load_config(str(checkpoint.with_name("config.yaml")), ["MODEL.WEIGHTS", str(checkpoint)])
+    model, mapper = load_trained_model(cfg), build_dataset_mapper(cfg, is_train=False)
+    with torch.no_grad():
+        expected = [model([mapper({"file_name": str(path), "image_id": 1})])[0] for path in photos[:2]]
+    actual = predictor(photos[:2])
+    assert all(len(output["instances"]) > 0 for output in expected)
+    for one, other in zip(actual, expected, strict=True):
+        assert_same(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["panoptic_detr_R_18", "fcos_R_18", "faster_rcnn_R_18"])
+def test_results_do_not_depend_on_the_batch(kind: str, run_folder, photos) -> None:
+    predictor = Predictor(run_folder(kind) / "model_final.pth", batch_size=3)
+    sizes = []
+    predictor.model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    together = predictor(photos)
+    assert sorted(sizes) == [1, 1, 2]  # those of one size share a batch
+    for path, output in zip(photos, together, strict=True):
+        assert_same(output, predictor(path), rtol=1e-4, atol=1e-3)
+
+
+def test_the_order_of_many_images_is_kept(detr: Path) -> None:
+    predictor = Predictor(detr, batch_size=1)  # of which it reads four ahead
+    widths = [60, 70, 60, 80, 70, 60]
+    outputs = predictor([np.full((50, width, 3), 9, dtype=np.uint8) for width in widths])
+    assert [output["instances"].image_size for output in outputs] == [(50, width) for width in widths]
+
+
+def test_threads_get_what_one_thread_gets(run_folder, photos) -> None:
+    predictor = Predictor(run_folder("panoptic_detr_R_18") / "model_final.pth", batch_size=2)
+    expected = [predictor(path) for path in photos]
+    with ThreadPoolExecutor(4) as pool:
+        actual = list(pool.map(predictor, photos * 3))
+    for one, other in zip(actual, expected * 3, strict=True):
+        assert_same(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("image_format", ["BGR", "RGB", "L"])
+def test_files_and_arrays_of_either_order_are_the_same(detr: Path, photos, image_format: str) -> None:
+    grey = ["MODEL.PIXEL_MEAN", [110.0], "MODEL.PIXEL_STD", [58.0]] if image_format == "L" else []
+    predictor = Predictor(detr, opts=["INPUT.FORMAT", image_format])
+    if grey:  # no model of one channel is at hand: what it would be given is compared
+        inputs = [predictor._input(photos[0], "BGR")]
+        inputs += [predictor._input(read_image(str(photos[0]), order), order) for order in ("BGR", "RGB")]
+        assert inputs[0]["image"].shape[0] == 1
+        assert all(torch.equal(item["image"], inputs[0]["image"]) for item in inputs)
+        return
+    expected = predictor(photos[0])
+    for order in ("BGR", "RGB"):
+        image = read_image(str(photos[0]), order)
+        assert_same(predictor(image, order=order), expected, rtol=0, atol=0)
+    with pytest.raises(AssertionError):  # the order does matter
+        assert_same(predictor(read_image(str(photos[0]), "RGB")), expected, rtol=0, atol=0)
+
+
+def test_one_image_gives_one_output_and_a_list_a_list(detr: Path) -> None:
+    predictor = Predictor(detr)
+    image = np.zeros((50, 60, 3), dtype=np.uint8)
+    assert isinstance(predictor(image), dict)
+    assert len(predictor([image])) == 1
+    assert len(predictor(np.stack([image, image]))) == 2
+    assert len(predictor(image for _ in range(3))) == 3
+    assert predictor([]) == []
+
+
+def test_mixed_precision_is_used_when_asked_for(detr: Path, photos) -> None:
+    predictor, exact = Predictor(detr, amp=True), Predictor(detr, opts=["SOLVER.AMP.ENABLED", True])
+    seen = []
+    for model in (predictor.model, exact.model):
+        model.class_embed.register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    scores = [p(photos[0])["instances"].scores for p in (predictor, exact)]
+    assert seen == [torch.bfloat16, torch.float32]
+    torch.testing.assert_close(*scores, atol=0.05, rtol=0)
+
+
+def test_config_with_weights(repo: Path, detr: Path) -> None:
+    config = repo / "configs" / "Shapes" / "detr_R_18.yaml"
+    predictor = Predictor(config, detr, device="cpu", opts=["MODEL.WEIGHTS", "elsewhere.pth"])
+    assert str(detr) == predictor.cfg.MODEL.WEIGHTS
+    assert predictor.batch_size == predictor.cfg.TEST.IMS_PER_BATCH == 8
+    named = Predictor(str(config), opts=["MODEL.WEIGHTS", str(detr), "MODEL.DEVICE", "cpu"])
+    image = np.zeros((50, 60, 3), dtype=np.uint8)
+    assert_same(predictor(image), named(image))
+
+
+def test_a_config_of_detectron2(tmp_path: Path, photos) -> None:
+    config = Path(detectron2.__file__).parent / "model_zoo/configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml"
+    small = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 16]
+    small += ["INPUT.MIN_SIZE_TEST", 64, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.001, "MODEL.DEVICE", "cpu"]
+    model = build_model(load_config(str(config), [str(word) for word in small]))
+    torch.save({"model": model.state_dict()}, tmp_path / "retinanet.pth")
+    predictor = Predictor(config, tmp_path / "retinanet.pth", opts=small)
+    assert len(predictor(photos[0])["instances"]) > 0
+    assert predictor.metadata.thing_classes[0] == "person"
+
+
+class TestMetadata:
+    def described(self, detr: Path, folder: Path, **metadata: object) -> Path:
+        """A copy of a run whose checkpoint says what it was trained on."""
+        shutil.copy(detr.with_name("config.yaml"), folder)
+        state = torch.load(detr, weights_only=True)
+        torch.save(state | {"dataset_metadata": metadata}, folder / "model.pth")
+        return folder / "model.pth"
+
+    def test_of_the_config(self, detr: Path) -> None:
+        assert Predictor(detr).metadata is MetadataCatalog.get("shapes_val")
+
+    def test_of_the_checkpoint(self, detr: Path, tmp_path: Path) -> None:
+        names, ids = ["cat", "dog", "cow", "emu"], {17: 0, 18: 1, 21: 2, 99: 3}
+        path = self.described(detr, tmp_path, thing_classes=names, thing_dataset_id_to_contiguous_id=ids)
+        metadata = Predictor(path).metadata
+        assert metadata.thing_classes == names
+        assert metadata.thing_dataset_id_to_contiguous_id == ids
+        assert metadata.get("stuff_classes") is None
+
+    def test_of_the_config_where_both_agree(self, detr: Path, tmp_path: Path) -> None:
+        shapes = MetadataCatalog.get("shapes_val")  # which knows colours, too
+        path = self.described(detr, tmp_path, thing_classes=shapes.thing_classes, stuff_classes=None)
+        assert Predictor(path).metadata is shapes
+
+    def test_nothing_is_known(self, detr: Path) -> None:
+        predictor = Predictor(detr, opts=["DATASETS.TEST", "('nowhere_to_be_found',)", "DATASETS.TRAIN", "()"])
+        assert predictor.metadata.get("thing_classes") is None
+        assert "nowhere_to_be_found" not in DatasetCatalog
+
+    def test_tells_things_from_stuff_where_the_data_set_is_not_registered(self, run_folder, tmp_path: Path) -> None:
+        panoptic = run_folder("panoptic_detr_R_18") / "model_final.pth"
+        opts = ["DATASETS.TEST", "('gone',)", "DATASETS.TRAIN", "('gone',)"]
+        with pytest.raises(ValueError, match="THING_CLASSES"):
+            Predictor(panoptic, opts=opts)
+        path = self.described(panoptic, tmp_path, thing_dataset_id_to_contiguous_id={7: 0, 9: 2})
+        assert Predictor(path, opts=opts).model.is_thing.nonzero().flatten().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "says"),
+    [
+        ([np.zeros((5, 6, 3), np.uint8), np.zeros((5, 6), np.uint8)], ValueError, r"Image 1 .*5 x 6, uint8.*H x W x 3"),
+        (np.zeros((5, 6, 3), np.float32), ValueError, r"Image 0 .*float32.*uint8"),
+        (np.zeros((5, 6, 4), np.uint8), ValueError, r"5 x 6 x 4"),
+        (np.zeros((0, 6, 3), np.uint8), ValueError, r"0 x 6 x 3"),
+        ([torch.zeros(3, 5, 6)], TypeError, r"Image 0 is a Tensor"),
+        (None, TypeError, r"A NoneType is no image"),
+        ("nowhere.jpg", FileNotFoundError, r"nowhere\.jpg does not exist"),
+        ([np.zeros((5, 6, 3), np.uint8), Path("/")], IsADirectoryError, r"/ is a folder"),
+        (__file__, OSError, r"test_predictor\.py cannot be read as an image"),
+    ],
+)
+def test_bad_images(images: object, error: type, says: str, detr: Path) -> None:
+    with pytest.raises(error, match=says):
+        Predictor(detr)(images)
+
+
+def test_unknown_order(detr: Path) -> None:
+    with pytest.raises(ValueError, match="order is 'GBR'"):
+        Predictor(detr)([], order="GBR")
+
+
+def test_bad_models(repo: Path, detr: Path, run_folder, tmp_path: Path) -> None:
+    config = repo / "configs" / "Shapes" / "detr_R_18.yaml"
+    alone = tmp_path / "alone.pth"
+    shutil.copy(detr, alone)
+    (tmp_path / "bad.yaml").write_text("MODEL: [")
+    for arguments, keywords, error, says in [
+        ((alone,), {}, FileNotFoundError, r"alone\.pth has no config\.yaml beside it"),
+        ((tmp_path / "none.pth",), {}, FileNotFoundError, r"none\.pth does not exist"),
+        ((tmp_path,), {}, IsADirectoryError, "is a folder: name a checkpoint"),
+        ((detr, alone), {}, ValueError, "two checkpoints"),
+        ((config,), {}, ValueError, r"MODEL\.WEIGHTS is empty"),
+        ((tmp_path / "none.yaml",), {}, FileNotFoundError, r"none\.yaml"),
+        ((tmp_path / "bad.yaml",), {}, ValueError, r"bad\.yaml is no yaml config"),
+        ((config, run_folder("fcos_R_18") / "model_final.pth"), {}, ValueError, "FCOS|transformer"),
+        ((detr,), {"opts": ["MODEL.DETR.NUM_CLASES", 3]}, ValueError, r"MODEL\.DETR\.NUM_CLASSES"),
+        ((detr,), {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ((detr,), {"device": "gpu"}, ValueError, "'gpu' is no device"),
+    ]:
+        with pytest.raises(error, match=says):
+            Predictor(*arguments, **keywords)
+
+
+def test_import_of_the_package_leaves_the_trainer_out(repo: Path) -> None:
+    code = (
+        "import sys, detr_d2; assert 'detr_d2.engine' not in sys.modules; "
+        "from detr_d2 import Predictor; assert Predictor is detr_d2.engine.Predictor; "
+        "assert not hasattr(detr_d2, 'Nothing')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=repo, check=True)
