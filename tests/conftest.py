@@ -1,11 +1,14 @@
 """Fixtures that several test files share."""
 
+import argparse
+import importlib.util
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -41,6 +44,53 @@ def _one_thread() -> None:
 def repo() -> Path:
     """The root of this checkout."""
     return REPO
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Callable[[str], ModuleType]:
+    """``load_tool("compare")`` -> ``tools/compare.py`` as a module, whose ``main(argv)`` gives the exit status; scripts
+    belong to no package."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, REPO / "tools" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def parser_of(load_tool) -> Callable[[str], tuple[ModuleType, argparse.ArgumentParser]]:
+    """``parser_of("compare")`` -> the script as a module, and the parser that its ``main`` uses for ``--help``."""
+    known = {}
+
+    def ask(name: str) -> tuple[ModuleType, argparse.ArgumentParser]:
+        if name not in known:
+            module, parsers = load_tool(name), []
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(argparse.ArgumentParser, "print_help", lambda parser, file=None: parsers.append(parser))
+                patch.setattr("sys.argv", [f"tools/{name}.py", "--help"])
+                with pytest.raises(SystemExit) as stop:
+                    module.main()
+            assert stop.value.code == 0
+            known[name] = module, parsers[0]
+        return known[name]
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def options_of(parser_of) -> Callable[[str], set[str]]:
+    """``options_of("compare")`` -> every ``--option`` of the script, those of its commands included."""
+
+    def ask(name: str) -> set[str]:
+        actions = parser_of(name)[1]._actions
+        commands = [action for action in actions if isinstance(action, argparse._SubParsersAction)]
+        actions = [*actions, *(a for c in commands for parser in c.choices.values() for a in parser._actions)]
+        return {option for action in actions for option in action.option_strings}
+
+    return ask
 
 
 @pytest.fixture(scope="session")

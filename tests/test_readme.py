@@ -1,38 +1,12 @@
-"""What the README names is there, and its commands are understood."""
+"""The README's example of own data, as a script; tests/docs/test_pages.py checks what else it says."""
 
 import re
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
-
-import pytest
 
 from detr_d2.engine import load_config
 
 REPO = Path(__file__).resolve().parents[1]
 README = (REPO / "README.md").read_text()
-# Indented blocks with continued lines joined.
-COMMANDS = re.findall(r"^    ((?:python|bash) .+)$", README.replace("\\\n     ", ""), re.MULTILINE)
-
-
-def test_every_file_named_is_there():
-    names = set(re.findall(r"(?:configs|tools|docs|tests|detr_d2)/[\w./-]*\w", README))
-    assert len(names) > 15
-    assert [name for name in sorted(names) if not (REPO / name).exists()] == []
-
-
-@cache
-def help_of(script: str) -> str:
-    return subprocess.check_output([sys.executable, str(REPO / script), "--help"], text=True, cwd="/")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_flag_is_known(command):
-    program, script, *words = command.split("#")[0].split()
-    flags = [word for word in words if word.startswith("--")]
-    text = (REPO / script).read_text() if program == "bash" else help_of(script)
-    assert [flag for flag in flags if flag not in text] == []
 
 
 def test_the_example_of_own_data_runs(monkeypatch, shapes_root, tmp_path):
