@@ -36,8 +36,17 @@ DETECTRON2_NEEDS = [
     "tqdm",  # imported with the data loaders
     "yacs>=0.1.8",  # CfgNode
 ]
+# Writing and running ONNX files. Python 3.10 has wheels of onnx up to 1.23 and of onnxruntime up to 1.23.
+EXPORT = [
+    "onnx>=1.17,<2",
+    "onnxruntime>=1.20,<2",
+    "onnxscript>=0.5,<0.8",  # what torch's exporter writes operators with
+]
 DEV = [
     "hypothesis>=6.100,<7",  # property-based tests
+    "onnx>=1.17,<2",  # these three: as in EXPORT
+    "onnxruntime>=1.20,<2",
+    "onnxscript>=0.5,<0.8",
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",
     "pytest-xdist>=3.6,<4",
@@ -56,5 +65,5 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["detr_d2", "detr_d2.*"]),
     install_requires=REQUIRED + DETECTRON2_NEEDS,
-    extras_require={"dev": DEV, "torch-ms-deform-attn": EXTERNAL_OPERATOR},
+    extras_require={"dev": DEV, "export": EXPORT, "torch-ms-deform-attn": EXTERNAL_OPERATOR},
 )

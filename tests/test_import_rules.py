@@ -42,6 +42,7 @@ ALLOWED = {
     "demo": ("command_line", "data", "engine", "evaluation", "visualization"),
     "visualization": ("layers", "structures", "data", "modeling"),
     "analysis": ("checkpoint", "data", "visualization"),
+    "export": ("command_line", "layers", "structures", "data", "modeling", "checkpoint", "engine"),
     "comparison": ("analysis", "checkpoint", "data", "engine", "evaluation", "modeling", "benchmark"),
     "benchmark": ("config", "layers", "structures", "data", "modeling", "solver", "checkpoint", "engine"),
 }

@@ -6,7 +6,7 @@ from .conv_norm import ConvNorm
 from .deform_conv import DeformConv, ModulatedDeformConv, offset_conv
 from .deformable_attention import MSDeformAttn
 from .inverse_sigmoid import inverse_sigmoid
-from .masked_group_norm import MaskedGroupNorm
+from .masked_group_norm import MaskedGroupNorm, masked_group_norm
 from .mlp import MLP
 from .ms_deform_attn import ms_deform_attn, ms_deform_attn_flops
 from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine, sine_features
@@ -25,6 +25,7 @@ __all__ = [
     "box_xyxy_to_cxcywh",
     "generalized_box_iou",
     "inverse_sigmoid",
+    "masked_group_norm",
     "ms_deform_attn",
     "ms_deform_attn_flops",
     "offset_conv",

@@ -36,7 +36,7 @@ class Locations(NamedTuple):
             y = (torch.arange(height, dtype=torch.float32, device=device) + offset) * stride
             x = (torch.arange(width, dtype=torch.float32, device=device) + offset) * stride
             points.append(torch.cartesian_prod(y, x).flip(1))
-        return cls(torch.cat(points), [len(level) for level in points], list(strides))
+        return cls(torch.cat(points), [level.shape[0] for level in points], list(strides))
 
     def per_location(self, values: Sequence[float]) -> Tensor:
         """A number per level -> a number per location, (N,)."""

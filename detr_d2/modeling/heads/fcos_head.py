@@ -13,7 +13,7 @@ from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers import DeformConv
+from ...layers import DeformConv, masked_group_norm
 
 
 class LevelPredictions(NamedTuple):
@@ -100,16 +100,21 @@ class FCOSHead(nn.Module):
             "prior_prob": fcos.PRIOR_PROB,
         }
 
-    def forward(self, features: Sequence[Tensor]) -> list[LevelPredictions]:
-        """B x C x H x W of each level -> its predictions."""
+    def forward(self, features: Sequence[Tensor], padding: Sequence[Tensor] | None = None) -> list[LevelPredictions]:
+        """B x C x H x W of each level -> its predictions.
+
+        ``padding``: masks of the levels, B x H x W, True = padding. With them predictions are, but for the padding,
+        what maps cut to their images' own size give.
+        """
+        masks = [None] * len(features) if padding is None else padding
         return [
-            self.predict(feature, scale, stride)
-            for feature, scale, stride in zip(features, self.scales, self.strides, strict=True)
+            self.predict(feature, scale, stride, mask)
+            for feature, scale, stride, mask in zip(features, self.scales, self.strides, masks, strict=True)
         ]
 
-    def predict(self, feature: Tensor, scale: Scale, stride: int) -> LevelPredictions:
+    def predict(self, feature: Tensor, scale: Scale, stride: int, mask: Tensor | None = None) -> LevelPredictions:
         """One level's predictions."""
-        for_class, for_box = self.cls_tower(feature), self.bbox_tower(feature)
+        for_class, for_box = (apply_tower(tower, feature, mask) for tower in (self.cls_tower, self.bbox_tower))
         quality = self.quality(for_box if self.quality_on_regression else for_class)
         # fp32: exp of a half overflows at 11, and distances in bf16 are off by pixels.
         raw = scale(self.bbox_pred(for_box).float())
@@ -130,6 +135,18 @@ class FCOSHead(nn.Module):
             # The published bias is 0, with which half of all distances start where ReLU has no gradient, and with them
             # whole boxes: if left and right are both 0, the overlap teaches top and bottom nothing either.
             nn.init.ones_(self.bbox_pred.bias)
+
+
+def apply_tower(tower: nn.Sequential, x: Tensor, mask: Tensor | None) -> Tensor:
+    """``tower(x)``; with a padding mask its convolutions see zeros in the padding and its norms nothing of it, and the
+    padding of the result is zero.
+    """
+    if mask is None:
+        return tower(x)
+    for layer in tower:
+        masked = isinstance(layer, nn.GroupNorm)
+        x = masked_group_norm(layer, x, mask) if masked else layer(x.masked_fill(mask[:, None], 0.0))
+    return x.masked_fill(mask[:, None], 0.0)
 
 
 def build_tower(channels: int, num_convs: int, norm: str, deform_last: bool) -> nn.Sequential:

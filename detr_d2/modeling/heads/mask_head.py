@@ -14,6 +14,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...layers import masked_group_norm
 from .build import DETR_MASK_HEAD_REGISTRY
 
 NORM_GROUPS = 8
@@ -65,7 +66,14 @@ class DetrMaskHead(nn.Module):
             "chunk_size": panoptic.MASK_CHUNK_SIZE,
         }
 
-    def forward(self, projected: Tensor, attention: Tensor, features: Sequence[Tensor], batch: Tensor) -> Tensor:
+    def forward(
+        self,
+        projected: Tensor,
+        attention: Tensor,
+        features: Sequence[Tensor],
+        batch: Tensor,
+        padding: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Mask logits of the given queries.
 
         Args:
@@ -73,26 +81,49 @@ class DetrMaskHead(nn.Module):
             attention: M x h x H x W attention maps.
             features: the finer features, coarsest first, B x channels x size.
             batch: M indices of the image that each query belongs to.
+            padding: masks (B x height x width, True = padding) of ``projected`` and of each of ``features``. With them
+                masks are what images cut to their own size give. None: padding is seen as the published head sees it.
 
         Returns:
             M x H' x W', the size of the last of ``features``.
         """
         weight = self.lay1.weight
-        shared = F.conv2d(projected, weight[:, : self.dim], self.lay1.bias, padding=1)
+        hidden = [None] * (1 + len(features)) if padding is None else list(padding)
+        shared = F.conv2d(_blank(projected, hidden[0]), weight[:, : self.dim], self.lay1.bias, padding=1)
         adapted = [getattr(self, f"adapter{i}")(feature) for i, feature in enumerate(features, start=1)]
         chunks = zip(attention.split(self.chunk_size), batch.split(self.chunk_size), strict=True)
-        return torch.cat([self._chunk(shared, weight[:, self.dim :], maps, adapted, image) for maps, image in chunks])
+        weight = weight[:, self.dim :]
+        return torch.cat([self._chunk(shared, weight, maps, adapted, hidden, image) for maps, image in chunks])
 
-    def _chunk(self, shared: Tensor, weight: Tensor, attention: Tensor, adapted: list[Tensor], batch: Tensor) -> Tensor:
+    def _chunk(
+        self,
+        shared: Tensor,
+        weight: Tensor,
+        attention: Tensor,
+        adapted: list[Tensor],
+        padding: list[Tensor | None],
+        batch: Tensor,
+    ) -> Tensor:
+        coarse, *finer = [None if mask is None else _of_queries(mask, batch) for mask in padding]
         x = F.conv2d(attention, weight, padding=1) + _of_queries(shared, batch)
-        x = F.relu_(self.gn1(x))
-        x = F.relu_(self.gn2(self.lay2(x)))
-        for i, feature in enumerate(adapted, start=3):
+        x = F.relu_(_norm(self.gn1, x, coarse))
+        x = F.relu_(_norm(self.gn2, self.lay2(_blank(x, coarse)), coarse))
+        mask = coarse
+        for i, (feature, mask) in enumerate(zip(adapted, finer, strict=True), start=3):
             x = F.interpolate(x, size=feature.shape[-2:], mode="nearest") + _of_queries(feature, batch)
-            x = F.relu_(getattr(self, f"gn{i}")(getattr(self, f"lay{i}")(x)))
-        return self.out_lay(x)[:, 0]
+            x = F.relu_(_norm(getattr(self, f"gn{i}"), getattr(self, f"lay{i}")(_blank(x, mask)), mask))
+        return self.out_lay(_blank(x, mask))[:, 0]
+
+
+def _blank(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Zeros in the padding, which are what a convolution sees beyond the border of an image alone."""
+    return x if padding is None else x.masked_fill(padding[:, None], 0.0)
+
+
+def _norm(norm: nn.GroupNorm, x: Tensor, padding: Tensor | None) -> Tensor:
+    return norm(x) if padding is None else masked_group_norm(norm, x, padding)
 
 
 def _of_queries(per_image: Tensor, batch: Tensor) -> Tensor:
     """B x ... -> M x ...; that of one image is left to broadcasting, which copies nothing."""
-    return per_image if len(per_image) == 1 else per_image[batch]
+    return per_image if per_image.shape[0] == 1 else per_image[batch]

@@ -162,13 +162,23 @@ class MaskStage(SetPredictor):
         labels = torch.cat([labels[:count] for labels, count in zip(targets.labels, targets.counts, strict=True)])
         return dense_class_loss(logits.float(), masks, labels, batch)
 
-    def predict_masks(self, features: dict[str, Tensor], hidden: Hidden, batch: Tensor, query: Tensor) -> Tensor:
-        """Mask logits, M x h x w, of the queries at indices ``batch`` and ``query`` (M each)."""
+    def predict_masks(
+        self,
+        features: dict[str, Tensor],
+        hidden: Hidden,
+        batch: Tensor,
+        query: Tensor,
+        padding: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Mask logits, M x h x w, of the queries at indices ``batch`` and ``query`` (M each); ``padding`` is the mask
+        head's.
+        """
         size = hidden.projected.shape[-2:]
-        padding = None if hidden.padding_mask is None else hidden.padding_mask.flatten(1)
-        attention = self.bbox_attention(hidden.hidden_states[-1], hidden.memory, padding)
+        unattended = None if hidden.padding_mask is None else hidden.padding_mask.flatten(1)
+        attention = self.bbox_attention(hidden.hidden_states[-1], hidden.memory, unattended)
         attention = attention[batch, query].unflatten(-1, size)  # M x heads x H x W
-        return self.mask_head(hidden.projected, attention, [features[name] for name in self.mask_features], batch)
+        finer = [features[name] for name in self.mask_features]
+        return self.mask_head(hidden.projected, attention, finer, batch, padding)
 
     def postprocess(
         self, detection: Any, images: PaddedImages, batched_inputs: list[dict]

@@ -84,7 +84,7 @@ class LearnedQueries(nn.Module):
         return {"num_queries": cfg.MODEL.DETR.NUM_OBJECT_QUERIES, "dim": cfg.MODEL.DETR.HIDDEN_DIM}
 
     def forward(self, memory: Tensor, levels: FeatureLevels, heads: Heads) -> Queries:
-        position, target = self.query_embed.weight.to(memory.dtype).expand(len(memory), -1, -1).chunk(2, dim=-1)
+        position, target = self.query_embed.weight.to(memory.dtype).expand(memory.shape[0], -1, -1).chunk(2, dim=-1)
         return Queries(target, position, self.reference_points(position).to(levels.centers.dtype).sigmoid())
 
 

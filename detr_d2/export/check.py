@@ -1,0 +1,174 @@
+"""Does an exported program find what its model finds?
+
+Legend: D detections of one, E of the other.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Instances
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from .capture import Shape
+from .formats import Program
+from .graphs import Graph
+
+# What differs more than this belongs to different objects; in parts of the image's longer side, or of a score.
+SAME_OBJECT = 0.05
+
+
+@dataclass
+class Difference:
+    """The largest differences between a program and its model.
+
+    Attributes:
+        detections: of the model.
+        unmatched: those that only one of them has, but for the ones that are as good as the worst that it keeps.
+        score: of a detection.
+        box: of a coordinate, in parts of the image's longer side.
+        mask: share of a mask's pixels, as a mean over all masks of an image.
+        seconds: that model and program took.
+    """
+
+    detections: int = 0
+    unmatched: int = 0
+    score: float = 0.0
+    box: float = 0.0
+    mask: float = 0.0
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    def __add__(self, other: "Difference") -> "Difference":
+        return Difference(
+            self.detections + other.detections,
+            self.unmatched + other.unmatched,
+            max(self.score, other.score),
+            max(self.box, other.box),
+            max(self.mask, other.mask),
+            (self.seconds[0] + other.seconds[0], self.seconds[1] + other.seconds[1]),
+        )
+
+    def is_within(self, tolerance: float) -> bool:
+        """Of scores and boxes; 10 times that of masks, whose pixels at the border are a matter of rounding."""
+        return self.unmatched == 0 and max(self.score, self.box, self.mask / 10) <= tolerance
+
+    def __str__(self) -> str:
+        text = f"{self.detections} detections, {self.unmatched} unmatched; differences: scores {self.score:.1e}, boxes "
+        text += f"{self.box:.1e} of the image's side"
+        return text + (f", masks {self.mask:.1e} of the pixels" if self.mask else "")
+
+
+def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tensor]:
+    """Images as the program takes them, 3 x h x w, uint8: resized as in the model's test where it takes any size, else
+    so that they fit.
+
+    Raises:
+        FileNotFoundError, OSError: one is not there, or is no image.
+    """
+    images = []
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist.")
+        image = read_image(str(path), format=cfg.INPUT.FORMAT)
+        height, width = image.shape[:2]
+        if shape.is_free and cfg.INPUT.MIN_SIZE_TEST > 0:
+            size = T.ResizeShortestEdge.get_output_shape(
+                height, width, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+            )
+        elif shape.is_free:
+            size = height, width
+        else:
+            scale = min(shape.height / height, shape.width / width)
+            size = max(1, round(height * scale)), max(1, round(width * scale))
+        resized = T.ResizeTransform(height, width, *size).apply_image(image)
+        images.append(torch.from_numpy(resized.copy()).permute(2, 0, 1).contiguous())
+    return images
+
+
+def noise_images(shape: Shape) -> list[Tensor]:
+    """Three images where there are no real ones, each of another size."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(shape.height, shape.width), (shape.height * 2 // 3, shape.width), (shape.height, shape.width * 3 // 4)]
+    return [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
+
+
+def batches(images: Sequence[Tensor], batch: int | None) -> Iterator[list[Tensor]]:
+    """Of ``batch`` images, the last filled up with the last image; where any number goes, each alone and then pairs of
+    neighbours, padded to one size.
+    """
+    count = 2 if batch is None else batch
+    if batch is None:
+        yield from ([image] for image in images)
+    if batch is None and len(images) == 1:
+        return
+    for start in range(0, len(images), count):
+        group = list(images[start : start + count])
+        yield group + [group[-1]] * (count - len(group))
+
+
+def pad(images: Sequence[Tensor], shape: Shape) -> tuple[Tensor, Tensor]:
+    """The inputs of a program."""
+    sizes = torch.tensor([image.shape[-2:] for image in images])
+    height, width = shape.height, shape.width
+    if shape.is_free:
+        height, width = (-(-int(side) // shape.multiple) * shape.multiple for side in sizes.amax(0))
+    batch = torch.zeros(len(images), 3, height, width)
+    for canvas, image in zip(batch, images, strict=True):
+        canvas[:, : image.shape[1], : image.shape[2]] = image
+    return batch, sizes
+
+
+@torch.no_grad()
+def compare(graph: Graph, program: Program, images: Sequence[Tensor], shape: Shape) -> Difference:
+    """The largest differences over all `batches` of these images."""
+    total = Difference()
+    for group in batches(images, shape.batch):
+        batch, sizes = pad(group, shape)
+        inputs = [{"image": image} for image in group]
+        # An image as large as the batch makes the model pad the others as the program's inputs are padded.
+        if tuple(sizes.amax(0).tolist()) != tuple(batch.shape[-2:]):
+            inputs.append({"image": torch.zeros(3, *batch.shape[-2:], dtype=torch.uint8)})
+        start = time.perf_counter()
+        expected = [output["instances"].to("cpu") for output in graph.model(inputs)]
+        middle = time.perf_counter()
+        outputs = program(batch, sizes)
+        seconds = (middle - start) * len(group) / len(inputs), time.perf_counter() - middle
+        for i, size in enumerate(sizes.tolist()):
+            found = graph.instances({name: x[i] for name, x in outputs.items()}, tuple(size))
+            total += difference(expected[i], found)
+        total += Difference(seconds=seconds)
+    return total
+
+
+def difference(expected: Instances, found: Instances) -> Difference:
+    """Between two results of one image, whose order may differ where scores are equal."""
+    side = max(expected.image_size)
+    boxes = (expected.pred_boxes.tensor[:, None] - found.pred_boxes.tensor).abs().amax(-1) / side  # D x E
+    scores = (expected.scores[:, None] - found.scores).abs()
+    same = (expected.pred_classes[:, None] == found.pred_classes) & (torch.maximum(boxes, scores) < SAME_OBJECT)
+    rows, columns = linear_sum_assignment(torch.where(same, boxes + scores, 1e3).numpy())
+    rows, columns = torch.from_numpy(rows), torch.from_numpy(columns)
+    matched = same[rows, columns]
+    rows, columns = rows[matched], columns[matched]
+    result = Difference(
+        len(expected), _missed(expected.scores, rows) + _missed(found.scores, columns), seconds=(0.0, 0.0)
+    )
+    if len(rows):
+        result.score, result.box = float(scores[rows, columns].max()), float(boxes[rows, columns].max())
+        if expected.has("pred_masks"):
+            differ = expected.pred_masks[rows] != found.pred_masks[columns]
+            result.mask = float(differ.float().mean())
+    return result
+
+
+def _missed(scores: Tensor, matched: Tensor) -> int:
+    """How many are not matched, but for those with the lowest score: rounding decides which of equals are kept."""
+    left = torch.ones(len(scores), dtype=torch.bool)
+    left[matched] = False
+    return int((left & (scores > scores.min() + 1e-4)).sum()) if len(scores) else 0

@@ -1,0 +1,59 @@
+"""What the user of an exported program must know to feed it, as text that is written into its file."""
+
+import argparse
+import json
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from .graphs import Graph
+
+
+def describe(
+    cfg: CfgNode, graph: Graph, batch: int | None, size: tuple[int, int] | None, multiple: int
+) -> dict[str, str]:
+    """Names and values, each as JSON: `Graph.facts` of the model, and
+
+    ``architecture``; ``class_names`` by class id; ``channel_order`` of the images, RGB or BGR; ``batch_size``, 0 where
+    it is free; ``height`` and ``width``, 0 where they are free; ``size_multiple``, of which free ones are to be
+    multiples; ``min_size`` and ``max_size``, to which the model's own test resizes an image's sides where the size is
+    free (the shorter to the first, but the longer to no more than the second).
+    """
+    height, width = size or (0, 0)
+    facts: dict[str, Any] = {
+        "architecture": cfg.MODEL.META_ARCHITECTURE,
+        "class_names": class_names(cfg, graph.num_classes),
+        "channel_order": cfg.INPUT.FORMAT,
+        "batch_size": batch or 0,
+        "height": height,
+        "width": width,
+        "size_multiple": multiple,
+        "min_size": cfg.INPUT.MIN_SIZE_TEST,
+        "max_size": cfg.INPUT.MAX_SIZE_TEST,
+        **graph.facts(),
+    }
+    return {name: json.dumps(value) for name, value in facts.items()}
+
+
+def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
+    """Those that the checkpoint holds, or else those of the data sets of ``cfg``; numbers where none has as many."""
+    sources = [_checkpoint_metadata(cfg.MODEL.WEIGHTS)]
+    sources += [MetadataCatalog.get(name).as_dict() for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]
+    for source in sources:
+        # Where a panoptic data set's ids are contiguous over things and stuff, "stuff_classes" names both.
+        for names in (source.get("thing_classes"), source.get("stuff_classes")):
+            if names and len(names) == num_classes:
+                return list(names)
+    return [str(i) for i in range(num_classes)]
+
+
+def _checkpoint_metadata(path: str) -> dict[str, Any]:
+    """``dataset_metadata`` of a checkpoint of our trainer; {} of any other file."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return dict(checkpoint["dataset_metadata"])
+    except Exception:  # torch raises five types for files that are none of ours; the model is loaded already
+        return {}

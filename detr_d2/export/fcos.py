@@ -1,0 +1,80 @@
+"""The graph of FCOS, up to non-maximum suppression.
+
+Legend: B batch, N locations of all levels, K classes, D candidates.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.structures import Instances
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..modeling import FCOS
+from ..modeling.fcos_outputs import FCOSOutputs, Locations
+from ..modeling.fcos_postprocessing import nms_within_classes
+from ..modeling.fcos_targets import boxes_around
+from .graphs import Graph, exports
+from .images import cells_beyond
+
+
+@exports(FCOS)
+class FCOSGraph(Graph):
+    """The best candidates of each level; what is none has score 0. D is ``topk`` times the number of levels.
+
+    Non-maximum suppression within each class (``nms_threshold``) and the best ``max_detections`` of what is left are
+    for the caller: ONNX has an operator for it, but in fp32 and with outputs of variable size.
+    """
+
+    @property
+    def num_classes(self) -> int:
+        return self.model.head.cls_logits.out_channels
+
+    def facts(self) -> dict[str, Any]:
+        post = self.model.postprocessor
+        return {"nms_threshold": post.nms_threshold, "max_detections": post.max_detections}
+
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        model = self.model
+        features = model.extract(self.prepare(images, sizes))
+        outputs = FCOSOutputs.from_levels(model.head(features, self.padding(features, sizes)))
+        locations = model.locate(features)
+        scores, location, classes = self.select(outputs, locations, sizes)
+        distances = outputs.distances.gather(1, location[..., None].expand(-1, -1, 4))
+        limit = sizes.flip(1).repeat(1, 2)[:, None].to(distances.dtype)  # B x 1 x 4: width, height, width, height
+        boxes = torch.minimum(boxes_around(locations.points[location], distances).clamp(min=0), limit)
+        return boxes, scores, classes
+
+    def padding(self, features: Sequence[Tensor], sizes: Tensor) -> list[Tensor]:
+        """Of each level: what lies beyond an image that is padded to ``size_multiple``, as it is alone."""
+        alone = (sizes + self.size_multiple - 1) // self.size_multiple * self.size_multiple
+        strides = self.model.strides
+        return [cells_beyond(alone, f.shape[-2:], stride) for f, stride in zip(features, strides, strict=True)]
+
+    def select(self, outputs: FCOSOutputs, locations: Locations, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `FCOSPostprocessor.select`, of a batch and with as many candidates whatever there is: B x D each."""
+        post, num_classes = self.model.postprocessor, self.num_classes
+        inside = (locations.points[:, 0] < sizes[:, 1:]) & (locations.points[:, 1] < sizes[:, :1])  # B x N
+        class_scores = outputs.logits.sigmoid()
+        products = class_scores * outputs.quality.sigmoid()[..., None]
+        passes = (products if post.threshold_on == "product" else class_scores) > post.score_threshold
+        products = torch.where(passes & inside[..., None], products, 0.0)  # B x N x K
+
+        start, chosen = 0, []
+        for level in products.split(locations.counts, dim=1):
+            # Zeros to choose from, so that a small level has enough.
+            scores, pair = F.pad(level.flatten(1), (0, post.topk)).topk(post.topk, dim=1)
+            location = torch.where(scores > 0, pair // num_classes + start, 0)
+            chosen.append((scores.sqrt(), location, pair % num_classes))
+            start = start + level.shape[1]
+        scores, location, classes = (torch.cat(field, dim=1) for field in zip(*chosen, strict=True))
+        return scores, location, classes
+
+    def instances(self, outputs: dict[str, Tensor], size: tuple[int, int]) -> Instances:
+        post = self.model.postprocessor
+        candidate = outputs["scores"] > 0
+        boxes, scores, classes = (outputs[name][candidate] for name in ("boxes", "scores", "classes"))
+        keep = nms_within_classes(boxes, scores, classes, post.nms_threshold)[: post.max_detections]
+        kept = {"boxes": boxes[keep], "scores": scores[keep], "classes": classes[keep]}
+        return super().instances(kept, size)

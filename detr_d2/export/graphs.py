@@ -1,0 +1,97 @@
+"""Models as functions from tensors to tensors, for programs that run without Detectron2.
+
+A graph takes ``images``, B x 3 x H x W of 0..255 in fp32, each at the upper left, and ``sizes``, B x 2, the height and
+width of each in pixels; what lies beyond them is ignored. It normalises inside, calls the model's own parts, and
+returns tensors of fixed shapes: ``boxes`` B x D x 4 (left, top, right, bottom in pixels, clipped to the image),
+``scores`` B x D and ``classes`` B x D.
+
+Legend: B batch, D detections, Q queries, H W the batch's size.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..layers import box_cxcywh_to_xyxy
+from .images import SizedImages
+
+_GRAPHS: dict[type[nn.Module], type["Graph"]] = {}
+
+
+def exports(*models: type[nn.Module]) -> Callable[[type["Graph"]], type["Graph"]]:
+    """Registers a graph for these models and what derives from them."""
+
+    def register(graph: type["Graph"]) -> type["Graph"]:
+        _GRAPHS.update(dict.fromkeys(models, graph))
+        return graph
+
+    return register
+
+
+def graph_of(model: type[nn.Module]) -> type["Graph"]:
+    """The graph for a class of models.
+
+    Raises:
+        ValueError: there is none, as for Detectron2's own models.
+    """
+    for base in model.__mro__:
+        if base in _GRAPHS:
+            return _GRAPHS[base]
+    known = sorted(known.__name__ for known in _GRAPHS)
+    raise ValueError(
+        f"{model.__name__} cannot be exported: only {', '.join(known)} and what derives from them can be. For "
+        "Detectron2's own models, see Detectron2's tools/deploy."
+    )
+
+
+class Graph(nn.Module, ABC):
+    """One model with ``images`` and ``sizes`` for inputs.
+
+    Attributes:
+        output_names: of what it returns.
+        has_dynamic_size: whether one program can take images of any size.
+    """
+
+    output_names: tuple[str, ...] = ("boxes", "scores", "classes")
+    has_dynamic_size = True
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def size_multiple(self) -> int:
+        """What the height and width of a batch must be multiples of."""
+        return max(1, self.model.backbone.size_divisibility)
+
+    @property
+    def num_classes(self) -> int:
+        """How many class ids there are."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """What its user must know of it beyond `Graph`, by name; see `describe`."""
+        return {}
+
+    def prepare(self, images: Tensor, sizes: Tensor) -> SizedImages:
+        return SizedImages.normalised(images, sizes, self.model.pixel_mean, self.model.pixel_std)
+
+    @abstractmethod
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        """Tensors in the order of ``output_names``."""
+
+    def instances(self, outputs: dict[str, Tensor], size: tuple[int, int]) -> Instances:
+        """One image's outputs (D x ...) as the model's own result at the image's (height, width)."""
+        result = Instances(size, pred_boxes=Boxes(outputs["boxes"]), scores=outputs["scores"])
+        result.pred_classes = outputs["classes"]
+        return result[result.pred_boxes.nonempty()]
+
+
+def pixel_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """Relative cx, cy, w, h, B x D x 4 -> left, top, right, bottom in pixels, clipped to the images of ``sizes``."""
+    scale = sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # B x 1 x 4: width, height, width, height
+    return torch.minimum((box_cxcywh_to_xyxy(boxes.float()) * scale).clamp(min=0), scale)

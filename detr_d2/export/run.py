@@ -1,0 +1,107 @@
+"""From a trained model to a file that runs without Detectron2, compared with the model before it is there."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from ..command_line import whole_file
+from ..engine import load_trained_model
+from .capture import Shape, check_shape, record
+from .check import Difference, compare, noise_images, read_images
+from .description import describe
+from .formats import FORMATS
+from .graphs import Graph, graph_of
+from .panoptic import PanopticGraph
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to write.
+
+    Attributes:
+        format: one of `FORMATS`.
+        size: height and width; None: the largest landscape of the model's test.
+        batch: images; None: any number.
+        dynamic_size: take any height and width; ``size`` is then that of the example.
+        max_detections: of a panoptic model, whose masks cost most; None: all of its queries.
+        tolerance: the largest difference to the model, see `Difference`.
+    """
+
+    format: str
+    size: tuple[int, int] | None = None
+    batch: int | None = None
+    dynamic_size: bool = False
+    max_detections: int | None = None
+    tolerance: float = 1e-4
+
+
+def export_model(
+    cfg: CfgNode,
+    output: Path,
+    settings: ExportSettings,
+    images: Sequence[Path] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Difference:
+    """Write the model of ``cfg`` to ``output``, with its description, and compare it with the model.
+
+    Args:
+        images: files to compare on; noise without any.
+        say: takes a line about each step.
+
+    Returns:
+        how much the file differs from the model.
+
+    Raises:
+        ValueError: the model has no graph, a setting that does not fit it, or a difference above the tolerance; then
+            there is no file.
+    """
+    file_format = FORMATS[settings.format]
+    graph_class = graph_of(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
+    graph = build_graph(cfg, graph_class, settings)
+    file_format.check(graph)
+    multiple = file_format.size_multiple(graph) if settings.dynamic_size else graph.size_multiple
+    height, width = settings.size or default_size(cfg, multiple)
+    shape = Shape(settings.batch, height, width, settings.dynamic_size, multiple)
+    check_shape(graph, shape)
+    pictures = read_images(images, cfg, shape) if images else noise_images(shape)
+
+    start = time.perf_counter()
+    program = record(graph, shape)
+    say(f"recorded in {time.perf_counter() - start:.0f} s")
+    facts = describe(cfg, graph, settings.batch, None if settings.dynamic_size else (height, width), multiple)
+    with whole_file(output) as partial:
+        start = time.perf_counter()
+        file_format.write(partial, program, graph.output_names, facts)
+        say(f"written in {time.perf_counter() - start:.0f} s, {partial.stat().st_size / 2**20:.0f} MiB")
+        found = compare(graph, file_format.load(partial, graph.output_names), pictures, shape)
+        what = f"{len(pictures)} {'images' if images else 'images of noise'}"
+        say(f"compared with the model on {what}: {found}")
+        eager, exported = found.seconds
+        say(f"time of both on them: model {eager:.2f} s, file {exported:.2f} s")
+        if not found.is_within(settings.tolerance):
+            raise ValueError(
+                f"{output} was not kept: it differs from the model by more than {settings.tolerance:g} ({found})."
+            )
+    return found
+
+
+def build_graph(cfg: CfgNode, graph_class: type[Graph], settings: ExportSettings) -> Graph:
+    """The graph of the trained model of ``cfg``."""
+    if settings.max_detections is None:
+        return graph_class(load_trained_model(cfg))
+    if not issubclass(graph_class, PanopticGraph):
+        raise ValueError(f"--max-detections is for models with masks, not for {cfg.MODEL.META_ARCHITECTURE}.")
+    if settings.max_detections < 1:
+        raise ValueError(f"--max-detections {settings.max_detections}: give at least 1.")
+    return graph_class(load_trained_model(cfg), settings.max_detections)
+
+
+def default_size(cfg: CfgNode, multiple: int) -> tuple[int, int]:
+    """A landscape of the largest size to which the model's test resizes, in multiples."""
+    longest = cfg.INPUT.MAX_SIZE_TEST
+    shortest = min(cfg.INPUT.MIN_SIZE_TEST or longest, longest)
+    return tuple(-(-side // multiple) * multiple for side in (shortest, longest))
