@@ -9,17 +9,16 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "Shapes"
 
 
 def words(folder: Path, *more: str, config: str = "detr_R_18", output: str = "x.png") -> list[str]:
-    file = str(CONFIGS / f"{config}.yaml")
+    """``more``: options, then overrides."""
     images = [] if "--input" in more else ["--dataset", "shapes_val", "--num", "1"]
-    return ["--config-file", file, "MODEL.DEVICE", "cpu", "--output", f"{folder}/{output}", *images, *more]
+    return ["--config-file", str(CONFIGS / f"{config}.yaml"), "--output", f"{folder}/{output}", *images, *more]
 
 
-def trained(folder: Path, *more: str, of: str = "detr_R_18", config: str = "detr_R_18") -> list[str]:
+def trained(folder: Path, *options: str, of: str = "detr_R_18") -> list[str]:
     """With a checkpoint of random weights, of the config ``of``."""
     model = build_model(load_config(str(CONFIGS / f"{of}.yaml"), ["MODEL.DEVICE", "cpu"]))
     torch.save({"model": model.state_dict()}, folder / "model.pth")
-    # The device again: the words before may end in numbers, which overrides would follow.
-    return [*words(folder, *more, config=config), "--height", "60", "MODEL.WEIGHTS", f"{folder}/model.pth"]
+    return words(folder, *options, "--height", "60", "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", f"{folder}/model.pth")
 
 
 def no_image(folder: Path) -> list[str]:
@@ -38,7 +37,7 @@ CASES = [
     (
         "a checkpoint of another model",
         lambda folder: trained(folder, of="fcos_R_18"),
-        ("model.pth",),
+        ("model.pth", "DETR"),
     ),
     ("a query out of range", lambda folder: trained(folder, "--queries", "16"), ("query 16", "0 to 15")),
     (
