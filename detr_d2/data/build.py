@@ -72,7 +72,7 @@ def class_keys_for(cfg: CfgNode, dataset_name: str) -> dict[str, int | list[int]
     Without those that its metadata does not tell; empty for an unknown meta-architecture.
     """
     metadata, (_, key) = MetadataCatalog.get(dataset_name), num_classes_of(cfg)
-    names = _unified_class_names(dataset_name) if _reads_segments(cfg) else metadata.get("thing_classes")
+    names = _unified_class_names(dataset_name) if reads_segments(cfg) else metadata.get("thing_classes")
     values: dict[str, int | list[int]] = {}
     if key and names is not None:
         values[key] = len(names)
@@ -190,7 +190,7 @@ def _checked_dataset(
             )
         if isinstance(dataset, list):
             class_names = None
-            if _reads_segments(cfg):  # beside which a data set may have annotations in a class space of their own
+            if reads_segments(cfg):  # beside which a data set may have annotations in a class space of their own
                 dataset = [{k: v for k, v in d.items() if k != "annotations"} for d in dataset]
                 class_names = _unified_class_names(name)
             dataset = check_dataset_dicts(
@@ -214,14 +214,14 @@ def _checked_dataset(
     if not all(isinstance(dataset, list) for dataset in datasets):
         return datasets[0] if len(datasets) == 1 else torchdata.ConcatDataset(datasets)
     dataset_dicts = list(chain.from_iterable(datasets))
-    if _reads_segments(cfg):
+    if reads_segments(cfg):
         _check_same_unified_classes(names if is_train else [*cfg.DATASETS.TRAIN, *names])
     else:
         _check_same_classes(names, dataset_dicts)
     return dataset_dicts
 
 
-def _reads_segments(cfg: CfgNode) -> bool:
+def reads_segments(cfg: CfgNode) -> bool:
     """Whether the mapper takes its objects from panoptic segments, whose classes are things and stuff together."""
     name = cfg.INPUT.DATASET_MAPPER
     return name in DATASET_MAPPER_REGISTRY and getattr(DATASET_MAPPER_REGISTRY.get(name), "reads_segments", False)
@@ -229,7 +229,7 @@ def _reads_segments(cfg: CfgNode) -> bool:
 
 def _annotation_files(cfg: CfgNode) -> tuple[str, ...]:
     """The entries of a dataset dict that name a file which the mapper reads in training, beside the image."""
-    if _reads_segments(cfg):
+    if reads_segments(cfg):
         return ("pan_seg_file_name",)
     return ("sem_seg_file_name",) if cfg.INPUT.DATASET_MAPPER == "" else ()
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable
 from typing import Any
 
 SHOWN = 5  # files that an error lists
@@ -18,15 +19,11 @@ def check_files(
     Raises:
         FileNotFoundError: some are missing; or, with ``warn_only``, all.
     """
-    by_folder: dict[str, set[str]] = {}
-    for d in dataset_dicts:
-        if key in d and "://" not in d[key]:  # those of Detectron2's path handlers cannot be listed
-            folder, name = os.path.split(d[key])
-            by_folder.setdefault(folder, set()).add(name)
-    missing = [os.path.join(folder, n) for folder, names in by_folder.items() for n in sorted(_absent(folder, names))]
+    file_names = {d[key] for d in dataset_dicts if key in d and "://" not in d[key]}
+    missing = missing_files(file_names)
     if not missing:
         return
-    total = sum(map(len, by_folder.values()))
+    total = len(file_names)
     shown = "\n".join(f"  {file_name}" for file_name in missing[:SHOWN])
     what = "image" if key == "file_name" else "annotation"
     message = (
@@ -36,6 +33,16 @@ def check_files(
     if not warn_only or len(missing) == total:
         raise FileNotFoundError(message)
     logger.warning(f"Skipped by INPUT.SKIP_UNREADABLE_IMAGES: {message}")
+
+
+def missing_files(file_names: Iterable[str]) -> list[str]:
+    """Those that are not there; never URLs, which cannot be listed."""
+    by_folder: dict[str, dict[str, str]] = {}
+    for file_name in file_names:
+        if "://" not in file_name:
+            folder, name = os.path.split(file_name)
+            by_folder.setdefault(folder, {})[name] = file_name
+    return [names[n] for folder, names in by_folder.items() for n in sorted(_absent(folder, set(names)))]
 
 
 def _absent(folder: str, names: set[str]) -> set[str]:
