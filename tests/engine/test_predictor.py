@@ -102,7 +102,7 @@ def test_gives_what_evaluation_gives(kind: str, run_folder, photos) -> None:
         assert_same(one, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["panoptic_detr_R_18", "fcos_R_18", "faster_rcnn_R_18"])
+@pytest.mark.parametrize("kind", ["detr_R_18", "fcos_R_18", "faster_rcnn_R_18"])
 def test_results_do_not_depend_on_the_batch(kind: str, run_folder, photos) -> None:
     predictor = Predictor(run_folder(kind) / "model_final.pth", batch_size=3)
     sizes = []
@@ -120,8 +120,9 @@ def test_the_order_of_many_images_is_kept(detr: Path) -> None:
     assert [output["instances"].image_size for output in outputs] == [(50, width) for width in widths]
 
 
-def test_threads_get_what_one_thread_gets(run_folder, photos) -> None:
-    predictor = Predictor(run_folder("panoptic_detr_R_18") / "model_final.pth", batch_size=2)
+@pytest.mark.parametrize("kind", ["detr_R_18", "faster_rcnn_R_18"])
+def test_threads_get_what_one_thread_gets(kind: str, run_folder, photos) -> None:
+    predictor = Predictor(run_folder(kind) / "model_final.pth", batch_size=2)
     expected = [predictor(path) for path in photos]
     with ThreadPoolExecutor(4) as pool:
         actual = list(pool.map(predictor, photos * 3))
