@@ -18,6 +18,7 @@ REQUIRED = [
     "fvcore",  # registries, checkpointer
     "iopath",  # paths and URLs
     "pycocotools",  # COCO annotations and AP
+    "safetensors>=0.4",  # weights from and for Hugging Face's transformers; small, wheels for all platforms
     "hotcoco>=1.3",  # AP many times as fast; panoptic quality, since panopticapi is not on PyPI
     # Drawing and resizing. opencv-python needs libGL, which servers lack; tools/install.sh takes any cv2 that imports.
     "opencv-python-headless",

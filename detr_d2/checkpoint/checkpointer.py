@@ -13,6 +13,7 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
 from .diagnosis import check_family
+from .huggingface_folder import weights_in_folder
 from .layouts import OURS, Layout, recognise, strip_data_parallel
 from .planning import LoadPlan, plan_load, resnet_prefixes
 from .reading import UnreadableCheckpoint, is_complete, read_checkpoint
@@ -61,8 +62,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         """Load weights, and other objects' states if the checkpoint was written by Detectron2 or this package.
 
         Args:
-            path: a file, a URL, or a name that Detectron2's PathManager knows (``detectron2://``, ``torchvision://``);
-                "" loads nothing.
+            path: a file, a folder of ``transformers``, a URL, or a name that Detectron2's PathManager knows
+                (``detectron2://``, ``torchvision://``); "" loads nothing.
             checkpointables: names of the other objects to load; None: all that the file holds.
 
         Returns:
@@ -76,7 +77,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         self.last_report = None
         self._source = os.fspath(path) if path else ""
         if self._source:
-            self._require_file(self._source)
+            self._source = self._require_file(self._source)
         try:
             return super().load(self._source, checkpointables)
         finally:
@@ -140,15 +141,21 @@ class DetrCheckpointer(DetectionCheckpointer):
         files = sorted(self.get_all_checkpoint_files(), key=os.path.getmtime, reverse=True)
         return [file for file in files if is_complete(file)]
 
-    def _require_file(self, path: str) -> None:
+    def _require_file(self, path: str) -> str:
+        """``path``, or the file of weights in it where it is a folder."""
         bare_path = urlparse(path)._replace(query="").geturl()
         try:
             local = self.path_manager.get_local_path(bare_path)
         except (OSError, KeyError, RuntimeError) as error:  # what the handlers of URLs and catalogs raise
             raise FileNotFoundError(f"MODEL.WEIGHTS: {path} cannot be fetched: {error}") from error
+        if os.path.isdir(local):
+            try:
+                return weights_in_folder(local)
+            except (OSError, ValueError) as error:
+                raise type(error)(f"MODEL.WEIGHTS: {error}") from error
         if not os.path.isfile(local):
-            what = "is a folder" if os.path.isdir(local) else "does not exist"
-            raise FileNotFoundError(f"MODEL.WEIGHTS: the checkpoint {path} {what}.")
+            raise FileNotFoundError(f"MODEL.WEIGHTS: the checkpoint {path} does not exist.")
+        return path
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         queries = parse_qs(urlparse(self._source).query)

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
+from .huggingface_folder import weights_in_folder
+
 # `np.core` became `np._core` in numpy 2, and a pickle names the one that wrote it: ask the objects instead.
 _NUMPY_GLOBALS = {
     "_reconstruct": np.zeros(1).__reduce__()[0],
@@ -64,14 +66,15 @@ class _WeightsUnpickler(pickle.Unpickler):
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a checkpoint file of any supported format.
+    """Read a checkpoint of any supported format.
 
     Formats: ``torch.save`` files with ``{"model": state_dict, ...}``, mmdetection's with ``meta`` and ``state_dict``,
-    or a bare state dict; pycls' ``.pyth``; and pickles (``.pkl``) of Detectron2's model zoo and of Detectron1 (Caffe2),
-    with the flags that Detectron2 gives them.
+    or a bare state dict; safetensors, alone or in a folder of ``transformers`` with its ``config.json``; pycls'
+    ``.pyth``; and pickles (``.pkl``) of Detectron2's model zoo and of Detectron1 (Caffe2), with the flags that
+    Detectron2 gives them.
 
     Args:
-        path: a local file.
+        path: a local file, or a folder of ``transformers``.
 
     Returns:
         The file's dictionary, with all of its weights as CPU tensors in ``["model"]``.
@@ -81,11 +84,15 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         UnreadableCheckpoint: it is not a checkpoint, or incomplete, or names an object that could run code.
     """
     path = os.fspath(path)
+    if os.path.isdir(path):
+        path = weights_in_folder(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no checkpoint file {path}.")
     with open(path, "rb") as file:
         start = file.read(64)
-    if path.endswith(".pkl") and not start.startswith(_ZIP_START):
+    if path.endswith(".safetensors"):
+        checkpoint: dict[str, Any] = {"model": _load_safetensors(path, start)}
+    elif path.endswith(".pkl") and not start.startswith(_ZIP_START):
         checkpoint = _unwrap_pickle(path, _load_pickle(path, start))
     else:
         checkpoint = _unwrap_torch(path, _load_torch(path, start))
@@ -101,6 +108,17 @@ def is_complete(path: str | os.PathLike) -> bool:
     except Exception:
         return False
     return True
+
+
+def _load_safetensors(path: str, start: bytes) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UnreadableCheckpoint(f"{path} needs the package safetensors: pip install safetensors.") from error
+    try:
+        return load_file(path)
+    except Exception as error:  # its own error, and torch's for types that it does not have
+        _raise_unreadable(path, start, error, None)
 
 
 def _load_torch(path: str, start: bytes) -> Any:
@@ -131,7 +149,8 @@ def _raise_unreadable(path: str, start: bytes, error: Exception, refused: str | 
             'torch.save({"model": state_dict}, ...).'
         ) from error
     known = (text for magic, text in _KNOWN_STARTS if start.startswith(magic))
-    found = next(known, "of an unknown format") if start else "an empty file"
+    other = "a truncated or damaged safetensors file" if path.endswith(".safetensors") else "of an unknown format"
+    found = next(known, other) if start else "an empty file"
     detail = str(error).strip().split("\n")[0][:120]
     raise UnreadableCheckpoint(
         f"{path} is not a complete checkpoint; it is {found}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 BACKBONE = {"conv1.weight": "stem.conv1.weight", "layer2.0.bn1.bias": "res3.0.conv1.norm.bias"}
 HEADS = {
@@ -88,3 +89,27 @@ def test_errors_are_one_line(run, official, tmp_path):
 
 def test_unknown_option_values_are_usage_errors(run, official):
     assert "invalid choice" in run(official, "out.pth", "--to", "detrex", status=2)
+
+
+def test_to_and_from_hugging_face(repo, run, tmp_path, small_deformable_cfg):
+    transformers = pytest.importorskip("transformers", reason="it opens what is written")
+    cfg = small_deformable_cfg("_refine", "MODEL.DETR.NUM_CLASSES", 3)
+    config, state = tmp_path / "config.yaml", build_model(cfg).state_dict()
+    config.write_text(cfg.dump())
+    names = {"thing_classes": ["ant", "bee", "cat"]}
+    torch.save({"model": state, "dataset_metadata": names}, tmp_path / "model_final.pth")
+    output = run("model_final.pth", "hf", "--to", "huggingface", "--config-file", config)
+    assert "AutoModelForObjectDetection.from_pretrained('hf')" in output
+    model = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path / "hf")
+    assert model.config.id2label == {0: "ant", 1: "bee", 2: "cat"}
+    assert transformers.AutoImageProcessor.from_pretrained(tmp_path / "hf").size["shortest_edge"] == 800
+
+    assert "transformers' Deformable DETR" in run("hf", "back.pth")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert back.keys() == state.keys()
+    assert [key for key, value in state.items() if not torch.equal(value, back[key])] == []
+    assert "hf exists and is not empty" in run(
+        "back.pth", "hf", "--to", "huggingface", "--config-file", config, status=1
+    )
+    run("back.pth", "hf", "--force", "--to", "huggingface", "--config-file", config, "MODEL.DETR.DROPOUT", "0.2")
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "hf").dropout == 0.2

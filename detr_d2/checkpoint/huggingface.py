@@ -1,0 +1,110 @@
+"""Writing Hugging Face's layout: a folder with ``config.json``, ``model.safetensors``, ``preprocessor_config.json``."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from .huggingface_config import (
+    backbone_of,
+    inexpressible_keys,
+    kind_of_model,
+    label_config,
+    model_config,
+    processor_config,
+)
+from .huggingface_folder import CONFIG, WEIGHTS
+from .huggingface_layouts import to_hub
+from .planning import COUNTER, TRAINING_ONLY
+
+PROCESSOR = "preprocessor_config.json"
+
+
+def check_expressible(cfg: CfgNode) -> None:
+    """Raise a ValueError that names the keys where ``transformers`` has no model like that of ``cfg``."""
+    refused = inexpressible_keys(cfg)
+    if refused:
+        raise ValueError(
+            f"transformers' {cfg.MODEL.META_ARCHITECTURE} cannot be what this config says, because of "
+            f"{', '.join(refused)}: its config.json has no such setting."
+        )
+    processor_config(cfg)  # refuses what it cannot say
+
+
+def write_huggingface(
+    cfg: CfgNode,
+    state: Mapping[str, Tensor],
+    folder: str | os.PathLike,
+    *,
+    class_names: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a model so that ``transformers`` opens it: ``AutoModelForObjectDetection.from_pretrained(folder)``, or for
+    panoptic models ``AutoModelForImageSegmentation``, and ``AutoImageProcessor``.
+
+    Classes keep their contiguous numbers. The files are whole or not there.
+
+    Args:
+        cfg: of the model.
+        state: its state dict.
+        folder: made if it is missing.
+        class_names: of every class, in their order; None leaves ``LABEL_0``, ``LABEL_1``, ...
+        overwrite: replace the files in a folder that holds them or others.
+
+    Raises:
+        ValueError: ``transformers`` cannot compute this model, see `check_expressible`; or the names are not as many as
+            the classes.
+        FileExistsError: the folder is not empty. OSError: it cannot be written.
+    """
+    check_expressible(cfg)
+    classes = cfg.MODEL.DETR.NUM_CLASSES
+    if class_names is not None and len(class_names) != classes:
+        raise ValueError(f"MODEL.DETR.NUM_CLASSES is {classes}, but there are {len(class_names)} names of classes.")
+    config = model_config(cfg) | (label_config(class_names) if class_names is not None else {})
+    tensors = {key: value for key, value in state.items() if not (TRAINING_ONLY.match(key) or key.endswith(COUNTER))}
+    refine = kind_of_model(cfg) == "deformable" and cfg.MODEL.DEFORMABLE_DETR.BOX_REFINE
+    tensors = to_hub({key: value.cpu() for key, value in tensors.items()}, backbone_of(cfg), refine=refine)
+    target = Path(folder)
+    check_folder(target, overwrite=overwrite)
+    _write_folder(target, tensors, {CONFIG: config, PROCESSOR: processor_config(cfg)})
+    return target
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder to write into, before any work. Changes nothing."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; name a folder to write.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise FileExistsError(f"{folder} exists and is not empty; pass --force to replace the model in it.")
+    if not folder.absolute().parent.is_dir():
+        raise FileNotFoundError(f"The folder {folder.absolute().parent} of the output does not exist.")
+
+
+def class_names_of(metadata: Mapping[str, Any], num_classes: int) -> list[str] | None:
+    """The names of a model's classes from a data set's metadata; None where it has not as many.
+
+    Panoptic data sets name things and stuff together in ``stuff_classes``, as Detectron2 does.
+    """
+    lists = (metadata.get("thing_classes"), metadata.get("stuff_classes"))
+    return next((list(names) for names in lists if names is not None and len(names) == num_classes), None)
+
+
+def _write_folder(target: Path, tensors: dict[str, Tensor], texts: dict[str, dict]) -> None:
+    from safetensors.torch import save_file
+
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
+    try:
+        save_file(tensors, partial / WEIGHTS[0], metadata={"format": "pt"})
+        for name, content in texts.items():
+            (partial / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        target.mkdir(exist_ok=True)
+        for name in (WEIGHTS[0], *texts):
+            os.replace(partial / name, target / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""A trained model into Hugging Face's layout."""
+
+import logging
+import os
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from ..checkpoint.huggingface import check_expressible, check_folder, class_names_of, write_huggingface
+from ..checkpoint.reading import read_checkpoint
+from .trained_model import load_trained_model
+
+
+def save_for_huggingface(cfg: CfgNode, folder: str | os.PathLike, *, overwrite: bool = False) -> str:
+    """Write the model of ``cfg`` with the weights that ``MODEL.WEIGHTS`` names, in any layout, for ``transformers``.
+
+    The names of the classes are those that the checkpoint was trained with (its ``dataset_metadata``), or else of
+    ``DATASETS.TEST[0]``.
+
+    Returns:
+        A line that says what was written, and how to open it.
+
+    Raises:
+        ValueError, OSError: see `write_huggingface` and `load_trained_model`.
+    """
+    check_expressible(cfg)
+    check_folder(Path(folder), overwrite=overwrite)
+    model = load_trained_model(cfg)
+    names = _class_names(cfg)
+    if names is None:
+        logging.getLogger(__name__).warning("The names of the classes are unknown, so they are LABEL_0, LABEL_1, ...")
+    written = write_huggingface(cfg, model.state_dict(), folder, class_names=names, overwrite=overwrite)
+    kind = "ImageSegmentation" if cfg.MODEL.META_ARCHITECTURE == "PanopticDETR" else "ObjectDetection"
+    return (
+        f"{written}: {cfg.MODEL.META_ARCHITECTURE} with {cfg.MODEL.DETR.NUM_CLASSES} classes from {cfg.MODEL.WEIGHTS}; "
+        f"open it with transformers.AutoModelFor{kind}.from_pretrained({str(written)!r})."
+    )
+
+
+def _class_names(cfg: CfgNode) -> list[str] | None:
+    weights = PathManager.get_local_path(cfg.MODEL.WEIGHTS)
+    metadata = read_checkpoint(weights).get("dataset_metadata")
+    names = class_names_of(metadata, cfg.MODEL.DETR.NUM_CLASSES) if isinstance(metadata, dict) else None
+    if names is None and cfg.DATASETS.TEST:
+        names = class_names_of(MetadataCatalog.get(cfg.DATASETS.TEST[0]).as_dict(), cfg.MODEL.DETR.NUM_CLASSES)
+    return names
