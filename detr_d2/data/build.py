@@ -153,7 +153,7 @@ def class_names_of(cfg: CfgNode, dataset_name: str) -> list[str] | None:
     """Names of the classes that the model of ``cfg`` learns from a data set, by contiguous id: things, or things and
     stuff where the mapper reads segments. None where the metadata does not say.
     """
-    if _reads_segments(cfg):
+    if reads_segments(cfg):
         return _unified_class_names(dataset_name)
     return MetadataCatalog.get(dataset_name).get("thing_classes")
 
