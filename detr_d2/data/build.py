@@ -72,7 +72,7 @@ def class_keys_for(cfg: CfgNode, dataset_name: str) -> dict[str, int | list[int]
     Without those that its metadata does not tell; empty for an unknown meta-architecture.
     """
     metadata, (_, key) = MetadataCatalog.get(dataset_name), num_classes_of(cfg)
-    names = _unified_class_names(dataset_name) if reads_segments(cfg) else metadata.get("thing_classes")
+    names = class_names_of(cfg, dataset_name)
     values: dict[str, int | list[int]] = {}
     if key and names is not None:
         values[key] = len(names)
