@@ -19,6 +19,7 @@ by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relat
 COMING_SCRIPTS = {"check_dataset", "make_subset", "demo", "analyze_errors", "export"}
 COMING_SCRIPTS |= {"visualize_data", "visualize_attention"}
 COMING_KEYS = {"DATASETS.CUSTOM"}
+COMING_CLASSES: set[str] = set()
 
 # Names of files that are no files of this repository.
 NOT_HERE = (
@@ -33,6 +34,7 @@ NOT_HERE = (
     r"(X|CONFIG)\.yaml.*|\.\.\.",  # placeholders
     r"/mnt/c",  # Windows seen from WSL
 )
+CODE_BLOCK = re.compile(r"(?ms)^```\w*\n(.*?)^```$")
 SUFFIXES = r"py|sh|md|yaml|json|txt|png|jpg|pth|onnx|toml"
 CONFIG_KEY = re.compile(r"\b(?:MODEL|SOLVER|INPUT|TEST|DATASETS|DATALOADER)(?:\.[A-Z][A-Z0-9_]*)+\b")
 
@@ -45,8 +47,7 @@ def text_of(page: Path) -> str:
 def code_of(page: Path) -> list[str]:
     """Everything between backticks or in a block: what must be true to the letter."""
     text = text_of(page)
-    fences = re.findall(r"(?ms)^```\w*\n(.*?)^```$", text)
-    text = re.sub(r"(?ms)^```\w*\n(.*?)^```$", "", text)
+    fences, text = CODE_BLOCK.findall(text), CODE_BLOCK.sub("", text)
     return [*fences, *re.findall(r"(?m)^    .+$", text), *re.findall(r"`([^`\n]+)`", text)]
 
 
@@ -72,6 +73,8 @@ def test_every_file_named_is_there(page):
     tokens = set(re.findall(r"(?:configs|tools|docs|tests|detr_d2)/[\w./*-]*[\w*/]", text))
     for code in re.findall(r"`([^`\n]+)`", text):
         tokens |= {word for word in code.split() if re.fullmatch(rf"[\w.*/{{}},-]+(?:\.(?:{SUFFIXES})|/)", word)}
+    for line in re.findall(r"(?m)^    .+$", text):
+        tokens |= set(re.findall(r"(?<![\w./:@-])[\w/]+\.(?:py|sh|yaml|md)\b(?![@/])", line))
     places = [REPO, REPO / "detr_d2", REPO / "detr_d2" / "modeling", page.parent]
     missing = [
         name
@@ -111,6 +114,22 @@ def test_every_config_key_exists(page):
                 break
             node = node[part]
         assert known or key in COMING_KEYS or any(key.startswith(name) for name in new), key
+
+
+@by_name
+def test_every_class_and_registry_exists(page):
+    """Words in CamelCase and names of registries, of this package or of what it imports."""
+    sources = "".join(path.read_text() for path in (REPO / "detr_d2").rglob("*.py"))
+    sources += "".join(CODE_BLOCK.findall(page.read_text()))
+    words = {word for code in re.findall(r"`([^`\n]+)`", text_of(page)) for word in re.findall(r"(?<![\w-])\w+", code)}
+    names = {word for word in words if re.fullmatch(r"[A-Z]+[a-z]\w*[A-Z]\w*|[A-Z_]+_REGISTRY", word)}
+    assert [name for name in sorted(names - COMING_CLASSES) if name not in sources] == []
+
+
+def test_the_architecture_names_every_part_of_the_package():
+    text = (REPO / "docs" / "architecture.md").read_text()
+    parts = [path.name for path in (REPO / "detr_d2").iterdir() if not path.name.startswith("_")]
+    assert [name for name in sorted(parts) if f"`{name}`" not in text] == []
 
 
 @by_name
