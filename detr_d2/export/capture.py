@@ -54,15 +54,17 @@ class Shape(NamedTuple):
         return {**batch, 2: sides[0], 3: sides[1]}, batch
 
 
+def check_numbers(size: tuple[int, int] | None, batch: int | None) -> None:
+    """Raise a ValueError for a size or a batch that no model takes."""
+    if size is not None and not MIN_SIDE <= min(size) <= max(size) <= MAX_SIDE:
+        raise ValueError(f"--size {size[0]} {size[1]}: sides must be positive, from {MIN_SIDE} to {MAX_SIDE} pixels.")
+    if batch is not None and not 1 <= batch <= MAX_BATCH:
+        raise ValueError(f"--batch {batch}: a batch holds 1 to {MAX_BATCH} images, or is 'dynamic'.")
+
+
 def check_shape(graph: Graph, shape: Shape) -> None:
     """Raise a ValueError where the graph cannot be recorded with this shape; says what to change."""
     name = type(graph.model).__name__
-    if min(shape.height, shape.width) < MIN_SIDE or max(shape.height, shape.width) > MAX_SIDE:
-        raise ValueError(
-            f"--size {shape.height} {shape.width}: sides must be positive, from {MIN_SIDE} to {MAX_SIDE} pixels."
-        )
-    if shape.batch is not None and not 1 <= shape.batch <= MAX_BATCH:
-        raise ValueError(f"--batch {shape.batch}: a batch holds 1 to {MAX_BATCH} images, or is 'dynamic'.")
     if shape.height % shape.multiple or shape.width % shape.multiple:
         fitting = [-(-side // shape.multiple) * shape.multiple for side in (shape.height, shape.width)]
         raise ValueError(

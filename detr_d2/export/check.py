@@ -69,12 +69,10 @@ def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tenso
     so that they fit.
 
     Raises:
-        FileNotFoundError, OSError: one is not there, or is no image.
+        OSError: one is not there, or is no image.
     """
     images = []
     for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist.")
         image = read_image(str(path), format=cfg.INPUT.FORMAT)
         height, width = image.shape[:2]
         if shape.is_free and cfg.INPUT.MIN_SIZE_TEST > 0:
@@ -85,7 +83,7 @@ def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tenso
             size = height, width
         else:
             scale = min(shape.height / height, shape.width / width)
-            size = max(1, round(height * scale)), max(1, round(width * scale))
+            size = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
         resized = T.ResizeTransform(height, width, *size).apply_image(image)
         images.append(torch.from_numpy(resized.copy()).permute(2, 0, 1).contiguous())
     return images

@@ -10,7 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..command_line import whole_file
 from ..engine import load_trained_model
-from .capture import Shape, check_shape, record
+from .capture import Shape, check_numbers, check_shape, record
 from .check import Difference, compare, noise_images, read_images
 from .description import describe
 from .formats import FORMATS
@@ -58,9 +58,14 @@ def export_model(
     Raises:
         ValueError: the model has no graph, a setting that does not fit it, or a difference above the tolerance; then
             there is no file.
+        FileNotFoundError: weights or images that do not exist.
     """
     file_format = FORMATS[settings.format]
     graph_class = graph_of(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
+    check_numbers(settings.size, settings.batch)
+    missing = [str(path) for path in images if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{', '.join(missing[:3])} to compare on: no such file.")
     graph = build_graph(cfg, graph_class, settings)
     file_format.check(graph)
     multiple = file_format.size_multiple(graph) if settings.dynamic_size else graph.size_multiple

@@ -1,0 +1,63 @@
+"""Comparing results of one image."""
+
+import torch
+from detectron2.structures import Boxes, Instances
+
+from detr_d2.export.capture import Shape
+from detr_d2.export.check import Difference, batches, difference, noise_images, pad
+
+BOXES = [[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 60.0, 50.0], [5.0, 40.0, 9.0, 44.0]]
+
+
+def instances(boxes: list[list[float]], scores: list[float], classes: list[int]) -> Instances:
+    fields = {"scores": torch.tensor(scores), "pred_classes": torch.tensor(classes, dtype=torch.int64)}
+    return Instances((100, 80), pred_boxes=Boxes(torch.tensor(boxes).reshape(-1, 4)), **fields)
+
+
+def test_order_does_not_matter():
+    one = instances(BOXES, [0.9, 0.8, 0.7], [0, 1, 2])
+    other = instances([BOXES[1], [0.0, 0.0, 10.0, 11.0], BOXES[2]], [0.8, 0.88, 0.7], [1, 0, 2])
+    found = difference(one, other)
+    assert found.unmatched == 0
+    assert abs(found.box - 1 / 100) < 1e-6
+    assert abs(found.score - 0.02) < 1e-6
+    assert found.is_within(0.03)
+    assert not found.is_within(0.015)
+
+
+def test_another_class_or_place_is_another_object():
+    one = instances(BOXES, [0.9, 0.8, 0.7], [0, 1, 2])
+    assert difference(one, instances(BOXES, [0.9, 0.8, 0.7], [0, 2, 2])).unmatched == 2
+    moved = [[30.0, 30.0, 40.0, 40.0], *BOXES[1:]]
+    assert not difference(one, instances(moved, [0.9, 0.8, 0.7], [0, 1, 2])).is_within(0.5)
+
+
+def test_one_result_without_detections():
+    one, none = instances(BOXES, [0.9, 0.8, 0.7], [0, 1, 2]), instances([], [], [])
+    assert difference(one, none).unmatched == 2  # the last might be as good as those that are left out
+    assert difference(none, none).is_within(0)
+
+
+def test_masks_count_by_their_pixels():
+    one, other = instances(BOXES[:1], [0.9], [0]), instances(BOXES[:1], [0.9], [0])
+    one.pred_masks, other.pred_masks = torch.zeros(1, 100, 80).bool(), torch.zeros(1, 100, 80).bool()
+    other.pred_masks[0, :10] = True
+    assert abs(difference(one, other).mask - 0.1) < 1e-6
+    assert not difference(one, other).is_within(1e-3)
+
+
+def test_the_largest_of_several_counts():
+    total = Difference(3, 0, 0.1, 0.0, 0.0, (1.0, 2.0)) + Difference(2, 1, 0.0, 0.2, 0.3, (1.0, 1.0))
+    assert total == Difference(5, 1, 0.1, 0.2, 0.3, (2.0, 3.0))
+
+
+def test_batches_and_padding():
+    shape = Shape(None, 96, 64, True, 32)
+    images = noise_images(shape)
+    assert [len(group) for group in batches(images, None)] == [1, 1, 1, 2, 2]
+    assert [len(group) for group in batches(images, 2)] == [2, 2]
+    batch, sizes = pad([images[1], images[2]], shape)
+    assert batch.shape == (2, 3, 96, 64)
+    assert sizes.tolist() == [[64, 64], [96, 48]]
+    assert torch.equal(batch[1, :, :, :48], images[2].float())
+    assert not batch[1, :, :, 48:].any()

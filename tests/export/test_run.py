@@ -1,0 +1,134 @@
+"""Files of every family, against the model that they were made of."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from detr_d2.export import FORMATS, ExportSettings, export_model
+from detr_d2.export.capture import MIN_SIDE
+from detr_d2.export.check import Difference
+
+from .tiny import tiny_cfg, tiny_checkpoint
+
+# Of scores, and of boxes in parts of the image: what onnxruntime's arithmetic and torch's differ by.
+TOLERANCE = 4e-5
+FREE = ExportSettings("onnx", size=(64, 96), dynamic_size=True, tolerance=TOLERANCE)
+FIXED = ExportSettings("onnx", size=(64, 96), tolerance=TOLERANCE)
+
+
+def write(folder: Path, family: str, settings: ExportSettings, *opts: str, **extra: object) -> tuple[Path, Difference]:
+    """A file of a tiny model, which `export_model` compares with it on images alone and in mixed pairs."""
+    weights = tiny_checkpoint(tiny_cfg(family, *opts), folder / "model.pth", **extra)
+    path = folder / f"{family.replace(' ', '_')}{FORMATS[settings.format].suffix}"
+    cfg = tiny_cfg(family, *opts, "MODEL.WEIGHTS", weights)
+    return path, export_model(cfg, path, settings)
+
+
+def run(path: Path, count: int, height: int, width: int) -> dict[str, torch.Tensor]:
+    names = ("boxes", "scores", "classes")
+    program = FORMATS["onnx" if path.suffix == ".onnx" else "torch_export"].load(path, names)
+    sizes = torch.tensor([[height, width]]).repeat(count, 1)
+    return program(torch.full((count, 3, height, width), 99.0), sizes)
+
+
+def metadata(path: Path) -> dict[str, object]:
+    import onnxruntime
+
+    found = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
+    return {name: json.loads(value) for name, value in found.items()}
+
+
+def test_detr_takes_any_batch_and_size(tmp_path: Path):
+    described = {"thing_classes": ["a", "b", "c", "d"]}
+    path, found = write(tmp_path, "detr", FREE, dataset_metadata=described)
+    assert found.detections > 0
+    for count, height, width in ((1, 64, 64), (2, 65, 97), (3, 100, 51)):
+        outputs = run(path, count, height, width)
+        assert outputs["boxes"].shape == (count, 8, 4)
+        assert outputs["boxes"][..., 0::2].max() <= width
+        assert outputs["boxes"][..., 1::2].max() <= height
+    facts = metadata(path)
+    assert facts["class_names"] == described["thing_classes"]
+    assert (facts["channel_order"], facts["height"], facts["width"], facts["batch_size"]) == ("RGB", 0, 0, 0)
+    assert (facts["min_size"], facts["max_size"], facts["size_multiple"]) == (64, 96, 1)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["detr.onnx", "model.pth"]  # no weights beside it
+
+
+@pytest.mark.parametrize("family", ["deformable", "deformable two-stage"])
+def test_deformable_detr_takes_any_batch_of_one_size(tmp_path: Path, family: str):
+    path, _ = write(tmp_path, family, FIXED)
+    assert [len(run(path, count, 64, 96)["scores"]) for count in (1, 3)] == [1, 3]
+    assert (metadata(path)["height"], metadata(path)["width"]) == (64, 96)
+
+
+def test_panoptic_detr_gives_masks(tmp_path: Path, shapes_root: Path):
+    path, _ = write(tmp_path, "panoptic", replace(FREE, max_detections=5))
+    facts = metadata(path)
+    assert facts["mask_stride"] == 4
+    assert facts["thing_classes"] == [0, 1, 2, 3]
+    assert len(facts["class_names"]) == 8
+
+
+def test_panoptic_deformable_detr_of_one_image(tmp_path: Path, shapes_root: Path):
+    path, _ = write(tmp_path, "panoptic deformable", replace(FIXED, batch=1))
+    assert metadata(path)["batch_size"] == 1
+
+
+def test_fcos_takes_multiples_of_its_stride(tmp_path: Path):
+    path, _ = write(tmp_path, "fcos", FREE)
+    facts = metadata(path)
+    assert facts["size_multiple"] > 1
+    assert 0 < facts["nms_threshold"] < 1
+    assert run(path, 1, 128, 64)["scores"].shape == (1, 4 * 50)
+
+
+def test_a_program_of_torchs(tmp_path: Path):
+    path, _ = write(tmp_path, "detr", replace(FREE, format="torch_export"))
+    assert run(path, 3, 68, 100)["boxes"].shape == (3, 8, 4)
+    extra = {"description.json": ""}
+    torch.export.load(str(path), extra_files=extra)
+    assert json.loads(extra["description.json"])["size_multiple"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "says"),
+    [
+        ("deformable", replace(FREE), "exported for one size"),
+        ("detr", replace(FIXED, size=(0, 64)), "must be positive"),
+        ("detr", replace(FIXED, size=(MIN_SIDE - 1, 64)), "must be positive"),
+        ("detr", replace(FIXED, batch=0), "a batch holds 1"),
+        ("detr", replace(FIXED, max_detections=3), "models with masks"),
+        ("fcos", replace(FIXED, size=(65, 64)), "must be multiples of"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path: Path, family: str, settings: ExportSettings, says: str):
+    with pytest.raises(ValueError, match=says):
+        write(tmp_path, family, settings)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_a_file_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its sizes were lost: what the padding hides is found in it."""
+    onnx = FORMATS["onnx"]
+    load = type(onnx).load
+
+    def broken(path: Path, names: tuple[str, ...]):
+        program = load(onnx, path, names)
+        return lambda images, sizes: program(images, torch.full_like(sizes, 64))
+
+    monkeypatch.setattr(onnx, "load", broken)
+    with pytest.raises(ValueError, match=r"was not kept: it differs from the model by more than 4e-05 \("):
+        write(tmp_path, "detr", replace(FIXED, batch=1))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from detr_d2.export import formats
+
+    find = formats.importlib.util.find_spec
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    with pytest.raises(ValueError, match=r"ONNX needs onnxscript, not installed: pip install -e '.\[export\]'"):
+        write(tmp_path, "detr", FIXED)
