@@ -106,8 +106,8 @@ def _recognise(state: Mapping[str, Tensor]) -> Layout:
     if layout is None:
         raise ValueError(
             f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR and Deformable DETR in "
-            "the layouts of the official releases and detr_d2, DETR in its Detectron2 wrapper's, Deformable DETR in "
-            "mmdetection's, FCOS in the original release's, AdelaiDet's and torchvision's, and ResNets of "
-            "torchvision, Detectron2 and Caffe2."
+            "the layouts of the official releases, transformers and detr_d2, DETR in its Detectron2 wrapper's, "
+            "Deformable DETR in mmdetection's, FCOS in the original release's, AdelaiDet's and torchvision's, and "
+            "ResNets of torchvision, Detectron2 and Caffe2."
         )
     return layout

@@ -1,4 +1,4 @@
-"""The layouts of Deformable DETR's published checkpoints: the official release's and mmdetection's."""
+"""The layouts of Deformable DETR's published checkpoints: the official release's, and mmdetection 3's and 2's."""
 
 from collections.abc import Mapping
 
@@ -51,8 +51,11 @@ DEFORMABLE = Layout(
 )
 
 
-def _layer_pairs(stack: str, norms: tuple[int, ...]) -> Pairs:
-    """Of an encoder's or a decoder's layers; ``norms`` are our numbers of theirs, in the order of use."""
+_NORMS = {"encoder": (1, 2), "decoder": (2, 1, 3)}  # our numbers of mmdetection's norms, in the order of use
+
+
+def _layer_pairs(stack: str) -> Pairs:
+    """Of an encoder's or a decoder's layers."""
     theirs, ours = f"{stack}.layers.{{i}}", f"transformer.{stack}.layers.{{i}}"
     return (
         (f"{theirs}.self_attn.attn.{{rest}}", f"{ours}.self_attn.{{rest}}"),
@@ -60,7 +63,7 @@ def _layer_pairs(stack: str, norms: tuple[int, ...]) -> Pairs:
         (f"{theirs}.cross_attn.{{rest}}", f"{ours}.cross_attn.{{rest}}"),
         (f"{theirs}.ffn.layers.0.0.{{p}}", f"{ours}.linear1.{{p}}"),
         (f"{theirs}.ffn.layers.1.{{p}}", f"{ours}.linear2.{{p}}"),
-        *((f"{theirs}.norms.{i}.{{p}}", f"{ours}.norm{number}.{{p}}") for i, number in enumerate(norms)),
+        *((f"{theirs}.norms.{i}.{{p}}", f"{ours}.norm{number}.{{p}}") for i, number in enumerate(_NORMS[stack])),
     )
 
 
@@ -68,8 +71,8 @@ _MMDETECTION_PAIRS: Pairs = (
     *resnet_pairs("backbone.", "backbone."),
     ("neck.convs.{i}.conv.{p}", "input_proj.{i}.0.{p}"),
     ("neck.convs.{i}.gn.{p}", "input_proj.{i}.1.{p}"),
-    *_layer_pairs("encoder", (1, 2)),
-    *_layer_pairs("decoder", (2, 1, 3)),
+    *_layer_pairs("encoder"),
+    *_layer_pairs("decoder"),
     ("level_embed", "transformer.level_embed"),
     ("query_embedding.{p}", f"{_SELECTION}query_embed.{{p}}"),
     ("reference_points_fc.{p}", f"{_SELECTION}reference_points.{{p}}"),
@@ -82,7 +85,35 @@ _MMDETECTION_PAIRS: Pairs = (
 )
 
 
-def _from_mmdetection(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _version_2_layer_pairs(stack: str) -> Pairs:
+    """The layers of a stack as mmcv 1's transformer layers name them."""
+    theirs, ours = f"bbox_head.transformer.{stack}.layers.{{i}}", f"transformer.{stack}.layers.{{i}}"
+    deformable = {"encoder": (0, "self_attn"), "decoder": (1, "cross_attn")}[stack]
+    return (
+        (f"{theirs}.attentions.0.attn.{{rest}}", f"{ours}.self_attn.{{rest}}"),
+        (f"{theirs}.attentions.{deformable[0]}.{{rest}}", f"{ours}.{deformable[1]}.{{rest}}"),
+        (f"{theirs}.ffns.0.layers.0.0.{{p}}", f"{ours}.linear1.{{p}}"),
+        (f"{theirs}.ffns.0.layers.1.{{p}}", f"{ours}.linear2.{{p}}"),
+        *((f"{theirs}.norms.{i}.{{p}}", f"{ours}.norm{number}.{{p}}") for i, number in enumerate(_NORMS[stack])),
+    )
+
+
+# Version 2 has the transformer in its head; backbone, neck and heads as version 3. Its selection of queries has the
+# official names.
+_MMDETECTION_2_PAIRS: Pairs = (
+    *_version_2_layer_pairs("encoder"),
+    *_version_2_layer_pairs("decoder"),
+    ("bbox_head.transformer.level_embeds", "transformer.level_embed"),
+    ("bbox_head.query_embedding.{p}", f"{_SELECTION}query_embed.{{p}}"),
+    *(
+        (f"bbox_head.transformer.{name}.{{p}}", f"{_SELECTION}{name}.{{p}}")
+        for name in ("reference_points", "enc_output", "enc_output_norm", "pos_trans", "pos_trans_norm")
+    ),
+    *_MMDETECTION_PAIRS,
+)
+
+
+def _from_mmdetection(state: Mapping[str, Tensor], pairs: Pairs = _MMDETECTION_PAIRS) -> dict[str, Tensor]:
     """Our names; levels beyond the backbone's follow its own, and projections get the bias that they lack there."""
     own = sum(key.startswith("neck.convs.") and key.endswith(".conv.weight") for key in state)
     further = tuple(
@@ -90,7 +121,7 @@ def _from_mmdetection(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for i in range(sum(key.startswith("neck.extra_convs.") and key.endswith(".conv.weight") for key in state))
         for theirs, ours in (("conv", 0), ("gn", 1))
     )
-    result = renamed(state, _MMDETECTION_PAIRS + further)
+    result = renamed(state, pairs + further)
     weights = [key for key in result if key.startswith("input_proj.") and key.endswith(".0.weight")]
     biases = {key.replace("weight", "bias"): result[key].new_zeros(len(result[key])) for key in weights}
     return biases | result
@@ -101,4 +132,10 @@ MMDETECTION_DEFORMABLE = Layout(
     requires=(r"^bbox_head\.cls_branches\.", r"^neck\.convs\.", r"^encoder\..*\.sampling_offsets\."),
     scope="model",
     rename=_from_mmdetection,
+)
+MMDETECTION_2_DEFORMABLE = Layout(
+    name="mmdetection 2 Deformable DETR",
+    requires=(r"^bbox_head\.transformer\.encoder\..*\.sampling_offsets\.", r"^neck\.convs\."),
+    scope="model",
+    rename=lambda state: _from_mmdetection(state, _MMDETECTION_2_PAIRS),
 )

@@ -6,7 +6,7 @@ from typing import TypeVar
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor
 
-from .deformable_layouts import DEFORMABLE, MMDETECTION_DEFORMABLE
+from .deformable_layouts import DEFORMABLE, MMDETECTION_2_DEFORMABLE, MMDETECTION_DEFORMABLE
 from .fcos_layouts import FCOS_LAYOUTS
 from .huggingface_layouts import HUGGINGFACE_LAYOUTS
 from .layout import Layout, resnet_pairs
@@ -109,7 +109,8 @@ CAFFE2_RESNET = Layout(
 
 # In the order in which they are tried.
 LAYOUTS: tuple[Layout, ...] = (
-    *(DEFORMABLE, OFFICIAL, PANOPTIC, WRAPPER, PANOPTIC_WRAPPER, OURS, MMDETECTION_DEFORMABLE),
+    *(DEFORMABLE, OFFICIAL, PANOPTIC, WRAPPER, PANOPTIC_WRAPPER, OURS),
+    *(MMDETECTION_DEFORMABLE, MMDETECTION_2_DEFORMABLE),
     *(TORCHVISION_RESNET, DETECTRON2_RESNET, CAFFE2_RESNET),
     *FCOS_LAYOUTS,
     *HUGGINGFACE_LAYOUTS,

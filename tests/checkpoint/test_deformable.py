@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from detr_d2.checkpoint import DetrCheckpointer, recognise, to_detr_d2, to_official
 from detr_d2.checkpoint.class_rows import LAYER_ROW_TABLES, proposal_head, to_category_ids, to_contiguous
-from detr_d2.checkpoint.deformable_layouts import DEFORMABLE, MMDETECTION_DEFORMABLE
+from detr_d2.checkpoint.deformable_layouts import DEFORMABLE, MMDETECTION_2_DEFORMABLE, MMDETECTION_DEFORMABLE
 
 VARIANTS = ["_single_scale", "", "_refine", "_two_stage"]
 SELECTION = ("reference_points", "enc_output", "enc_output_norm", "pos_trans", "pos_trans_norm")
@@ -137,11 +137,41 @@ def test_ours_to_official_and_back(model_of, variant):
     assert_equal(to_detr_d2(official)["model"], dict(state))
 
 
+def mmdetection_2_of(model: nn.Module) -> dict[str, Tensor]:
+    """The same for version 2, whose head holds the transformer; unverified against a published file."""
+    renames = [
+        (r"^(encoder\.layers\.\d+)\.self_attn\.", r"bbox_head.transformer.\1.attentions.0."),
+        (r"^(decoder\.layers\.\d+)\.self_attn\.attn\.", r"bbox_head.transformer.\1.attentions.0.attn."),
+        (r"^(decoder\.layers\.\d+)\.cross_attn\.", r"bbox_head.transformer.\1.attentions.1."),
+        (r"^((?:en|de)coder\.layers\.\d+)\.ffn\.", r"bbox_head.transformer.\1.ffns.0."),
+        (r"^((?:en|de)coder\.)", r"bbox_head.transformer.\1"),
+        (r"^level_embed$", "bbox_head.transformer.level_embeds"),
+        (r"^query_embedding\.", "bbox_head.query_embedding."),
+        (r"^reference_points_fc\.", "bbox_head.transformer.reference_points."),
+        (r"^memory_trans_fc\.", "bbox_head.transformer.enc_output."),
+        (r"^memory_trans_norm\.", "bbox_head.transformer.enc_output_norm."),
+        (r"^pos_trans_fc\.", "bbox_head.transformer.pos_trans."),
+        (r"^pos_trans_norm\.", "bbox_head.transformer.pos_trans_norm."),
+    ]
+    result = {}
+    for name, value in mmdetection_of(model).items():
+        for pattern, target in renames:
+            name, count = re.subn(pattern, target, name)
+            if count:
+                break
+        result[name] = value
+    return result
+
+
+MMDETECTION = {MMDETECTION_DEFORMABLE: mmdetection_of, MMDETECTION_2_DEFORMABLE: mmdetection_2_of}
+
+
+@pytest.mark.parametrize("layout", MMDETECTION, ids=["3", "2"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_mmdetection_weights_load_and_go_on_to_the_official_layout(model_of, saved, variant):
+def test_mmdetection_weights_load_and_go_on_to_the_official_layout(model_of, saved, variant, layout):
     source, model = model_of(variant), model_of(variant, seed=5)
-    state = mmdetection_of(source)
-    assert recognise(state) is MMDETECTION_DEFORMABLE
+    state = MMDETECTION[layout](source)
+    assert recognise(state) is layout
     checkpointer = DetrCheckpointer(model)
     checkpointer.load(saved({"meta": {"epoch": 50}, "state_dict": state}))
     assert checkpointer.last_report.complete
@@ -152,7 +182,7 @@ def test_mmdetection_weights_load_and_go_on_to_the_official_layout(model_of, sav
     assert official.keys() == official_of(source).keys()
     assert official["class_embed.0.weight"].shape[0] == 91
     with pytest.raises(ValueError, match="cannot be written in the layout of mmdetection"):
-        MMDETECTION_DEFORMABLE.to_theirs(state)
+        layout.to_theirs(state)
 
 
 def test_objectness_survives_both_ways(model_of):
