@@ -45,6 +45,11 @@ def registered(name: str) -> CustomDataset:
 
 def datasets_of(args: argparse.Namespace) -> tuple[list[CustomDataset], Demands]:
     """What a command line asks for."""
+    for first, second in (("json_file", "image_root"), ("panoptic_json", "panoptic_root")):
+        if bool(getattr(args, first)) != bool(getattr(args, second)):
+            raise ValueError(f"--{first} and --{second} come together.".replace("_", "-"))
+    if args.panoptic_json and not args.json_file:
+        raise ValueError("--panoptic-json needs --json-file, which lists the images, and --image-root.")
     cfg = load_config(args.config_file, args.words)
     demands = Demands.of(cfg, of_model=bool(args.config_file))
     datasets = [registered(name) for name in args.names]
