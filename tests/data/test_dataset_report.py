@@ -80,7 +80,9 @@ BOXES = {
     "ignored": (on_annotation(ignore=1), [("error", "malformed-annotation", 11)]),
     "polygon of two points": (on_annotation(segmentation=[[1, 1, 5, 5]]), [("warning", "bad-segmentation", 11)]),
     "polygon outside": (on_annotation(segmentation=[[1, 1, 70, 1, 5, 5]]), [("warning", "bad-segmentation", 11)]),
-    "text as polygon": (on_annotation(segmentation="x"), [("error", "bad-segmentation", 11)]),
+    "a number as polygons": (on_annotation(segmentation=5), [("error", "bad-segmentation", 11)]),
+    "text as polygons": (on_annotation(segmentation="x"), [("warning", "bad-segmentation", 11)]),
+    "polygon that is not nested": (on_annotation(segmentation=[1, 2, 3]), [("error", "bad-segmentation", 11)]),
     "mask of another size": (
         on_annotation(segmentation={"size": [8, 9], "counts": [2, 70]}),
         [("warning", "bad-segmentation", 11)],
@@ -227,9 +229,9 @@ def test_summary(own_data):
     assert (summary["images"], summary["images_without_objects"]) == (6, 2)
     assert summary["objects_per_image"] == [0, 1, 2, 0, 1, 2]
     assert summary["image_sizes"][:2] == [[48, 64], [64, 48]]
-    rows = {row.pop("name"): row for row in summary["classes"]}
+    rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in summary["classes"]}
     assert rows["cat"] == {"id": 0, "isthing": True, "objects": 2, "images": 3, "crowds": 1, "S": 2, "M": 0, "L": 0}
-    assert rows["dog"] == {"id": 17, "isthing": True, "objects": 3, "images": 2, "crowds": 0, "S": 2, "M": 0, "L": 1}
+    assert rows["dog"] == {"id": 17, "isthing": True, "objects": 3, "images": 3, "crowds": 0, "S": 2, "M": 0, "L": 1}
     assert rows["sea"]["objects"] == rows["sky"]["objects"] == 3
     assert not rows["sky"]["isthing"]
     assert json.loads(json.dumps(report.as_dict()))["summary"]["images"] == 6

@@ -15,6 +15,8 @@ from .problems import Demands, Problems
 
 # A box or polygon may end so far outside of its image, in pixels, which is rounding.
 _TOLERANCE = 0.5
+# After these the number of classes means nothing.
+_CATEGORY_ERRORS = ("no-categories", "malformed-category", "duplicate-category-id", "categories-differ")
 
 
 def check_annotations(content: Any, dataset: CustomDataset, demands: Demands) -> Problems:
@@ -114,7 +116,8 @@ def check_counts(
     classes: int, per_image: Counter, by_id: dict, dataset: CustomDataset, demands: Demands, problems: Problems
 ) -> None:
     """Classes and objects against what the model has places for."""
-    if demands.num_classes not in (None, classes):
+    are_told = not any(problem.kind in _CATEGORY_ERRORS for problem in problems)
+    if are_told and demands.num_classes not in (None, classes):
         message = f"{classes} classes, but {demands.num_classes_key} is {demands.num_classes}"
         problems.error("class-count", dataset.panoptic_json or dataset.json_file, None, message)
     for image_id, count in per_image.items():
@@ -186,15 +189,17 @@ def segmentation_fault(segmentation: Any, height: int, width: int) -> tuple[str,
     """What makes a segmentation unusable, and whether already loading the file fails; None where it is usable."""
     if isinstance(segmentation, list):
         if not all(isinstance(polygon, list) for polygon in segmentation):
-            return "its polygons are no lists of numbers", True
+            return "its polygons are no lists of numbers", not all(hasattr(p, "__len__") for p in segmentation)
         usable = [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
         if not usable:
             return "no polygon has three points: the object is left out", False
         if not all(_is_number(v) for polygon in usable for v in polygon):
             return "its polygons hold something else than numbers", False
         return None
-    if not isinstance(segmentation, dict) or not {"counts", "size"} <= segmentation.keys():
-        return "it is neither a list of polygons nor RLE with counts and size", True
+    if not isinstance(segmentation, dict):
+        return "it is neither a list of polygons nor RLE", not isinstance(segmentation, str)
+    if not {"counts", "size"} <= segmentation.keys():
+        return "its RLE lacks counts or size", isinstance(segmentation.get("counts", []), list)
     counts, size = segmentation["counts"], segmentation["size"]
     if size != [height, width]:
         return f"its RLE is {size}, its image {[height, width]} (height, width)", not _is_size(size)

@@ -1,0 +1,72 @@
+"""tools/check_dataset.py: what it prints and writes, and its exit status."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+
+@pytest.fixture
+def check(load_tool):
+    return load_tool("check_dataset").main
+
+
+def files(entry: dict) -> list[str]:
+    return [word for key, value in entry.items() if key != "name" for word in (f"--{key.replace('_', '-')}", value)]
+
+
+def test_good_files(check, own_data, tmp_path, capsys):
+    entry = own_data("mine", {0: "cat", 17: "dog"}, {3: "sky"})
+    output, plots = tmp_path / "out" / "report.json", tmp_path / "plots"
+    assert check([*files(entry), "--output-json", str(output), "--plots", str(plots), "--threads", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "boxes: training would run: 0 errors, 0 warnings" in printed
+    assert "17  dog" in printed
+    (report,) = json.loads(output.read_text())["datasets"]
+    assert report["trains"]
+    assert report["json_file"] == entry["json_file"]
+    assert [row["name"] for row in report["summary"]["classes"]] == ["cat", "dog", "sky"]
+    assert cv2.imread(str(plots / "boxes.png")).shape[0] > 500
+
+
+def test_every_problem_is_listed(check, own_data, capsys):
+    entry = own_data("mine", {0: "cat", 17: "dog"}, images=40)
+    for path in Path(entry["image_root"]).iterdir():
+        path.unlink()
+    assert check(files(entry)) == 1
+    printed = capsys.readouterr().out
+    missing = [line for line in printed.splitlines() if line.startswith("error: missing-image: ")]
+    assert len(missing) == 40
+    assert f"{entry['image_root']}/3.png, id 21: the file does not exist" in missing[3]
+    assert "boxes: training would NOT run: 40 errors" in printed
+
+
+def test_a_config_and_its_data_sets(check, own_data, repo, tmp_path, capsys):
+    train, val = own_data("train", {0: "cat", 17: "dog"}), own_data("val", {0: "cat", 17: "dog"}, masks=False)
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        f"_BASE_: {repo / 'configs' / 'Shapes' / 'detr_R_18.yaml'}\n"
+        f"DATASETS: {{CUSTOM: {json.dumps([train, val])}, TRAIN: [train], TEST: [val]}}\n"
+    )
+    words = ["--config-file", str(config), "--no-images"]
+    assert check(words) == 0
+    printed = capsys.readouterr().out
+    assert "train: training would run" in printed
+    assert "val: training would run" in printed
+    assert check([*words, "MODEL.MASK_ON", "True"]) == 1
+    assert "error: no-segmentation: 1.png, id 10" in capsys.readouterr().out
+    assert check([*words, "MODEL.DETR.NUM_CLASSES", "80"]) == 1
+    assert "2 classes, but MODEL.DETR.NUM_CLASSES is 80" in capsys.readouterr().out
+
+
+def test_registered_names(check, shapes_root, capsys):
+    assert check(["shapes_train", "shapes_val", "INPUT.DROP_DEGENERATE_BOXES", "True"]) == 0
+    printed = capsys.readouterr().out
+    assert "shapes_train: training would run: 0 errors" in printed
+    assert "shapes_val: training would run: 0 errors" in printed
+
+
+def test_real_images(check, coco_root, capsys):
+    assert check(["coco_2017_val_panoptic"]) == 0
+    assert "27 images of" in capsys.readouterr().out
