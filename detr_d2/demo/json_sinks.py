@@ -1,0 +1,222 @@
+"""Results as COCO's JSON files, written while they come, so that a long video does not fill the memory."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from detectron2.data import Metadata
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+
+from ..command_line import check_output, whole_file
+from ..evaluation.panoptic import encode_ids
+from ..visualization import above
+from .inputs import Source
+from .outputs import Result, Sink
+
+
+class _Discard(Exception):
+    """Removes the files that are being written."""
+
+
+class _JsonList:
+    """A list in a JSON file that grows, and shrinks back to where it was."""
+
+    def __init__(self, file: BinaryIO, head: str, tail: str) -> None:
+        self.file, self.tail, self.count = file, tail, 0
+        file.write(head.encode())
+
+    def add(self, item: Any) -> None:
+        self.file.write((",\n" if self.count else "\n").encode() + json.dumps(item).encode())
+        self.count += 1
+
+    def mark(self) -> tuple[int, int]:
+        return self.file.tell(), self.count
+
+    def cut(self, mark: tuple[int, int]) -> None:
+        """Back to what it was at a `mark`."""
+        position, self.count = mark
+        self.file.seek(position)
+        self.file.truncate()
+
+    def finish(self) -> None:
+        self.file.write(f"\n{self.tail}".encode())
+
+
+class _JsonSink(Sink):
+    """A list of results in ``path``, and beside it the images that they are of, in ``<path>_images.json``.
+
+    The second is a COCO annotation file without annotations: ``COCO(images).loadRes(results)`` reads both. Neither is
+    written where there is no image. Classes have the data set's category ids, or, where it is not known, the model's.
+
+    Args:
+        path: of the results, ``.json``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.images_path = path.with_name(f"{path.stem}_images.json")
+        check_output(path, suffixes=(".json",))
+        check_output(self.images_path)
+        self._files = contextlib.ExitStack()
+        self._lists: tuple[_JsonList, ...] = ()  # results, images; none before the first image
+        self._metadata = Metadata()
+
+    def start(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """What is around the list of results."""
+        return "[", "]"
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        with contextlib.suppress(_Discard), self._files:
+            if kind is not None or not self._lists or not self._lists[1].count:
+                raise _Discard
+            for each in self._lists:
+                each.finish()
+
+    @contextlib.contextmanager
+    def source(self, source: Source) -> Iterator[None]:
+        if not self._lists:
+            self._lists = self._open()
+        marks = [each.mark() for each in self._lists]
+        try:
+            yield
+        except BaseException:
+            for each, mark in zip(self._lists, marks, strict=True):
+                each.cut(mark)
+            raise
+
+    def _open(self) -> tuple[_JsonList, ...]:
+        of_images = f'{{"categories": {json.dumps(categories(self._metadata))}, "annotations": [], "images": ['
+        partials = [self._files.enter_context(whole_file(path)) for path in (self.path, self.images_path)]
+        files = [self._files.enter_context(partial.open("wb+")) for partial in partials]
+        return _JsonList(files[0], *self.ends), _JsonList(files[1], of_images, "]}")
+
+    def add(self, result: Result) -> None:
+        results, images = self._lists
+        images.add(result.frame.description())
+        for item in self.items(result):
+            results.add(item)
+
+    def items(self, result: Result) -> list[dict[str, Any]]:
+        """The entries of one image."""
+        raise NotImplementedError
+
+
+class CocoJson(_JsonSink):
+    """COCO's format of detection results: boxes, scores and, of models that predict them, masks as RLE.
+
+    Args:
+        path: see above.
+        threshold: the least score.
+    """
+
+    needs = ("instances",)
+
+    def __init__(self, path: Path, threshold: float) -> None:
+        super().__init__(path)
+        self.threshold = threshold
+
+    def items(self, result: Result) -> list[dict[str, Any]]:
+        ids = _dataset_ids(self._metadata, "thing")
+        instances = above(result.output["instances"], self.threshold)
+        entries = instances_to_coco_json(instances, result.frame.image_id)
+        return [entry | {"category_id": _of(ids, entry["category_id"])} for entry in entries]
+
+
+class PanopticJson(_JsonSink):
+    """COCO's format of panoptic results: segments in ``path``, their maps as PNG files in a folder of its name."""
+
+    needs = ("panoptic_seg",)
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.folder = path.with_suffix("")
+        if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+            raise FileExistsError(f"{self.folder}, the folder for the PNG files, is there already: remove it.")
+        self._partial = self.folder
+        self._written: list[Path] = []  # of the current source
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        return f'{{"categories": {json.dumps(categories(self._metadata))}, "annotations": [', "]}"
+
+    def _open(self) -> tuple[_JsonList, ...]:
+        self._partial = self._files.enter_context(_whole_folder(self.folder))
+        return super()._open()
+
+    @contextlib.contextmanager
+    def source(self, source: Source) -> Iterator[None]:
+        self._written = []
+        try:
+            with super().source(source):
+                yield
+        except BaseException:
+            for path in self._written:
+                path.unlink(missing_ok=True)
+            raise
+
+    def items(self, result: Result) -> list[dict[str, Any]]:
+        ids, segments = result.output["panoptic_seg"]
+        path = self._partial / f"{result.frame.name}.png"
+        self._written.append(path)
+        path.write_bytes(encode_ids(ids.numpy()))
+        annotation = {"image_id": result.frame.image_id, "file_name": path.name}
+        return [annotation | {"segments_info": [self._segment(segment) for segment in segments]}]
+
+    def _segment(self, segment: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {key: segment[key] for key in ("id", "area", "score") if key in segment}
+        ids = _dataset_ids(self._metadata, "thing" if segment["isthing"] else "stuff")
+        return kept | {"category_id": _of(ids, segment["category_id"])}
+
+
+def categories(metadata: Metadata) -> list[dict[str, Any]]:
+    """The classes as COCO's files list them: things, then stuff."""
+    found: dict[int, dict[str, Any]] = {}
+    for kind in ("thing", "stuff"):
+        ids = _dataset_ids(metadata, kind)
+        for index, name in enumerate(metadata.get(f"{kind}_classes") or ()):
+            if ids is None or index in ids:  # stuff_classes may hold the things, too
+                category_id = _of(ids, index)
+                found.setdefault(category_id, {"id": category_id, "name": name, "isthing": int(kind == "thing")})
+    return list(found.values())
+
+
+def _dataset_ids(metadata: Metadata, kind: str) -> dict[int, int] | None:
+    """Contiguous id -> the data set's; None where it does not say."""
+    to_contiguous = metadata.get(f"{kind}_dataset_id_to_contiguous_id")
+    return None if to_contiguous is None else {contiguous: own for own, contiguous in to_contiguous.items()}
+
+
+def _of(ids: Mapping[int, int] | None, index: int) -> int:
+    """The data set's id of a class.
+
+    Raises:
+        ValueError: the data set has none.
+    """
+    if ids is None:
+        return index
+    if index not in ids:
+        raise ValueError(
+            f"The model predicts class {index}, but its data set has {len(ids)} classes: the weights, or the number of "
+            "classes in the config, are another data set's."
+        )
+    return ids[index]
+
+
+@contextlib.contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """As `whole_file`, of a folder that is not there or is empty."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,168 @@
+"""Where results go: the interface, and pictures in files, videos and a window."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from detectron2.data import Metadata
+
+from ..command_line import PICTURE_SUFFIXES, check_output, whole_file, write_picture
+from .inputs import Frame, Source
+from .videos import CODECS, VideoWriter
+
+
+class Result(NamedTuple):
+    """A frame with what the model made of it.
+
+    Attributes:
+        frame: the image.
+        output: Detectron2's, on the CPU.
+        picture: H x W x 3 RGB, the output drawn over the image; None unless a sink `Sink.needs_pictures`.
+        frame_rate: of the video that it is from; 0 for an image.
+    """
+
+    frame: Frame
+    output: Mapping[str, Any]
+    picture: np.ndarray | None
+    frame_rate: float
+
+
+class Sink:
+    """Takes results one after another; as a context manager it finishes what it writes, or removes it after an error."""
+
+    needs_pictures = False
+    needs: tuple[str, ...] = ()  # keys that the model's outputs must have
+
+    def __enter__(self) -> "Sink":
+        return self
+
+    def __exit__(self, *error: object) -> bool | None:
+        return None
+
+    def start(self, metadata: Metadata) -> None:
+        """Called before all others with the classes of the model."""
+
+    @contextlib.contextmanager
+    def source(self, source: Source) -> Iterator[None]:
+        """Around the results of one source; after an error what they left is taken back."""
+        yield
+
+    def add(self, result: Result) -> None:
+        """Take one result."""
+        raise NotImplementedError
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the user wants no more."""
+        return False
+
+
+def picture_suffixes(source: Source) -> tuple[str, ...]:
+    """Of the files that can be made of a source."""
+    return tuple(CODECS) if source.is_video else PICTURE_SUFFIXES
+
+
+def choose_targets(output: Path, sources: Sequence[Source]) -> dict[Source, Path]:
+    """The file that each source is drawn to: ``output`` itself where there is one source and ``output`` has the suffix
+    of a file, else one of the source's name in the folder ``output``.
+
+    Raises:
+        ValueError: a suffix that does not fit, two sources with one target, or a target that is the source.
+        OSError: a target cannot be written.
+    """
+    is_file = output.suffix.lower() in (*PICTURE_SUFFIXES, *CODECS) and not output.is_dir()
+    if is_file and len(sources) > 1:
+        raise ValueError(f"{output} is the name of one file, but there are {len(sources)} inputs: name a folder.")
+    targets: dict[Source, Path] = {}
+    taken: dict[Path, Source] = {}
+    for source in sources:
+        suffixes = picture_suffixes(source)
+        suffix = source.path.suffix if source.path else ""
+        name = source.name + (suffix if suffix.lower() in suffixes else ".mp4" if source.is_video else ".png")
+        target = output if is_file else output / name
+        check_output(target, suffixes=suffixes)
+        if target in taken:
+            raise ValueError(f"{taken[target]} and {source} would both be written to {target}: run them one by one.")
+        if source.path is not None and target.exists() and target.samefile(source.path):
+            raise ValueError(f"{target} would overwrite the input: name another --output.")
+        taken[target], targets[source] = source, target
+    return targets
+
+
+class Pictures(Sink):
+    """Picture and video files; each is whole, or not there.
+
+    Args:
+        targets: of `choose_targets`.
+    """
+
+    needs_pictures = True
+
+    def __init__(self, targets: Mapping[Source, Path]) -> None:
+        self.targets = targets
+        self._files = contextlib.ExitStack()  # of the current video
+        self._video: VideoWriter | None = None
+
+    @contextlib.contextmanager
+    def source(self, source: Source) -> Iterator[None]:
+        with self._files:  # leaves the video whole, or removes it
+            yield
+            if self._video is not None:
+                self._video.close()
+
+    def add(self, result: Result) -> None:
+        target = self.targets[result.frame.source]
+        if not result.frame.source.is_video:
+            write_picture(target, result.picture)
+            return
+        if self._video is None:
+            partial = self._files.enter_context(whole_file(target))
+            self._files.callback(self._forget)
+            self._video = VideoWriter(partial, result.frame_rate, result.picture.shape[:2])
+        self._video.write(result.picture)
+
+    def _forget(self) -> None:
+        self._video = None
+
+
+class Window(Sink):
+    """A window on the screen; q or Esc ends the demo, any other key goes on to the next image.
+
+    Raises:
+        ValueError: no window can be opened here.
+    """
+
+    needs_pictures = True
+    _TITLE = "detr_d2"
+    _QUIT = (ord("q"), 27)
+
+    def __init__(self) -> None:
+        on_x = sys.platform.startswith("linux")
+        if on_x and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            # Qt ends the whole process where there is none.
+            raise ValueError("--window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set: use --output.")
+        try:
+            cv2.namedWindow(self._TITLE, cv2.WINDOW_NORMAL)
+        except cv2.error as error:
+            raise ValueError(
+                "--window needs an OpenCV that opens windows, and this one is headless: use --output, or install "
+                "opencv-python in place of opencv-python-headless."
+            ) from error
+        self._is_closed = False
+
+    def __exit__(self, *error: object) -> None:
+        cv2.destroyWindow(self._TITLE)
+
+    def add(self, result: Result) -> None:
+        cv2.imshow(self._TITLE, np.ascontiguousarray(result.picture[:, :, ::-1]))
+        key = cv2.waitKey(1 if result.frame.source.is_video else 0)
+        self._is_closed = key >= 0 and key & 0xFF in self._QUIT
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed

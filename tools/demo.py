@@ -1,0 +1,123 @@
+#!/usr/bin/env python
+"""Run a trained model on images, videos or a camera, and draw or write what it finds.
+
+    python tools/demo.py --weights output/quickstart/model_final.pth --input photos/ --output drawn/
+    python tools/demo.py --config-file configs/COCO-Detection/detr_R_50_500ep.yaml --weights detr-r50-e632da11.pth \\
+        --input "photos/*.jpg" clip.mp4 --output drawn/ --json results.json --batch-size 4 --amp
+    python tools/demo.py --weights output/quickstart/model_final.pth --webcam 0 --window
+
+Any model of this package or of Detectron2. --weights alone is a checkpoint with config.yaml beside it, as training
+leaves it. Inputs are images, videos, folders of these, and globs. What cannot be read is named and skipped; the exit
+status is 0 only if everything was processed. No output is left half-written.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from detr_d2 import Predictor
+from detr_d2.command_line import command_line_tool
+from detr_d2.demo import CocoJson, Demo, PanopticJson, Pictures, Sink, Source, Window, choose_targets, find_sources
+from detr_d2.visualization import SHOWS
+
+
+def tell(line: str) -> None:
+    """One line on stderr, above the bar."""
+    tqdm.write(f"demo.py: {line}", file=sys.stderr)
+
+
+def load(args: argparse.Namespace) -> Predictor:
+    """The model that a command line names. Masks of instances that will not be shown are not computed."""
+    opts = ["MODEL.PANOPTIC_DETR.INSTANCE_MIN_SCORE", args.threshold, *args.opts]
+    keywords = {"opts": opts, "device": args.device, "batch_size": args.batch_size, "amp": args.amp}
+    if args.config_file:
+        return Predictor(args.config_file, args.weights, **keywords)
+    return Predictor(args.weights, **keywords)
+
+
+def open_sinks(args: argparse.Namespace, sources: Sequence[Source]) -> list[Sink]:
+    """Where the results go; an error for what could not be written."""
+    sinks: list[Sink] = []
+    if args.output:
+        sinks.append(Pictures(choose_targets(args.output, sources)))
+    if args.json:
+        sinks.append(CocoJson(args.json, args.threshold))
+    if args.panoptic_json:
+        sinks.append(PanopticJson(args.panoptic_json))
+    if args.window:
+        sinks.append(Window())
+    if not sinks:
+        raise ValueError("There is nowhere to show results: name --output, --json, --panoptic-json or --window.")
+    return sinks
+
+
+@command_line_tool
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    sources, problems = find_sources(args.input) if args.input else ([Source(camera=args.webcam)], [])
+    sinks = open_sinks(args, sources)
+    demo = Demo(load(args), sinks, show=args.show, threshold=args.threshold, tell=tell)
+    for problem in problems:
+        tell(f"skipped: {problem}")
+    with tqdm(total=len(sources) if args.input else None, unit="image", dynamic_ncols=True) as bar:
+        demo.run(sources, bar)
+    if demo.num_frames:
+        written = [str(path) for path in (args.output, args.json, args.panoptic_json) if path]
+        print(f"{demo.num_frames} images and frames of {demo.num_done} inputs: {', '.join(written) or 'shown'}")
+    return 0 if demo.num_done == len(sources) and not problems else 1
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_argument_group("model")
+    model.add_argument("--config-file", type=Path, metavar="YAML", help="of this project or of Detectron2")
+    model.add_argument("--weights", type=str, metavar="FILE", help="checkpoint (MODEL.WEIGHTS of the config)")
+    model.add_argument("--device", metavar="DEVICE", help="such as cuda:1 or cpu (MODEL.DEVICE of the config)")
+    model.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="images at once (%(default)s)")
+    model.add_argument("--amp", action="store_true", help="mixed precision (bf16 on a CPU)")
+    inputs = parser.add_argument_group("input").add_mutually_exclusive_group(required=True)
+    inputs.add_argument("--input", nargs="+", metavar="PATH", help="images, videos, folders, globs in quotes")
+    inputs.add_argument("--webcam", type=int, metavar="N", help="a camera; Ctrl-C, or q in --window, ends it")
+    output = parser.add_argument_group("output, at least one of these")
+    output.add_argument("--output", type=Path, metavar="PATH", help="folder, or file (one input), of drawn results")
+    output.add_argument("--window", action="store_true", help="show them; q or Esc ends, any other key goes on")
+    output.add_argument("--json", type=Path, metavar="FILE", help="boxes and masks in COCO's result format")
+    output.add_argument("--panoptic-json", type=Path, metavar="FILE", help="segments in COCO's; PNGs in a folder FILE")
+    what = parser.add_argument_group("what is shown")
+    what.add_argument("--show", choices=SHOWS, default="auto", help="auto: the most that the model gives (%(default)s)")
+    what.add_argument(
+        "--threshold",
+        type=_score,
+        default=0.5,
+        metavar="SCORE",
+        help="least score of boxes and masks, drawn or written (%(default)s; for an evaluation of the JSON: 0). "
+        "Panoptic maps have their own, in the config",
+    )
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="overrides of the config; the last"
+    )
+    args = parser.parse_args(argv)
+    if not (args.config_file or args.weights):
+        parser.error("name a model: --weights CHECKPOINT, --config-file YAML, or both")
+    return args
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _score(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
