@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 
 class Sink:
-    """Takes results one after another; as a context manager it finishes what it writes, or removes it after an error."""
+    """Takes results one after another; a context manager, which finishes what it writes, or removes it after an error."""
 
     needs_pictures = False
     needs: tuple[str, ...] = ()  # keys that the model's outputs must have

@@ -1,0 +1,276 @@
+"""tools/demo.py on images, folders, globs, videos and a camera, with models of every kind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from pycocotools.coco import COCO
+
+from detr_d2 import demo
+from detr_d2.engine import load_config
+from detr_d2.visualization import read_ids
+
+# Random weights that find something.
+LOW = [
+    *["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.05", "INPUT.MIN_SIZE_TEST", "64"],
+    *["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "0.05", "TEST.DETECTIONS_PER_IMAGE", "5"],
+    *["MODEL.PANOPTIC_DETR.OBJECT_MASK_THRESHOLD", "0.05"],
+]
+
+
+@pytest.fixture(scope="module")
+def tool(load_tool) -> ModuleType:
+    return load_tool("demo")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(repo: Path, shapes_root: Path, tmp_path_factory) -> Callable[[str], Path]:
+    """``checkpoint("detr_R_18")`` -> a checkpoint with its ``config.yaml`` beside it."""
+    folders: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in folders:
+            folder = folders[name] = tmp_path_factory.mktemp(name)
+            cfg = load_config(str(repo / "configs" / "Shapes" / f"{name}.yaml"), LOW)
+            torch.manual_seed(0)
+            torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
+            (folder / "config.yaml").write_text(cfg.dump())
+        return folders[name] / "model_final.pth"
+
+    return make
+
+
+@pytest.fixture
+def run(tool: ModuleType, checkpoint) -> Callable[..., int]:
+    """``run("detr_R_18", "--input", ...)`` -> the exit status."""
+    return lambda name, *words: tool.main(["--weights", str(checkpoint(name)), *map(str, words)])
+
+
+@pytest.fixture(scope="session")
+def images(shapes_root: Path) -> list[Path]:
+    return sorted((shapes_root / "shapes" / "val").glob("*.png"))[:3]
+
+
+def write_video(path: Path, frames: int, size: tuple[int, int] = (48, 64), rate: float = 12.5) -> Path:
+    """A square that moves to the right; ``size`` is (height, width)."""
+    codec = "MJPG" if path.suffix == ".avi" else "mp4v"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), rate, size[::-1])
+    for index in range(frames):
+        frame = np.full((*size, 3), 80, np.uint8)
+        frame[10:30, 2 * index : 2 * index + 20] = (40, 40, 220)
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def read_video(path: Path) -> tuple[float, list[np.ndarray]]:
+    """Frame rate and frames."""
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    return capture.get(cv2.CAP_PROP_FPS), frames
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_images_folders_and_globs_are_drawn_once_each(run, images, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for path in images:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "notes.txt").write_text("no image")
+    words = ["--input", folder, f"{folder}/*1.png", folder / images[1].name, "--output", tmp_path / "out"]
+    assert run("detr_R_18", *words, "--threshold", "0", "--batch-size", "2") == 0
+    assert names(tmp_path / "out") == [path.name for path in images]
+    for path in images:
+        before, after = cv2.imread(str(path)), cv2.imread(str(tmp_path / "out" / path.name))
+        assert before.shape == after.shape
+        assert (before != after).any()
+
+
+def test_one_image_to_one_file_and_the_same_picture_again(run, images, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        assert run("panoptic_detr_R_18", "--input", images[0], "--output", tmp_path / name, "--threshold", "0") == 0
+    assert names(tmp_path) == ["a.jpg", "b.jpg"]
+    assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
+
+
+def test_above_the_threshold_only(run, images, tmp_path: Path) -> None:
+    words = ["--input", images[0], "--output", tmp_path / "x.png", "--json", tmp_path / "x.json", "--threshold", "1"]
+    assert run("detr_R_18", *words) == 0
+    assert json.loads((tmp_path / "x.json").read_text()) == []
+    assert (cv2.imread(str(tmp_path / "x.png")) == cv2.imread(str(images[0]))).all()
+
+
+@pytest.mark.parametrize("model", ["faster_rcnn_R_18", "panoptic_fpn_R_18"])
+def test_json_is_cocos(model: str, run, images, shapes_root: Path, tmp_path: Path) -> None:
+    words = ["--input", *images, "--json", tmp_path / "new" / "x.json", "--threshold", "0.05", "--batch-size", "2"]
+    assert run(model, *words) == 0
+    assert names(tmp_path) == ["new", "new/x.json", "new/x_images.json"]
+    results = json.loads((tmp_path / "new" / "x.json").read_text())
+    assert {r["category_id"] for r in results} <= set(
+        MetadataCatalog.get("shapes_val").thing_dataset_id_to_contiguous_id
+    )
+    for annotations in (tmp_path / "new" / "x_images.json", shapes_root / "shapes/annotations/instances_val.json"):
+        loaded = COCO(str(annotations)).loadRes(str(tmp_path / "new" / "x.json"))
+        assert set(loaded.getImgIds()) >= {int(path.stem) for path in images}
+        assert len(loaded.getAnnIds()) == len(results) > 0
+    if model == "panoptic_fpn_R_18":
+        masks = [loaded.annToMask(annotation) for annotation in loaded.loadAnns(loaded.getAnnIds())]
+        sizes = {image["id"]: (image["height"], image["width"]) for image in loaded.dataset["images"]}
+        assert [mask.shape for mask in masks] == [sizes[r["image_id"]] for r in results]
+
+
+def test_panoptic_overlay_and_json(run, images, tmp_path: Path) -> None:
+    words = ["--input", *images[:2], "--output", tmp_path / "out", "--panoptic-json", tmp_path / "x.json"]
+    assert run("panoptic_fpn_R_18", *words, "--show", "panoptic") == 0
+    content = json.loads((tmp_path / "x.json").read_text())
+    metadata = MetadataCatalog.get("shapes_val_separated")
+    known = {c["id"]: c["isthing"] for c in content["categories"]}
+    assert set(metadata.thing_dataset_id_to_contiguous_id) <= {i for i, is_thing in known.items() if is_thing}
+    assert names(tmp_path / "x") == [path.name for path in images[:2]]
+    assert sum(len(a["segments_info"]) for a in content["annotations"]) > 0
+    for path, annotation in zip(images, content["annotations"], strict=False):
+        ids = read_ids(tmp_path / "x" / annotation["file_name"])
+        assert annotation["image_id"] == int(path.stem)
+        assert set(np.unique(ids)) - {0} == {s["id"] for s in annotation["segments_info"]}
+        assert all(segment["category_id"] in known for segment in annotation["segments_info"])
+        drawn, image = cv2.imread(str(tmp_path / "out" / path.name)), cv2.imread(str(path))
+        changed = np.abs(drawn.astype(int) - image).max(-1) > 5
+        assert drawn.shape == image.shape
+        assert changed[ids > 0].mean() > 0.5
+
+
+@pytest.mark.parametrize(("suffix", "size"), [(".mp4", (48, 64)), (".avi", (48, 64))])
+def test_video_keeps_its_rate_and_frames(suffix: str, size, run, tmp_path: Path) -> None:
+    video = write_video(tmp_path / f"clip{suffix}", 7, size)
+    words = ["--input", video, "--output", tmp_path / "out", "--json", tmp_path / "x.json", "--batch-size", "3"]
+    assert run("detr_R_18", *words, "--threshold", "0.1") == 0
+    assert names(tmp_path / "out") == [f"clip{suffix}"]
+    rate, frames = read_video(tmp_path / "out" / f"clip{suffix}")
+    _, before = read_video(video)
+    assert rate == pytest.approx(12.5, abs=0.01)
+    assert len(frames) == 7
+    assert {frame.shape for frame in frames} == {(*size, 3)}
+    for frame, other in zip(frames, before, strict=True):  # in the same order: the square is where it was
+        assert np.abs(frame.astype(int) - other).mean() < 40
+    described = json.loads((tmp_path / "x_images.json").read_text())["images"]
+    assert [image["frame"] for image in described] == list(range(7))
+    assert {r["image_id"] for r in json.loads((tmp_path / "x.json").read_text())} <= {i["id"] for i in described}
+
+
+def test_what_cannot_be_read_is_skipped_and_named(run, images, tmp_path: Path, capsys) -> None:
+    (tmp_path / "bad.jpg").write_text("no image")
+    (tmp_path / "bad.mp4").write_text("no video")
+    whole = write_video(tmp_path / "whole.avi", 30)
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    inputs = [images[0], *(tmp_path / name for name in ("bad.jpg", "bad.mp4", "cut.avi", "none.png")), images[1]]
+    words = ["--output", tmp_path / "out", "--json", tmp_path / "x.json", "--panoptic-json", tmp_path / "p.json"]
+    assert run("panoptic_detr_R_18", "--input", *inputs, *words, "--batch-size", "4") == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("demo.py: ")]
+    assert len(told) == 4
+    for name in ("bad.jpg", "bad.mp4", "cut.avi", "none.png"):
+        assert sum(name in line for line in told) == 1
+    expected = [path.name for path in images[:2]]
+    assert names(tmp_path / "out") == names(tmp_path / "p") == expected
+    described = json.loads((tmp_path / "x_images.json").read_text())["images"]
+    assert [Path(image["file_name"]).name for image in described] == expected
+    assert len(json.loads((tmp_path / "p.json").read_text())["annotations"]) == 2
+
+
+def test_an_error_on_the_way_leaves_nothing_half_written(run, tmp_path: Path, monkeypatch, capsys) -> None:
+    video = write_video(tmp_path / "clip.mp4", 6)
+    before = names(tmp_path)
+    monkeypatch.setattr(demo.outputs.VideoWriter, "close", lambda self: (_ for _ in ()).throw(OSError("disk full")))
+    words = ["--output", tmp_path / "o.mp4", "--json", tmp_path / "x.json", "--panoptic-json", tmp_path / "p.json"]
+    assert run("panoptic_detr_R_18", "--input", video, *words) == 1
+    assert "demo.py: disk full" in capsys.readouterr().err
+    assert names(tmp_path) == before
+
+
+def test_a_video_is_never_in_memory_as_a_whole(run, tmp_path: Path, monkeypatch) -> None:
+    video = write_video(tmp_path / "clip.mp4", 9)
+    in_memory, most = 0, 0
+    read, write = demo.run.Demo._frame, demo.outputs.VideoWriter.write
+
+    def counted(self, *arguments):
+        nonlocal in_memory, most
+        in_memory += 1
+        most = max(most, in_memory)
+        return read(self, *arguments)
+
+    def done(self, picture):
+        nonlocal in_memory
+        in_memory -= 1
+        write(self, picture)
+
+    monkeypatch.setattr(demo.run.Demo, "_frame", counted)
+    monkeypatch.setattr(demo.outputs.VideoWriter, "write", done)
+    assert run("detr_R_18", "--input", video, "--output", tmp_path / "o.mp4", "--batch-size", "2") == 0
+    assert (in_memory, most) == (0, 2)
+
+
+@pytest.fixture
+def window(monkeypatch) -> dict[str, list]:
+    """A screen: what was shown, and the keys that the user presses."""
+    screen: dict[str, list] = {"shown": [], "keys": []}
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "destroyWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda _, picture: screen["shown"].append(picture))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: screen["keys"].pop(0) if screen["keys"] else -1)
+    return screen
+
+
+def test_a_camera_until_the_user_ends_it(run, tmp_path: Path, monkeypatch, window) -> None:
+    video, capture = write_video(tmp_path / "camera.mp4", 9), cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda place: capture(str(video) if place == 3 else place))
+    window["keys"] += [-1, -1, -1, ord("q")]
+    assert run("detr_R_18", "--webcam", "3", "--window", "--output", tmp_path / "out") == 0
+    assert len(window["shown"]) == 4
+    assert len(read_video(tmp_path / "out" / "webcam3.mp4")[1]) == 4
+
+
+def test_ctrl_c_ends_a_camera_and_keeps_what_was_seen(run, tmp_path: Path, monkeypatch, window) -> None:
+    video, capture = write_video(tmp_path / "camera.mp4", 9), cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda place: capture(str(video) if place == 0 else place))
+
+    def wait(_: int) -> int:
+        if len(window["shown"]) == 3:
+            raise KeyboardInterrupt
+        return -1
+
+    monkeypatch.setattr(cv2, "waitKey", wait)
+    assert run("detr_R_18", "--webcam", "0", "--output", tmp_path / "o.mp4", "--window") == 0
+    assert len(read_video(tmp_path / "o.mp4")[1]) == 3
+
+
+def test_closing_the_window_before_the_end_is_not_success(run, images, window) -> None:
+    window["keys"] += [ord(" "), 27]
+    assert run("detr_R_18", "--input", *images, "--window") == 1
+    assert len(window["shown"]) == 2
+
+
+def test_mixed_precision_and_a_config_with_weights(tool, checkpoint, repo: Path, images, tmp_path: Path) -> None:
+    words = ["--config-file", str(repo / "configs/Shapes/faster_rcnn_R_18.yaml"), "--weights"]
+    words += [str(checkpoint("faster_rcnn_R_18")), "--device", "cpu", "--amp", "--json", str(tmp_path / "x.json")]
+    assert tool.main([*words, "--threshold", "0.05", "--input", str(images[0])]) == 0
+    assert len(json.loads((tmp_path / "x.json").read_text())) > 0
+
+
+def test_help_names_every_option(tool: ModuleType, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--input", "--webcam", "--output", "--window", "--json", "--panoptic-json", "--show", "--opts"):
+        assert option in text
