@@ -19,27 +19,12 @@ from torchvision.ops import FrozenBatchNorm2d
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
 
+from detr_d2.checkpoint.huggingface_layouts import names_in_transformers
+from detr_d2.checkpoint.layouts import OFFICIAL
+
 # Rows of an official class head that a model of the 80 contiguous COCO classes keeps, no-object last.
 KEPT_CLASS_ROWS = [*sorted(c["id"] for c in COCO_CATEGORIES if c["isthing"]), 91]
 LOSS_WEIGHTS = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2}
-# Official name -> name in transformers, for everything but the stacked projections of attention.
-RENAMES = (
-    ("backbone.0.body.", "model.backbone.model.body."),
-    ("backbone.1.row_embed", "model.position_embedding.row_embeddings"),
-    ("backbone.1.col_embed", "model.position_embedding.column_embeddings"),
-    ("transformer.decoder.norm.", "model.decoder.layernorm."),
-    ("transformer.", "model."),
-    ("input_proj.", "model.input_projection."),
-    ("query_embed.", "model.query_position_embeddings."),
-    ("class_embed.", "class_labels_classifier."),
-    ("bbox_embed.", "bbox_predictor."),
-    (".out_proj.", ".o_proj."),
-    (".multihead_attn.", ".encoder_attn."),
-    (".linear1.", ".mlp.fc1."),
-    (".linear2.", ".mlp.fc2."),
-    (".norm1.", ".self_attn_layer_norm."),
-)
-LAST_NORMS = {"encoder": (".norm2.",), "decoder": (".norm3.", ".norm2.")}  # the first is the block's last norm
 
 
 @dataclass(frozen=True)
@@ -101,17 +86,9 @@ def build_oracle(
 
 def oracle_names(official_name: str) -> list[str]:
     """The reference's parameters that one official parameter consists of, in order: three for stacked projections."""
-    name = official_name
-    for stack, (last, *middle) in LAST_NORMS.items():
-        if f"transformer.{stack}.layers." in name:
-            name = name.replace(last, ".final_layer_norm.")
-            for norm in middle:
-                name = name.replace(norm, ".encoder_attn_layer_norm.")
-    for old, new in RENAMES:
-        name = name.replace(old, new)
-    if ".in_proj_" in name:
-        return [name.replace(".in_proj_", f".{part}_proj.") for part in "qkv"]
-    return [name]
+    name = next(iter(OFFICIAL.to_ours({official_name: torch.empty(0)})))
+    names = names_in_transformers(name, "detr", "timm")
+    return [name.replace("model.backbone.model.", "model.backbone.model.body.") for name in names]
 
 
 def oracle_gradients(model: DetrForObjectDetection, official_names: Sequence[str], loss: Tensor) -> dict[str, Tensor]:

@@ -18,24 +18,13 @@ from torchvision.ops import FrozenBatchNorm2d
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 
+from detr_d2.checkpoint.deformable_layouts import DEFORMABLE
+from detr_d2.checkpoint.huggingface_layouts import names_in_transformers
+
 from .weights import DECODER_LAYERS, ENCODER_LAYERS, FEED_FORWARD, HEADS, NARROW, POINTS, QUERIES, C, Variant
 
 KEPT_CLASS_ROWS = sorted(c["id"] for c in COCO_CATEGORIES if c["isthing"])
 LOSS_WEIGHTS = {"loss_ce": 2, "loss_bbox": 5, "loss_giou": 2}
-# Official name -> name in transformers, for everything but the stacked projections of attention.
-RENAMES = (
-    ("backbone.0.body.", "model.backbone.model.body."),
-    (".cross_attn.", ".encoder_attn."),
-    (".out_proj.", ".o_proj."),
-    (".linear", ".mlp.fc"),
-    ("transformer.", "model."),
-    ("input_proj.", "model.input_proj."),
-    ("query_embed.", "model.query_position_embeddings."),
-)
-NORMS = {
-    "encoder": ("self_attn_layer_norm", "final_layer_norm"),
-    "decoder": ("encoder_attn_layer_norm", "self_attn_layer_norm", "final_layer_norm"),
-}
 
 
 @dataclass(frozen=True)
@@ -122,16 +111,9 @@ def kept_rows(name: str, variant: Variant) -> list[int]:
 
 def oracle_names(official_name: str) -> list[str]:
     """The reference's parameters that one official parameter consists of, in order: three for stacked projections."""
-    name = official_name
-    for stack, norms in NORMS.items():
-        if f"transformer.{stack}.layers." in name:
-            for i, norm in enumerate(norms, start=1):
-                name = name.replace(f".norm{i}.", f".{norm}.")
-    for old, new in RENAMES:
-        name = name.replace(old, new)
-    if ".in_proj_" in name:
-        return [name.replace(".in_proj_", f".{part}_proj.") for part in "qkv"]
-    return [name]
+    name = next(iter(DEFORMABLE.to_ours({official_name: torch.empty(0)})))
+    names = names_in_transformers(name, "deformable", "timm")
+    return [name.replace("model.backbone.model.", "model.backbone.model.body.") for name in names]
 
 
 def oracle_gradients(model: nn.Module, official_names: Sequence[str], loss: Tensor) -> dict[str, Tensor]:
