@@ -1,0 +1,71 @@
+"""Which classes are taken for which.
+
+Legend: K classes.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import FOREGROUND, IGNORED, Errors, match_greedily
+
+BACKGROUND_NAME = "background"
+
+
+def confusion_matrix(errors: Errors, threshold: float) -> np.ndarray:
+    """K + 1 x K + 1 counts: rows are what there is, columns what was said; the last of both is background.
+
+    Detections of at least this score choose an object, the best first, whatever its class: of those that they overlap
+    by half one of their own class, else the closest. A row's sum is the number of the class's objects, a column's that
+    of its detections. Crowds, and detections in crowds of their class, are left out.
+    """
+    scenes = errors.scenes
+    same = scenes.label[scenes.pair_detection] == scenes.object_label[scenes.pair_object]
+    counted = (scenes.score >= threshold) & (errors.kind != IGNORED)
+    pairs = (scenes.pair_iou >= FOREGROUND) & ~scenes.crowd[scenes.pair_object] & counted[scenes.pair_detection]
+    chosen = match_greedily(scenes, pairs, scenes.pair_iou + same)  # IoU is at most 1
+    background = len(scenes.class_ids)
+    said = np.flatnonzero(counted)
+    truth = np.full(len(said), background)
+    truth[chosen[said] >= 0] = scenes.object_label[chosen[said][chosen[said] >= 0]]
+    left = ~scenes.crowd
+    left[chosen[chosen >= 0]] = False
+    return count_pairs(
+        np.append(truth, scenes.object_label[left]),
+        np.append(scenes.label[said], np.full(left.sum(), background)),
+        background + 1,
+    )
+
+
+def count_pairs(rows: np.ndarray, columns: np.ndarray, size: int) -> np.ndarray:
+    """How often each row goes with each column, ``size`` x ``size``."""
+    return np.bincount(rows * size + columns, minlength=size * size).reshape(size, size)
+
+
+def to_csv(matrix: np.ndarray, names: Sequence[str]) -> str:
+    """With a head line and the names of the rows."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["is \\ said", *names])
+    writer.writerows([name, *row] for name, row in zip(names, matrix.tolist(), strict=True))
+    return stream.getvalue()
+
+
+def to_text(matrix: np.ndarray, names: Sequence[str], *, classes: int = 12, confusions: int = 12) -> str:
+    """The matrix where it has at most that many classes, else the most frequent confusions, one a line."""
+    if len(names) <= classes + 1:
+        width = max(map(len, names))
+        cell = max(width, len(str(matrix.max())))
+        rows = [
+            " ".join([f"{name:>{width}}", *(f"{value:>{cell}}" for value in row)])
+            for name, row in zip(names, matrix, strict=True)
+        ]
+        return "\n".join([" ".join([" " * width, *(f"{name:>{cell}}" for name in names)]), *rows])
+    wrong = matrix.copy()
+    wrong[np.diag_indices(len(names))] = 0
+    wrong[-1], wrong[:, -1] = 0, 0
+    places = [np.unravel_index(i, wrong.shape) for i in np.argsort(-wrong, axis=None, kind="stable")[:confusions]]
+    lines = [f"{wrong[i, j]:7d}  {names[i]} said to be {names[j]}" for i, j in places if wrong[i, j]]
+    return "\n".join(lines) or "no class was taken for another"

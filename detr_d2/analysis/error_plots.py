@@ -1,0 +1,66 @@
+"""What is lost to each kind of error, and confusion matrices, as pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .sheets import COLORS
+
+_NUMBERED = 20  # classes up to which cells tell their counts
+_NAMED = 100  # classes up to which rows and columns are named
+
+
+def plot_losses(lost: dict[str, float], counts: dict[str, int], unit: str, title: str) -> Figure:
+    """Two panels of bars over the kinds of error: what repairing each alone would add, and how many there are.
+
+    Args:
+        lost: by kind, in ``unit``.
+        counts: by kind; a kind without a count has no bar.
+        unit: such as "AP50".
+        title: of the whole.
+    """
+    figure = Figure(figsize=(10, 0.5 * len(lost) + 1.5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    _bars(axes[0], lost, "{:.1f}", f"{unit} that repairing it alone adds")
+    _bars(axes[1], {kind: counts.get(kind, float("nan")) for kind in lost}, "{:.0f}", "errors")
+    axes[0].invert_yaxis()
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _bars(axis: Axes, values: dict[str, float], pattern: str, label: str) -> None:
+    bars = axis.barh(list(values), list(values.values()), color=[COLORS.get(kind, (0.5, 0.5, 0.5)) for kind in values])
+    labels = ["" if np.isnan(value) else pattern.format(value) for value in values.values()]
+    axis.bar_label(bars, labels, padding=3, fontsize=9)
+    axis.set_xlabel(label)
+    axis.margins(x=0.15)
+    axis.grid(axis="x", alpha=0.25)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def plot_confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """Each row's shares as shades, with the counts where there are few classes; rows are what there is."""
+    size = len(names)
+    side = min(24.0, max(4.5, 0.42 * size if size > _NUMBERED + 1 else 0.75 * size + 1.5))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axis = figure.subplots()
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    picture = axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    figure.colorbar(picture, ax=axis, label="share of the row", shrink=0.8)
+    axis.set(xlabel="said", ylabel="is", title=title)
+    if size <= _NAMED:
+        axis.set_xticks(range(size), names, rotation=90 if size > 6 else 0, fontsize=8)
+        axis.set_yticks(range(size), names, fontsize=8)
+    for edge in (axis.axhline, axis.axvline):
+        edge(size - 1.5, color="black", linewidth=0.8)
+    if size <= _NUMBERED + 1:
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                dark = share[row, column] > 0.5
+                axis.text(
+                    column, row, f"{count:d}", ha="center", va="center", color="white" if dark else "black", fontsize=8
+                )
+    return figure

@@ -1,0 +1,154 @@
+"""An analysis as figures for machines and as text for people."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hotcoco
+import numpy as np
+
+from .confusion import BACKGROUND_NAME, confusion_matrix, count_pairs, to_text
+from .errors import BACKGROUND, FOREGROUND, Errors, class_precision, find_errors, lost_precision
+from .scenes import collect_scenes
+from .segments import SegmentErrors, lost_quality
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an analysis found.
+
+    Attributes:
+        unit: of what is lost, such as "AP50".
+        title: one line.
+        figures: for JSON.
+        lost: of `unit`, by kind.
+        counts: of errors, by kind; of detections, of those from the threshold on.
+        matrix: of confusions, its last row and column background.
+        names: of its rows.
+        text: what a person reads.
+    """
+
+    unit: str
+    title: str
+    figures: dict[str, Any]
+    lost: dict[str, float]
+    counts: dict[str, int]
+    matrix: np.ndarray
+    names: list[str]
+    text: str
+
+
+def analyze_detections(
+    ground_truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    task: str,
+    *,
+    threshold: float | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[Errors, float, Report]:
+    """The errors, the threshold of the score that was used, and the report.
+
+    Args:
+        ground_truth: the content of a COCO annotation file.
+        results: detections in COCO's format.
+        task: "bbox" or "segm".
+        threshold: of the score, for counts and confusions; None: that of the best F1. What is lost is of all scores.
+        progress: wraps the loop over images.
+
+    Raises:
+        ValueError: detections that are malformed or of another data set; no object in the data set.
+    """
+    errors = find_errors(collect_scenes(ground_truth, results, task, min_iou=BACKGROUND, progress=progress))
+    scenes = errors.scenes
+    if scenes.crowd.all():
+        raise ValueError("The data set has no objects: there is no AP that could be lost.")
+    threshold = errors.best_threshold() if threshold is None else threshold
+    base, lost = lost_precision(errors)
+    precision = _evaluate(ground_truth, results, task)
+    names = [*scenes.class_names, BACKGROUND_NAME]
+    matrix = confusion_matrix(errors, threshold)
+    counts, confident = errors.counts(), errors.counts(threshold)
+    title = f"{task}: AP {precision['AP']:.1f}, AP50 {base:.1f}, errors of scores from {threshold:.2f} on"
+    figures = {
+        "task": task,
+        "images": len(scenes.image_ids),
+        "objects": int((~scenes.crowd).sum()),
+        "detections": len(scenes.score),
+        "iou": {"foreground": FOREGROUND, "background": BACKGROUND},
+        "threshold": threshold,
+        **{**precision, "AP50": base},
+        "lost_AP50": lost,
+        "errors": counts,
+        "errors_from_threshold": confident,
+        "classes": _classes(errors, matrix),
+        "confusion_matrix": {"names": names, "rows_are_truth": matrix.tolist()},
+    }
+    columns = {"AP50 lost": lost, "errors": counts, f"score >= {threshold:.2f}": confident}
+    text = "\n\n".join([title, _table(columns), to_text(matrix, names)])
+    return errors, threshold, Report("AP50", title, figures, lost, confident, matrix, names, text)
+
+
+def analyze_segments(errors: SegmentErrors) -> Report:
+    """The report on panoptic predictions."""
+    base, lost = lost_quality(errors)
+    counts = errors.counts()
+    names = [*errors.class_names, BACKGROUND_NAME]
+    matrix = count_pairs(errors.true_label, errors.predicted_label, len(names))
+    title = f"panoptic: PQ {base:.1f}"
+    figures = {
+        "task": "panoptic",
+        "images": len(errors.image_ids),
+        "PQ": base,
+        "lost_PQ": lost,
+        "errors": counts,
+        "confusion_matrix": {"names": names, "rows_are_truth": matrix.tolist()},
+    }
+    text = "\n\n".join([title, _table({"PQ lost": lost, "errors": counts}), to_text(matrix, names)])
+    return Report("PQ", title, figures, lost, counts, matrix, names, text)
+
+
+def _evaluate(ground_truth: dict[str, Any], results: Sequence[dict[str, Any]], task: str) -> dict[str, float]:
+    """AP and AP75 in percent by hotcoco, as the project's evaluators compute them."""
+    if not results:
+        return {"AP": 0.0, "AP75": 0.0}
+    if task == "segm":  # else areas would be the boxes'
+        results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = hotcoco.COCO(ground_truth)
+        evaluation = hotcoco.COCOeval(api, api.loadRes(list(results)), task)
+        evaluation.run()
+    return {"AP": 100 * float(evaluation.stats[0]), "AP75": 100 * float(evaluation.stats[2])}
+
+
+def _classes(errors: Errors, matrix: np.ndarray) -> list[dict[str, Any]]:
+    """AP50 of each class, its objects, and how many of them are found, missed, and taken for another class."""
+    objects = matrix[:-1].sum(1)
+    rows = zip(
+        *(errors.scenes.class_ids.tolist(), errors.scenes.class_names, class_precision(errors).tolist()),
+        *(objects.tolist(), matrix.diagonal().tolist(), matrix[:-1, -1].tolist(), matrix[-1].tolist()),
+        strict=False,
+    )
+    return [
+        {
+            **{"id": number, "name": name, "AP50": None if np.isnan(precision) else precision, "objects": total},
+            **{"found": found, "not_found": missed, "confused": total - found - missed, "background": false},
+        }
+        for number, name, precision, total, found, missed, false in rows
+    ]
+
+
+def _table(columns: dict[str, dict[str, float]]) -> str:
+    """A line for each key of the first column."""
+    first = next(iter(columns.values()))
+    width = max(map(len, first))
+    lines = [" ".join([" " * width, *(f"{head:>{max(len(head), 9)}}" for head in columns)])]
+    for kind in first:
+        cells = []
+        for head, values in columns.items():
+            value = values.get(kind)
+            text = "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+            cells.append(f"{text:>{max(len(head), 9)}}")
+        lines.append(" ".join([f"{kind:<{width}}", *cells]).rstrip())
+    return "\n".join(lines)
