@@ -1,6 +1,7 @@
 """Every yaml in configs/ builds its model at small size, trains a step and evaluates a step."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,22 @@ def test_there_are_configs():
     assert len(YAMLS) >= 6
 
 
+@pytest.fixture
+def custom_data(own_data, tmp_path, monkeypatch):
+    """The data sets that configs/Custom name, below the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name, stuff in (("custom", None), ("custom_panoptic", {3: "sky"})):
+        own_data(f"datasets/{name}", {1: "cat", 2: "dog"}, stuff)
+        for split in ("train", "val"):
+            shutil.copy(f"datasets/{name}/boxes.json", f"datasets/{name}/{split}.json")
+            if stuff:
+                shutil.copy(f"datasets/{name}/panoptic.json", f"datasets/{name}/panoptic_{split}.json")
+
+
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_trains_and_infers(path: Path):
+def test_trains_and_infers(path: Path, request: pytest.FixtureRequest):
+    if path.parent.name == "Custom":
+        request.getfixturevalue("custom_data")
     cfg = load_config(str(path), SMALL)
     model = build_model(cfg).train()
     optimizer = build_optimizer(cfg, model)

@@ -1,8 +1,11 @@
 #!/usr/bin/env python
-"""Write the semantic maps that coco_2017_{train,val}_panoptic_separated need, for Panoptic FPN.
+"""Write the semantic maps of stuff that Panoptic FPN learns from: those of coco_2017_{train,val}_panoptic_separated, or
+sem_seg_root of your own data (DATASETS.CUSTOM).
 
     python tools/prepare_panoptic_stuff.py
     python tools/prepare_panoptic_stuff.py --root /data --splits val2017
+    python tools/prepare_panoptic_stuff.py --panoptic-json mine/panoptic.json --panoptic-root mine/panoptic \\
+        --output mine/stuff
 
 Below ROOT/coco it writes panoptic_stuff_SPLIT/*.png from annotations/panoptic_SPLIT.json and panoptic_SPLIT/*.png: all
 of a split's maps, or none.
@@ -24,10 +27,15 @@ SPLITS = ("train2017", "val2017")
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     coco = args.root / "coco"
-    for split in args.splits:
-        source, output = coco / "annotations" / f"panoptic_{split}.json", coco / f"panoptic_stuff_{split}"
+    jobs = [
+        (coco / "annotations" / f"panoptic_{split}.json", coco / f"panoptic_{split}", coco / f"panoptic_stuff_{split}")
+        for split in args.splits
+    ]
+    if args.panoptic_json:
+        jobs = [(args.panoptic_json, args.panoptic_root, args.output)]
+    for source, pngs, output in jobs:
         check_output_folder(output)
-        count = write_panoptic_stuff(source, coco / f"panoptic_{split}", output, processes=args.processes)
+        count = write_panoptic_stuff(source, pngs, output, processes=args.processes)
         print(f"{output}: {count} maps")
     return 0
 
@@ -44,6 +52,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--splits", nargs="+", default=SPLITS, metavar="SPLIT", help=f"which to write (default: {' '.join(SPLITS)})"
     )
+    own = parser.add_argument_group("your own data, in place of COCO's; all three of them")
+    own.add_argument("--panoptic-json", type=Path, metavar="FILE", help="annotations in COCO's panoptic format")
+    own.add_argument("--panoptic-root", type=Path, metavar="FOLDER", help="of their PNGs")
+    own.add_argument("--output", type=Path, metavar="FOLDER", help="of the maps")
     parser.add_argument(
         "--processes",
         type=positive,
@@ -51,7 +63,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="that share the work (default: %(default)s, one a core)",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if len({bool(path) for path in (args.panoptic_json, args.panoptic_root, args.output)}) > 1:
+        parser.error("--panoptic-json, --panoptic-root and --output come together")
+    return args
 
 
 if __name__ == "__main__":

@@ -47,3 +47,14 @@ def test_missing_files_end_in_one_line(tool, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("prepare_panoptic_stuff.py: ")
     assert "panoptic_train2017.json" in error
+
+
+def test_own_data(tool, own_data, tmp_path, capsys):
+    entry = own_data("mine", {1: "cat"}, {3: "sky", 9: "sea"})
+    files = ["--panoptic-json", entry["panoptic_json"], "--panoptic-root", entry["panoptic_root"]]
+    assert tool.main([*files, "--output", str(tmp_path / "maps"), "--processes", "1"]) == 0
+    assert "maps: 6 maps" in capsys.readouterr().out
+    assert len(list((tmp_path / "maps").iterdir())) == 6
+    with pytest.raises(SystemExit):
+        tool.main(files)
+    assert "come together" in capsys.readouterr().err
