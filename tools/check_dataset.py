@@ -99,7 +99,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write NAME.png: classes, sizes, objects, images")
     args = parser.parse_args(argv)
     # Overrides come in pairs, whose first word is in capitals with dots.
-    is_key = [bool(re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)*", word)) for word in args.words]
+    is_key = [bool(re.fullmatch(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+", word)) for word in args.words]
     first = is_key.index(True) if True in is_key else len(args.words)
     args.names, args.words = args.words[:first], args.words[first:]
     return args

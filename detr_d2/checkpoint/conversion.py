@@ -94,9 +94,12 @@ def convert_checkpoint(
     folder = os.path.dirname(target) or "."
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"The folder {folder} of the output does not exist.")
-    state = read_checkpoint(PathManager.get_local_path(source))["model"]
+    checkpoint = read_checkpoint(PathManager.get_local_path(source))
+    state = checkpoint["model"]
     convert = {"detr_d2": to_detr_d2, "official": to_official}[to]
     result = convert(state) if class_ids is None else convert(state, class_ids)
+    if to == "detr_d2" and "dataset_metadata" in checkpoint:
+        result["dataset_metadata"] = checkpoint["dataset_metadata"]  # the names of the classes
     write_atomically(target, lambda stream: torch.save(result, stream))
     return f"{target}: {len(result['model'])} tensors in the layout of {to}, from {source} ({_recognise(state).name})."
 

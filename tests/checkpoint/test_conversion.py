@@ -86,6 +86,13 @@ def test_file_and_its_errors(official_state, saved, tmp_path):
         convert_checkpoint(str(tmp_path / "nothing.pth"), str(tmp_path / "x.pth"))
 
 
+def test_the_names_of_the_classes_are_kept(official_state, saved, tmp_path):
+    classes = {"thing_classes": ["cat"], "thing_dataset_id_to_contiguous_id": {7: 0}}
+    source, target = saved({"model": official_state(), "dataset_metadata": classes}), str(tmp_path / "out.pth")
+    convert_checkpoint(source, target)
+    assert read_checkpoint(target)["dataset_metadata"] == classes
+
+
 def test_failed_write_keeps_the_old_output(official_state, saved, tmp_path, monkeypatch):
     source, target = saved({"model": official_state()}), tmp_path / "out.pth"
     target.write_bytes(b"old")

@@ -57,6 +57,17 @@ def test_save_and_resume(tmp_path):
     assert rest["iteration"] == 3
 
 
+def test_constants_are_written_and_not_loaded(tmp_path):
+    classes = {"thing_classes": ["cat"], "thing_dataset_id_to_contiguous_id": {9_000_000_000_001: 0}}
+    DetrCheckpointer(filled(2), str(tmp_path), constants={"dataset_metadata": classes}).save("model", iteration=4)
+    assert torch.load(tmp_path / "model.pth", weights_only=True)["dataset_metadata"] == classes
+    others = {"dataset_metadata": {"thing_classes": ["dog"]}}
+    resumed = DetrCheckpointer(filled(0), str(tmp_path), constants=others)
+    assert resumed.resume_or_load("")["iteration"] == 4
+    assert resumed.constants == others
+    assert value_of(resumed.model) == 2
+
+
 def test_our_checkpoints_are_read_by_detectron2(tmp_path):
     DetrCheckpointer(filled(2), str(tmp_path)).save("a")
     model = filled(0)
