@@ -134,7 +134,7 @@ def write_own_data(
     listed, objects, segments = [], [], []
     for i in range(images):
         height, width = (48, 64) if i % 2 else (64, 48)
-        pixels, ids = np.full((height, width, 3), 40 * i, np.uint8), np.zeros((height, width, 3), np.uint8)
+        pixels, ids = np.full((height, width, 3), 40 * i % 256, np.uint8), np.zeros((height, width, 3), np.uint8)
         ids[...] = (200, i, 0)
         found = [] if stuff is None else [{"id": 200 + 256 * i, "category_id": list(stuff)[i % len(stuff)]}]
         for j in range(i % 3):

@@ -237,7 +237,7 @@ def test_remote_files_are_not_looked_for():
 
 
 def test_unknown_data_set_lists_close_names():
-    with pytest.raises(ValueError, match=r"'coco_2017_vall' .*coco_2017_val\b.*register_coco_instances"):
+    with pytest.raises(ValueError, match=r"'coco_2017_vall' .*coco_2017_val\b.*DATASETS.CUSTOM"):
         check_dataset_name("coco_2017_vall")
     with pytest.raises(ValueError, match=r"'zzzzzz' .*not registered. A COCO-format"):
         check_dataset_name("zzzzzz")
