@@ -67,9 +67,10 @@ def run(folder: Path, *command: str) -> str:
     return result.stdout
 
 
-def test_the_page_is_as_tidy_as_the_repository(changed: Path) -> None:
-    run(changed, "ruff", "check", "detr_d2", "tests")
-    run(changed, "ruff", "format", "--check", "detr_d2", "tests")
+def test_the_page_is_as_tidy_as_the_repository(changed: Path, blocks) -> None:
+    files = [file for file, _, _ in blocks if file.endswith(".py")]
+    run(changed, "ruff", "check", *files)
+    run(changed, "ruff", "format", "--check", *files)
 
 
 def test_the_variant_builds_trains_and_evaluates(changed: Path, blocks) -> None:
