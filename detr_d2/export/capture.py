@@ -43,15 +43,22 @@ class Shape(NamedTuple):
 
     def dynamic(self) -> tuple[dict[int, object], dict[int, object]]:
         """What `torch.export` is told of ``images`` and of ``sizes``."""
-        batch = {} if self.batch is not None else {0: Dim.DYNAMIC(min=1, max=MAX_BATCH)}
+        any_size = self.is_free and self.multiple == 1
+        # torch does not take names and hints together, and of sizes that are multiples only names can tell.
+        count = _hint(1, MAX_BATCH) if any_size else Dim("batch", min=1, max=MAX_BATCH)
+        batch = {} if self.batch is not None else {0: count}
         if not self.is_free:
             return batch, batch
-        if self.multiple == 1:
-            sides = [Dim.DYNAMIC(min=MIN_SIDE, max=MAX_SIDE)] * 2
-        else:
-            least, most = -(-MIN_SIDE // self.multiple), MAX_SIDE // self.multiple
-            sides = [self.multiple * Dim(name, min=max(2, least), max=most) for name in ("rows", "columns")]
-        return {**batch, 2: sides[0], 3: sides[1]}, batch
+        if any_size:
+            return {**batch, 2: _hint(MIN_SIDE, MAX_SIDE), 3: _hint(MIN_SIDE, MAX_SIDE)}, batch
+        least, most = max(2, -(-MIN_SIDE // self.multiple)), MAX_SIDE // self.multiple
+        rows, columns = (self.multiple * Dim(name, min=least, max=most) for name in ("rows", "columns"))
+        return {**batch, 2: rows, 3: columns}, batch
+
+
+def _hint(least: int, most: int) -> object:
+    """A free size; torch 2.6 takes no bounds of it."""
+    return Dim.DYNAMIC(min=least, max=most) if callable(Dim.DYNAMIC) else Dim.DYNAMIC
 
 
 def check_numbers(size: tuple[int, int] | None, batch: int | None) -> None:

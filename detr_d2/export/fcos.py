@@ -38,12 +38,13 @@ class FCOSGraph(Graph):
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         model = self.model
         features = model.extract(self.prepare(images, sizes))
-        outputs = FCOSOutputs.from_levels(model.head(features, self.padding(features, sizes)))
-        locations = model.locate(features)
-        scores, location, classes = self.select(outputs, locations, sizes)
-        distances = outputs.distances.gather(1, location[..., None].expand(-1, -1, 4))
-        limit = sizes.flip(1).repeat(1, 2)[:, None].to(distances.dtype)  # B x 1 x 4: width, height, width, height
-        boxes = torch.minimum(boxes_around(locations.points[location], distances).clamp(min=0), limit)
+        levels = model.head(features, self.padding(features, sizes))
+        candidates = []
+        for level, stride in zip(levels, model.strides, strict=True):
+            shape = tuple(level.logits.shape[-2:])
+            points = Locations.of_levels([shape], [stride], model.location_offset, model.device).points
+            candidates.append(self.candidates(FCOSOutputs.from_levels([level]), points, sizes))
+        boxes, scores, classes = (torch.cat(field, dim=1) for field in zip(*candidates, strict=True))
         return boxes, scores, classes
 
     def padding(self, features: Sequence[Tensor], sizes: Tensor) -> list[Tensor]:
@@ -52,24 +53,23 @@ class FCOSGraph(Graph):
         strides = self.model.strides
         return [cells_beyond(alone, f.shape[-2:], stride) for f, stride in zip(features, strides, strict=True)]
 
-    def select(self, outputs: FCOSOutputs, locations: Locations, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `FCOSPostprocessor.select`, of a batch and with as many candidates whatever there is: B x D each."""
+    def candidates(self, outputs: FCOSOutputs, points: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and classes of the best ``topk`` of one level with its N x 2 ``points``, which
+        `FCOSPostprocessor.select` would take: in a batch, and as many whatever there is.
+        """
         post, num_classes = self.model.postprocessor, self.num_classes
-        inside = (locations.points[:, 0] < sizes[:, 1:]) & (locations.points[:, 1] < sizes[:, :1])  # B x N
+        inside = (points[:, 0] < sizes[:, 1:]) & (points[:, 1] < sizes[:, :1])  # B x N
         class_scores = outputs.logits.sigmoid()
         products = class_scores * outputs.quality.sigmoid()[..., None]
         passes = (products if post.threshold_on == "product" else class_scores) > post.score_threshold
         products = torch.where(passes & inside[..., None], products, 0.0)  # B x N x K
-
-        start, chosen = 0, []
-        for level in products.split(locations.counts, dim=1):
-            # Zeros to choose from, so that a small level has enough.
-            scores, pair = F.pad(level.flatten(1), (0, post.topk)).topk(post.topk, dim=1)
-            location = torch.where(scores > 0, pair // num_classes + start, 0)
-            chosen.append((scores.sqrt(), location, pair % num_classes))
-            start = start + level.shape[1]
-        scores, location, classes = (torch.cat(field, dim=1) for field in zip(*chosen, strict=True))
-        return scores, location, classes
+        # Zeros to choose from, so that a small level has enough.
+        scores, pair = F.pad(products.flatten(1), (0, post.topk)).topk(post.topk, dim=1)  # B x topk
+        location = torch.where(scores > 0, pair // num_classes, 0)
+        distances = outputs.distances.gather(1, location[..., None].expand(-1, -1, 4))
+        limit = sizes.flip(1).repeat(1, 2)[:, None].to(distances.dtype)  # B x 1 x 4: width, height, width, height
+        boxes = torch.minimum(boxes_around(points[location], distances).clamp(min=0), limit)
+        return boxes, scores.sqrt(), pair % num_classes
 
     def instances(self, outputs: dict[str, Tensor], size: tuple[int, int]) -> Instances:
         post = self.model.postprocessor

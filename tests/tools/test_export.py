@@ -98,7 +98,7 @@ def test_fcos_with_suppression_in_the_script(load_tool, tiny, repo: Path, real_i
 
 def test_panoptic_detr_of_one_size(load_tool, tiny, repo: Path, real_images, shapes_root: Path, tmp_path: Path):
     size = ["--size", "64", "96", "--batch", "1"]
-    path, model = export(load_tool, tiny, tmp_path, "panoptic", real_images, *size)
+    path, _ = export(load_tool, tiny, tmp_path, "panoptic", real_images, *size)
     found = run_script(repo, tmp_path, path, real_images[0], "--threshold", "0", "--output", str(tmp_path / "x.png"))
     assert len(found) == 8
     assert (tmp_path / "x.png").stat().st_size > 0
