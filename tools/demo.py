@@ -40,6 +40,11 @@ def load(args: argparse.Namespace) -> Predictor:
 
 def open_sinks(args: argparse.Namespace, sources: Sequence[Source]) -> list[Sink]:
     """Where the results go; an error for what could not be written."""
+    folder = args.panoptic_json and args.panoptic_json.with_suffix("")
+    paths = [path.absolute() for path in (args.output, args.json, args.panoptic_json, folder) if path]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ValueError(f"{path} is the place of two outputs: give them different names.")
     sinks: list[Sink] = []
     if args.output:
         sinks.append(Pictures(choose_targets(args.output, sources)))
@@ -71,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--config-file", type=Path, metavar="YAML", help="of this project or of Detectron2")
     model.add_argument("--weights", type=str, metavar="FILE", help="checkpoint (MODEL.WEIGHTS of the config)")

@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 
 class Sink:
-    """Takes results one after another; a context manager, which finishes what it writes, or removes it after an error."""
+    """Takes results one after another. As a context manager it finishes its files, or removes them after an error."""
 
     needs_pictures = False
     needs: tuple[str, ...] = ()  # keys that the model's outputs must have
@@ -105,8 +105,14 @@ class Pictures(Sink):
 
     def __init__(self, targets: Mapping[Source, Path]) -> None:
         self.targets = targets
+        self._new_folders = {target.parent for target in targets.values() if not target.parent.exists()}
         self._files = contextlib.ExitStack()  # of the current video
         self._video: VideoWriter | None = None
+
+    def __exit__(self, *error: object) -> None:
+        for folder in self._new_folders:
+            with contextlib.suppress(OSError):  # it holds something, or was never made
+                folder.rmdir()
 
     @contextlib.contextmanager
     def source(self, source: Source) -> Iterator[None]:

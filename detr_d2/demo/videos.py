@@ -24,12 +24,19 @@ _MAY_BE_MISSING = 0.05
 def quiet_opencv() -> Iterator[None]:
     """Within it OpenCV and FFmpeg write nothing to stderr about files that they cannot read: we tell it in one line."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)
+    log = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
     try:
         yield
     finally:
-        cv2.setLogLevel(level)
+        log.setLogLevel(level)
+
+
+def open_file(path: Path) -> cv2.VideoCapture:
+    """A video file, opened by FFmpeg where OpenCV has it: its other readers write to stderr whatever its log level."""
+    has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends()
+    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
 
 
 class VideoReader:
@@ -45,7 +52,7 @@ class VideoReader:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self._capture = cv2.VideoCapture(str(source.path) if source.camera is None else source.camera)
+        self._capture = cv2.VideoCapture(source.camera) if source.path is None else open_file(source.path)
         if not self._capture.isOpened():
             self._capture.release()
             what = "video" if source.camera is None else "camera"
@@ -86,7 +93,7 @@ class VideoWriter:
     Args:
         path: its suffix is one of `CODECS`.
         frame_rate: in frames a second.
-        size: (height, width) of every frame.
+        size: (height, width) of every frame; OpenCV leaves out the last row or column of an odd one.
 
     Raises:
         OSError: OpenCV cannot write it.
@@ -110,7 +117,7 @@ class VideoWriter:
             OSError: it cannot be read back: OpenCV does not tell of a full disk.
         """
         self._writer.release()
-        capture = cv2.VideoCapture(str(self.path))
+        capture = open_file(self.path)
         is_whole = capture.isOpened() and capture.read()[0]
         capture.release()
         if not is_whole:

@@ -32,7 +32,7 @@ def choose_show(show: str, output: Mapping[str, Any]) -> str:
     if show == "auto":
         return available[0]
     if show not in available:
-        raise ValueError(f"There is no {show} to show: the model gives {' and '.join(reversed(available))}.")
+        raise ValueError(f"There is nothing to show as {show}: the model gives {' and '.join(reversed(available))}.")
     return show
 
 

@@ -108,7 +108,8 @@ def test_above_the_threshold_only(run, images, tmp_path: Path) -> None:
     words = ["--input", images[0], "--output", tmp_path / "x.png", "--json", tmp_path / "x.json", "--threshold", "1"]
     assert run("detr_R_18", *words) == 0
     assert json.loads((tmp_path / "x.json").read_text()) == []
-    assert (cv2.imread(str(tmp_path / "x.png")) == cv2.imread(str(images[0]))).all()
+    drawn, image = cv2.imread(str(tmp_path / "x.png")), cv2.imread(str(images[0]))
+    assert np.abs(drawn.astype(int) - image).max() <= 1
 
 
 @pytest.mark.parametrize("model", ["faster_rcnn_R_18", "panoptic_fpn_R_18"])
@@ -150,22 +151,22 @@ def test_panoptic_overlay_and_json(run, images, tmp_path: Path) -> None:
         assert changed[ids > 0].mean() > 0.5
 
 
-@pytest.mark.parametrize(("suffix", "size"), [(".mp4", (48, 64)), (".avi", (48, 64))])
-def test_video_keeps_its_rate_and_frames(suffix: str, size, run, tmp_path: Path) -> None:
-    video = write_video(tmp_path / f"clip{suffix}", 7, size)
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_video_keeps_its_rate_and_frames(suffix: str, run, tmp_path: Path) -> None:
+    video = write_video(tmp_path / f"clip{suffix}", 7)
     words = ["--input", video, "--output", tmp_path / "out", "--json", tmp_path / "x.json", "--batch-size", "3"]
-    assert run("detr_R_18", *words, "--threshold", "0.1") == 0
+    assert run("detr_R_18", *words, "--threshold", "1") == 0
     assert names(tmp_path / "out") == [f"clip{suffix}"]
     rate, frames = read_video(tmp_path / "out" / f"clip{suffix}")
     _, before = read_video(video)
     assert rate == pytest.approx(12.5, abs=0.01)
     assert len(frames) == 7
-    assert {frame.shape for frame in frames} == {(*size, 3)}
-    for frame, other in zip(frames, before, strict=True):  # in the same order: the square is where it was
-        assert np.abs(frame.astype(int) - other).mean() < 40
+    assert {frame.shape for frame in frames} == {(48, 64, 3)}
+    distances = [[np.abs(frame.astype(int) - other).mean() for other in before] for frame in frames]
+    assert np.argmin(distances, axis=1).tolist() == list(range(7))  # in their order
     described = json.loads((tmp_path / "x_images.json").read_text())["images"]
     assert [image["frame"] for image in described] == list(range(7))
-    assert {r["image_id"] for r in json.loads((tmp_path / "x.json").read_text())} <= {i["id"] for i in described}
+    assert json.loads((tmp_path / "x.json").read_text()) == []
 
 
 def test_what_cannot_be_read_is_skipped_and_named(run, images, tmp_path: Path, capsys) -> None:
@@ -215,8 +216,11 @@ def test_a_video_is_never_in_memory_as_a_whole(run, tmp_path: Path, monkeypatch)
 
     monkeypatch.setattr(demo.run.Demo, "_frame", counted)
     monkeypatch.setattr(demo.outputs.VideoWriter, "write", done)
-    assert run("detr_R_18", "--input", video, "--output", tmp_path / "o.mp4", "--batch-size", "2") == 0
+    words = ["--output", tmp_path / "o.mp4", "--json", tmp_path / "x.json", "--threshold", "0", "--batch-size", "2"]
+    assert run("detr_R_18", "--input", video, *words) == 0
     assert (in_memory, most) == (0, 2)
+    results = json.loads((tmp_path / "x.json").read_text())
+    assert sorted({result["image_id"] for result in results}) == list(range(1, 10))
 
 
 @pytest.fixture
@@ -233,7 +237,7 @@ def window(monkeypatch) -> dict[str, list]:
 
 def test_a_camera_until_the_user_ends_it(run, tmp_path: Path, monkeypatch, window) -> None:
     video, capture = write_video(tmp_path / "camera.mp4", 9), cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", lambda place: capture(str(video) if place == 3 else place))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda place, *more: capture(str(video) if place == 3 else place, *more))
     window["keys"] += [-1, -1, -1, ord("q")]
     assert run("detr_R_18", "--webcam", "3", "--window", "--output", tmp_path / "out") == 0
     assert len(window["shown"]) == 4
@@ -242,7 +246,7 @@ def test_a_camera_until_the_user_ends_it(run, tmp_path: Path, monkeypatch, windo
 
 def test_ctrl_c_ends_a_camera_and_keeps_what_was_seen(run, tmp_path: Path, monkeypatch, window) -> None:
     video, capture = write_video(tmp_path / "camera.mp4", 9), cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", lambda place: capture(str(video) if place == 0 else place))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda place, *more: capture(str(video) if place == 0 else place, *more))
 
     def wait(_: int) -> int:
         if len(window["shown"]) == 3:

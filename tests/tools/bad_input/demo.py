@@ -84,6 +84,14 @@ CASES = [
         ("segments", "remove it"),
     ),
     (
+        "the same folder twice",
+        lambda folder: [
+            *[*NO_WEIGHTS, "--input", image(folder), "--output", f"{folder}/out"],
+            *["--panoptic-json", f"{folder}/out.json"],
+        ],
+        ("out", "two outputs"),
+    ),
+    (
         "one file for two images",
         lambda folder: [*NO_WEIGHTS, "--input", image(folder), image(folder, "b.png"), "--output", f"{folder}/o.png"],
         ("o.png", "2 inputs"),
@@ -162,7 +170,7 @@ CASES = [
             *[*trained(folder), "--input", image(folder), "--output", f"{folder}/out"],
             *["--json", f"{folder}/x.json", "--show", "masks"],
         ],
-        ("no masks", "boxes"),
+        ("masks", "the model gives boxes"),
     ),
     (
         "a panoptic JSON of a model of boxes",
