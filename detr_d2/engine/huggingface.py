@@ -6,10 +6,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
+from ..checkpoint.class_names import read_dataset_metadata
 from ..checkpoint.huggingface import check_expressible, check_folder, class_names_of, write_huggingface
-from ..checkpoint.reading import read_checkpoint
 from .trained_model import load_trained_model
 
 
@@ -40,9 +39,7 @@ def save_for_huggingface(cfg: CfgNode, folder: str | os.PathLike, *, overwrite: 
 
 
 def _class_names(cfg: CfgNode) -> list[str] | None:
-    weights = PathManager.get_local_path(cfg.MODEL.WEIGHTS)
-    metadata = read_checkpoint(weights).get("dataset_metadata")
-    names = class_names_of(metadata, cfg.MODEL.DETR.NUM_CLASSES) if isinstance(metadata, dict) else None
-    if names is None and cfg.DATASETS.TEST:
-        names = class_names_of(MetadataCatalog.get(cfg.DATASETS.TEST[0]).as_dict(), cfg.MODEL.DETR.NUM_CLASSES)
-    return names
+    sources = [read_dataset_metadata(cfg.MODEL.WEIGHTS)]
+    sources += [MetadataCatalog.get(name).as_dict() for name in cfg.DATASETS.TEST[:1]]
+    found = (class_names_of(metadata, cfg.MODEL.DETR.NUM_CLASSES) for metadata in sources)
+    return next((names for names in found if names is not None), None)
