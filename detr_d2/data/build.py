@@ -1,7 +1,7 @@
 """Data loaders: Detectron2's own, over data sets that were checked first and with the mapper that the config names."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from itertools import chain
 from typing import Any
@@ -160,7 +160,7 @@ def class_names_of(cfg: CfgNode, dataset_name: str) -> list[str] | None:
 
 def _checked_dataset(
     cfg: CfgNode,
-    names: Iterable[str],
+    names: Sequence[str],
     *,
     is_train: bool,
     filter_empty: bool,
@@ -172,7 +172,6 @@ def _checked_dataset(
     Each is loaded on its own, so that errors name it, and without Detectron2's own check of the categories, whose bare
     assertion would come first. A data set that is registered as a torch ``Dataset`` is not a list and is not checked.
     """
-    names = list(names)
     if not names:
         raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one data set")
     files = [None] * len(names) if proposal_files is None else [[file] for file in proposal_files]
@@ -205,8 +204,7 @@ def _checked_dataset(
                 is_train=is_train,
                 annotation_files=_annotation_files(cfg) if is_train else (),
             )
-            if is_train and cfg.MODEL.META_ARCHITECTURE in _SEMANTIC_ARCHITECTURES:
-                _check_semantic_maps(cfg, dataset, name)
+            _check_semantic_maps(cfg, dataset, name, is_train)
         else:
             logging.getLogger(__name__).info(f"data set {name!r} is a torch Dataset: not checked")
         datasets.append(dataset)
@@ -250,7 +248,10 @@ def _separate_stuff(dataset_name: str) -> list[str] | None:
     return None if stuff is None or (things and stuff[: len(things)] == things) else stuff
 
 
-def _check_semantic_maps(cfg: CfgNode, dataset_dicts: list[dict[str, Any]], name: str) -> None:
+def _check_semantic_maps(cfg: CfgNode, dataset_dicts: list[dict[str, Any]], name: str, is_train: bool) -> None:
+    """What a model that classifies every pixel learns from must be there, in as many classes as it has."""
+    if not is_train or cfg.MODEL.META_ARCHITECTURE not in _SEMANTIC_ARCHITECTURES:
+        return
     if not all("sem_seg_file_name" in d for d in dataset_dicts):
         raise ValueError(
             f"data set {name!r} gives no semantic maps ('sem_seg_file_name'), which a {cfg.MODEL.META_ARCHITECTURE} "

@@ -19,7 +19,7 @@ def check_files(
     Raises:
         FileNotFoundError: some are missing; or, with ``warn_only``, all.
     """
-    file_names = {d[key] for d in dataset_dicts if key in d and "://" not in d[key]}
+    file_names = dict.fromkeys(d[key] for d in dataset_dicts if key in d and "://" not in d[key])
     missing = missing_files(file_names)
     if not missing:
         return

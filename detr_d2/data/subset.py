@@ -68,16 +68,7 @@ def make_subset(
     chosen = _category_ids(subset.categories, (panoptic or content)["categories"], source.json_file)
     objects = _by_image(content["annotations"], chosen)
     segments = _panoptic_by_image(panoptic, chosen) if panoptic else {}
-    images = [image for image in content["images"] if image["id"] in objects or image["id"] in segments]
-    classes_of = {
-        image["id"]: {a["category_id"] for a in objects.get(image["id"], [])}
-        | {s["category_id"] for s in segments.get(image["id"], {}).get("segments_info", [])}
-        for image in images
-    }
-    generator = random.Random(subset.seed)
-    if subset.max_images is not None and len(images) > subset.max_images:
-        images = sorted(generator.sample(images, subset.max_images), key=lambda image: image["id"])
-    val = _split({image["id"]: classes_of[image["id"]] for image in images}, subset.val_share, generator)
+    images, val = _choose_images(content["images"], objects, segments, subset)
     if len(val) == len(images):
         raise ValueError(f"{source.json_file} has {len(images)} images of these categories: too few for this split.")
 
@@ -139,6 +130,22 @@ def _panoptic_by_image(panoptic: dict, chosen: set[int]) -> dict[int, dict]:
         if kept:
             result[annotation["image_id"]] = {**annotation, "segments_info": kept}
     return result
+
+
+def _choose_images(
+    images: list[dict], objects: dict[int, list[dict]], segments: dict[int, dict], subset: Subset
+) -> tuple[list[dict], set[int]]:
+    """The images that hold any of the objects and segments, and the ids of those to validate on."""
+    generator = random.Random(subset.seed)
+    images = [image for image in images if image["id"] in objects or image["id"] in segments]
+    if subset.max_images is not None and len(images) > subset.max_images:
+        images = sorted(generator.sample(images, subset.max_images), key=lambda image: image["id"])
+    classes_of = {
+        image["id"]: {a["category_id"] for a in objects.get(image["id"], [])}
+        | {s["category_id"] for s in segments.get(image["id"], {}).get("segments_info", [])}
+        for image in images
+    }
+    return images, _split(classes_of, subset.val_share, generator)
 
 
 def _split(classes_of: dict[int, set[int]], share: float, generator: random.Random) -> set[int]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import default_argument_parser
 
 from detr_d2.evaluation import build_evaluator
 
@@ -38,8 +37,8 @@ def run(load_tool):
     train_net = load_tool("train_net")
 
     def run(words: list[str]) -> dict | None:
-        args = default_argument_parser().parse_args(words)
-        return train_net.main(args, train_net.setup(args))
+        args = train_net.build_parser().parse_args(words)
+        return train_net.run(args, train_net.setup(args))
 
     return run
 
