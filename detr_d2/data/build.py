@@ -14,12 +14,18 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
-    print_instances_class_histogram,
 )
-from detectron2.data.detection_utils import check_metadata_consistency
 from fvcore.common.registry import Registry
 
 from .checks import check_dataset_dicts, check_dataset_name, readable_annotations
+from .class_agreement import (
+    SEMANTIC_ARCHITECTURES,
+    check_same_classes,
+    check_same_unified_classes,
+    check_semantic_maps,
+    separate_stuff,
+    unified_class_names,
+)
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
@@ -50,8 +56,6 @@ _NUM_CLASSES_KEYS = {
     "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
 }
 
-# Those that classify every pixel, with MODEL.SEM_SEG_HEAD.NUM_CLASSES classes.
-_SEMANTIC_ARCHITECTURES = ("PanopticFPN", "SemanticSegmentor")
 # Those that know which of their classes are things.
 _PANOPTIC_DETRS = ("PanopticDETR", "PanopticDeformableDETR")
 
@@ -76,8 +80,8 @@ def class_keys_for(cfg: CfgNode, dataset_name: str) -> dict[str, int | list[int]
     values: dict[str, int | list[int]] = {}
     if key and names is not None:
         values[key] = len(names)
-    stuff = _separate_stuff(dataset_name)
-    if cfg.MODEL.META_ARCHITECTURE in _SEMANTIC_ARCHITECTURES and stuff is not None:
+    stuff = separate_stuff(dataset_name)
+    if cfg.MODEL.META_ARCHITECTURE in SEMANTIC_ARCHITECTURES and stuff is not None:
         values["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = len(stuff)
     things = metadata.get("thing_dataset_id_to_contiguous_id")
     if cfg.MODEL.META_ARCHITECTURE in _PANOPTIC_DETRS and things is not None:  # which then need no metadata in use
@@ -154,7 +158,7 @@ def class_names_of(cfg: CfgNode, dataset_name: str) -> list[str] | None:
     stuff where the mapper reads segments. None where the metadata does not say.
     """
     if reads_segments(cfg):
-        return _unified_class_names(dataset_name)
+        return unified_class_names(dataset_name)
     return MetadataCatalog.get(dataset_name).get("thing_classes")
 
 
@@ -191,7 +195,7 @@ def _checked_dataset(
             class_names = None
             if reads_segments(cfg):  # beside which a data set may have annotations in a class space of their own
                 dataset = [{k: v for k, v in d.items() if k != "annotations"} for d in dataset]
-                class_names = _unified_class_names(name)
+                class_names = unified_class_names(name)
             dataset = check_dataset_dicts(
                 dataset,
                 name,
@@ -204,7 +208,7 @@ def _checked_dataset(
                 is_train=is_train,
                 annotation_files=_annotation_files(cfg) if is_train else (),
             )
-            _check_semantic_maps(cfg, dataset, name, is_train)
+            check_semantic_maps(cfg, dataset, name, is_train)
         else:
             logging.getLogger(__name__).info(f"data set {name!r} is a torch Dataset: not checked")
         datasets.append(dataset)
@@ -213,9 +217,9 @@ def _checked_dataset(
         return datasets[0] if len(datasets) == 1 else torchdata.ConcatDataset(datasets)
     dataset_dicts = list(chain.from_iterable(datasets))
     if reads_segments(cfg):
-        _check_same_unified_classes(names if is_train else [*cfg.DATASETS.TRAIN, *names])
+        check_same_unified_classes(names if is_train else [*cfg.DATASETS.TRAIN, *names])
     else:
-        _check_same_classes(names, dataset_dicts)
+        check_same_classes(names, dataset_dicts)
     return dataset_dicts
 
 
@@ -230,78 +234,3 @@ def _annotation_files(cfg: CfgNode) -> tuple[str, ...]:
     if reads_segments(cfg):
         return ("pan_seg_file_name",)
     return ("sem_seg_file_name",) if cfg.INPUT.DATASET_MAPPER == "" else ()
-
-
-def _unified_class_names(dataset_name: str) -> list[str] | None:
-    """Names of things and stuff in one space; ``stuff_classes`` holds both where Detectron2's convention is kept."""
-    metadata = MetadataCatalog.get(dataset_name)
-    things, stuff = metadata.get("thing_classes"), metadata.get("stuff_classes")
-    if things is None or stuff is None:
-        return None
-    return stuff if stuff[: len(things)] == things else [*things, *stuff]
-
-
-def _separate_stuff(dataset_name: str) -> list[str] | None:
-    """Names of the stuff where it has a class space of its own, which semantic maps are in; None where it has not."""
-    metadata = MetadataCatalog.get(dataset_name)
-    things, stuff = metadata.get("thing_classes") or [], metadata.get("stuff_classes")
-    return None if stuff is None or (things and stuff[: len(things)] == things) else stuff
-
-
-def _check_semantic_maps(cfg: CfgNode, dataset_dicts: list[dict[str, Any]], name: str, is_train: bool) -> None:
-    """What a model that classifies every pixel learns from must be there, in as many classes as it has."""
-    if not is_train or cfg.MODEL.META_ARCHITECTURE not in _SEMANTIC_ARCHITECTURES:
-        return
-    if not all("sem_seg_file_name" in d for d in dataset_dicts):
-        raise ValueError(
-            f"data set {name!r} gives no semantic maps ('sem_seg_file_name'), which a {cfg.MODEL.META_ARCHITECTURE} "
-            "learns from: use a *_separated data set, or sem_seg_root in DATASETS.CUSTOM"
-        )
-    stuff, num_classes = _separate_stuff(name), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if stuff is not None and len(stuff) != num_classes:
-        raise ValueError(
-            f"data set {name!r} has {len(stuff)} classes of semantic maps ({', '.join(stuff[:5])}, ...), but "
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: set it to {len(stuff)}"
-        )
-
-
-def _check_same_classes(names: list[str], dataset_dicts: list[dict[str, Any]]) -> None:
-    """Data sets that are used together must have the same classes; logs how often each occurs, as Detectron2 does."""
-    class_names = MetadataCatalog.get(names[0]).get("thing_classes")
-    if class_names is None or not all("annotations" in d for d in dataset_dicts):
-        return
-    check_metadata_consistency("thing_classes", names)
-    print_instances_class_histogram(dataset_dicts, class_names)
-
-
-def _check_same_unified_classes(names: Iterable[str]) -> None:
-    """Panoptic data sets that a model is trained or evaluated on must have the same things and stuff in one order."""
-    known = {name: classes for name in names if (classes := _unified_classes(name)) is not None}
-    for name, classes in list(known.items())[1:]:
-        first, expected = next(iter(known.items()))
-        if classes != expected:
-            place = next((i for i, pair in enumerate(zip(expected, classes, strict=False)) if pair[0] != pair[1]), None)
-            how = (
-                f"they have {len(expected)} and {len(classes)} classes"
-                if place is None
-                else f"class {place} is {_described(expected[place])} in the one and {_described(classes[place])} in "
-                "the other"
-            )
-            raise ValueError(
-                f"data sets {first!r} and {name!r} are used by one model (DATASETS.TRAIN, DATASETS.TEST), but {how}: "
-                "give them the same thing_classes, stuff_classes and thing_dataset_id_to_contiguous_id"
-            )
-
-
-def _unified_classes(dataset_name: str) -> list[tuple[str, bool]] | None:
-    """Name of each class of things and stuff in one space, and whether it is a thing; None where it is not said."""
-    names = _unified_class_names(dataset_name)
-    things = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
-    if names is None or things is None:
-        return None
-    return [(name, i in set(things.values())) for i, name in enumerate(names)]
-
-
-def _described(named_class: tuple[str, bool]) -> str:
-    name, is_thing = named_class
-    return f"{name!r} ({'a thing' if is_thing else 'stuff'})"
