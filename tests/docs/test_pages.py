@@ -15,9 +15,6 @@ PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 PAGES += [REPO / folder / "README.md" for folder in ("configs", "tools")]
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 
-# Scripts that are described before they are here. What is here is checked although it stands in the list.
-COMING_SCRIPTS = {"analyze_errors"}
-
 # Names of files that are no files of this repository.
 NOT_HERE = (
     r"(output|OUTPUT_DIR|inference)(/.*)?",  # made by commands
@@ -80,7 +77,6 @@ def test_every_file_named_is_there(page):
         if not any(re.fullmatch(pattern, name) for pattern in NOT_HERE)
         and not any(any(place.glob(name.strip("/"))) for place in places)
         and not (("/" not in name and any((REPO / "detr_d2").rglob(name))) or any((REPO / "configs").rglob(name)))
-        and Path(name).stem not in COMING_SCRIPTS
     ]
     assert missing == []
 
@@ -94,10 +90,8 @@ def test_every_command_is_understood(page, options_of):
         flags = {word.split("=")[0] for word in words if word.startswith("--")}
         if script.endswith(".sh") or script.startswith("docs/"):
             assert [flag for flag in flags if flag not in (REPO / script).read_text()] == [], words
-        elif (REPO / script).exists():
-            assert flags - options_of(Path(script).stem) == set(), words
         else:
-            assert Path(script).stem in COMING_SCRIPTS, words
+            assert flags - options_of(Path(script).stem) == set(), words
 
 
 @by_name
