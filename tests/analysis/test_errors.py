@@ -35,7 +35,7 @@ def truth(*objects: tuple, images: int = 1, classes: int = 2) -> dict:
     annotations = [
         *(
             {"id": i + 1, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3]}
-            | {"iscrowd": int(bool(crowd))}
+            | {"iscrowd": int(any(crowd))}
             for i, (image, label, box, *crowd) in enumerate(objects)
         )
     ]
