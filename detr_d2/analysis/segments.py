@@ -43,18 +43,17 @@ class SegmentErrors:
     iou: np.ndarray
 
     @property
-    def wrong(self) -> np.ndarray:
-        """S, bool: of another class than its partner, or without one."""
-        return self.true_label != self.predicted_label
+    def kind(self) -> np.ndarray:
+        """S, names: correct, classification (of another class than its partner), missed, background (no partner)."""
+        background = len(self.class_ids)
+        missed, outside = self.predicted_label == background, self.true_label == background
+        number = np.select([missed, outside, self.true_label != self.predicted_label], [2, 3, 1], default=0)
+        return np.array(["correct", "classification", "missed", "background"])[number]
 
     def counts(self) -> dict[str, int]:
         """How many errors of each kind there are but that of segmentation, which is one of degree."""
-        missed, outside = (x == len(self.class_ids) for x in (self.predicted_label, self.true_label))
-        confused = self.wrong & ~missed & ~outside
-        return {
-            name: int(x.sum())
-            for name, x in zip(("classification", "missed", "background"), (confused, missed, outside), strict=True)
-        }
+        kind = self.kind
+        return {name: int((kind == name).sum()) for name in SEGMENT_KINDS if name != "segmentation"}
 
 
 def find_segment_errors(

@@ -45,7 +45,7 @@ def image_weights(errors: Errors, threshold: float, kinds: Collection[str] = ERR
 
 def segment_weights(errors: SegmentErrors) -> np.ndarray:
     """I: how many segments of each image are of another class, missed, or false."""
-    return np.bincount(errors.image[errors.wrong], minlength=len(errors.image_ids)).astype(float)
+    return np.bincount(errors.image[errors.kind != "correct"], minlength=len(errors.image_ids)).astype(float)
 
 
 def worst_images(weights: np.ndarray, count: int) -> np.ndarray:
@@ -115,22 +115,16 @@ def segment_row(errors: SegmentErrors, place: int, file_name: str, maps: tuple[P
     """One image: its true segments and the predicted ones. ``maps`` are the two PNGs."""
     image = read_image(file_name, "RGB")
     mine = np.flatnonzero(errors.image == place)
-    background = len(errors.class_ids)
-    kinds = {}
-    for i in mine.tolist():
-        alone = {background: "missed"}.get(errors.predicted_label[i]) or {background: "background"}.get(
-            errors.true_label[i]
-        )
-        kinds[i] = alone or ("classification" if errors.wrong[i] else "correct")
+    kinds = errors.kind[mine].tolist()
     pictures = []
     for path, ids, labels in (
         (maps[0], errors.true_id, errors.true_label),
         (maps[1], errors.predicted_id, errors.predicted_label),
     ):
-        marks = [(int(ids[i]), errors.class_names[labels[i]], COLORS[kinds[i]]) for i in mine if ids[i] >= 0]
+        known = [(i, kind) for i, kind in zip(mine, kinds, strict=True) if ids[i] >= 0]
+        marks = [(int(ids[i]), errors.class_names[labels[i]], COLORS[kind]) for i, kind in known]
         pictures.append(draw_marked_segments(image, read_ids(path), marks, height))
-    found = list(kinds.values())
-    wrong = [f"{found.count(kind)} {kind}" for kind in ERROR_KINDS if kind in found]
+    wrong = [f"{kinds.count(kind)} {kind}" for kind in ERROR_KINDS if kind in kinds]
     return _row(pictures, f"{Path(file_name).name}: {', '.join(wrong)}", height)
 
 
