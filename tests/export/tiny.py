@@ -42,8 +42,10 @@ def tiny_model(cfg: CfgNode) -> nn.Module:
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     for name, parameter in model.named_parameters():
-        if parameter.dim() > 1 and any(part in name for part in ("class_embed", "bbox_embed", "cls_logits", "quality")):
+        if parameter.dim() > 1 and any(part in name for part in ("class_embed", "bbox_embed")):
             parameter.normal_(std=0.3)
+        elif parameter.dim() > 1 and any(part in name for part in ("cls_logits", "quality")):
+            parameter.normal_(std=0.05)  # far from where sigmoids make equals of all
         elif "query_embed" in name:
             parameter.normal_()
         elif "cls_logits.bias" in name or "class_embed" in name:
