@@ -23,8 +23,8 @@ from detr_d2.engine import load_config, load_trained_model
 # Thresholds that let through what random weights predict; images as small as those of Shapes.
 LOW = [
     *["MODEL.DEVICE", "cpu", "MODEL.PANOPTIC_DETR.OBJECT_MASK_THRESHOLD", "0.05"],
-    *["MODEL.FCOS.SCORE_THRESH_TEST", "0.001", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.01"],
-    *["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "0.01"],
+    *["MODEL.FCOS.SCORE_THRESH_TEST", "0.001", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.001"],
+    *["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.01", "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "0.01"],
 ]
 KINDS = [
     "detr_R_18",
