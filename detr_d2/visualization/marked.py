@@ -32,7 +32,8 @@ def draw_marked_objects(
     for (x, y, w, h), label, color in zip(boxes.tolist(), labels, colors, strict=True):
         canvas.draw_box((x, y, x + w, y + h), alpha=1.0, edge_color=color)
         place = (max(x, 0.0), max(y, 0.0))
-        canvas.draw_text(label, place, font_size=_FONT, color=color, horizontal_alignment="left")
+        size = _FONT / canvas.output.scale
+        canvas.draw_text(label, place, font_size=size, color=color, horizontal_alignment="left")
     return canvas.output.get_image()
 
 
