@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import META_ARCH_REGISTRY
 from tqdm import tqdm
 
 import detr_d2  # noqa: F401 (registers the models and data sets)
-from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, write_picture
-from detr_d2.data import build_dataset_mapper, class_names_of
+from detr_d2.checkpoint.huggingface import class_names_of
+from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, positive, write_picture
+from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name, readable_annotations
-from detr_d2.engine import load_config, load_trained_model, prepare_device
+from detr_d2.engine import Predictor, load_config
 from detr_d2.modeling.meta_arch.set_predictor import SetPredictor
 from detr_d2.visualization import AttentionDrawer, Look, Recording, record, stack_rows
 
@@ -45,12 +45,6 @@ def read_items(args: argparse.Namespace) -> list[dict[str, Any]]:
     with readable_annotations(args.dataset):
         items = DatasetCatalog.get(args.dataset)[: args.num]
     return [{"file_name": item["file_name"]} for item in items]
-
-
-def names_of_classes(cfg: CfgNode) -> Sequence[str] | None:
-    """Of the model's classes, from the first of its data sets that has as many."""
-    names = (class_names_of(cfg, name) for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))
-    return next((found for found in names if found and len(found) == cfg.MODEL.DETR.NUM_CLASSES), None)
 
 
 def chosen_layers(words: Sequence[str], stack: str, count: int) -> list[int]:
@@ -94,8 +88,9 @@ def looks_of(recording: Recording, image: np.ndarray, file_name: str, args: argp
                 yield from recording.look(stack, layer, who)
 
 
-def draw_sheet(cfg: CfgNode, args: argparse.Namespace) -> np.ndarray:
+def draw_sheet(args: argparse.Namespace) -> np.ndarray:
     """The picture that a command line asks for, H x W x 3 RGB."""
+    cfg = load_config(args.config_file, args.opts)
     model_class = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     if not (isinstance(model_class, type) and issubclass(model_class, SetPredictor)):
         raise ValueError(
@@ -103,13 +98,13 @@ def draw_sheet(cfg: CfgNode, args: argparse.Namespace) -> np.ndarray:
             "family."
         )
     items = read_items(args)
-    prepare_device(cfg)
-    model, mapper = load_trained_model(cfg), build_dataset_mapper(cfg, is_train=False)
-    drawer = AttentionDrawer(names_of_classes(cfg), args.height, args.per_head)
+    predictor, mapper = Predictor(args.config_file, opts=args.opts), build_dataset_mapper(cfg, is_train=False)
+    names = class_names_of(predictor.metadata.as_dict(), cfg.MODEL.DETR.NUM_CLASSES)
+    drawer = AttentionDrawer(names, args.height, args.per_head)
     rows = []
     for item in tqdm(items, unit="image", disable=None):
         file_name = item["file_name"]
-        recording = record(model, mapper(item))  # the mapper says what is wrong with an unreadable file
+        recording = record(predictor.model, mapper(item))  # the mapper says what is wrong with an unreadable file
         image = read_image(file_name, "RGB")
         rows += drawer.rows(image, Path(file_name).stem, list(looks_of(recording, image, file_name, args)))
     return stack_rows(rows)
@@ -121,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output(args.output, suffixes=PICTURE_SUFFIXES)
     if not (args.queries or args.num_queries or args.encoder_points):
         raise ValueError("--num-queries 0 leaves nothing to draw without --encoder-points.")
-    write_picture(args.output, draw_sheet(load_config(args.config_file, args.opts), args))
+    write_picture(args.output, draw_sheet(args))
     return 0
 
 
@@ -133,7 +128,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument("--input", nargs="+", type=Path, metavar="FILE", help="images")
     images.add_argument("--dataset", help="data set whose first images are drawn")
-    parser.add_argument("--num", type=int, default=4, help="images of --dataset (default: %(default)s)")
+    parser.add_argument("--num", type=positive, default=4, help="images of --dataset (default: %(default)s)")
     parser.add_argument("--output", required=True, type=Path, help="picture to write (.png, .jpg)")
     parser.add_argument("--queries", type=int, nargs="+", metavar="INDEX", help="object queries, instead of the surest")
     parser.add_argument(
@@ -155,7 +150,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--layer", nargs="+", type=layer, default=[], help=f"layers, or {ALL} (default: the last of each stack)"
     )
     parser.add_argument("--per-head", action="store_true", help="a picture for each head")
-    parser.add_argument("--height", type=int, default=280, help="pixels of each picture (default: %(default)s)")
+    parser.add_argument("--height", type=positive, default=280, help="pixels of each picture (default: %(default)s)")
     parser.add_argument("opts", nargs="*", help="KEY VALUE overrides of the config, such as MODEL.WEIGHTS FILE")
     return parser.parse_args(argv)
 

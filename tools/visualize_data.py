@@ -27,6 +27,7 @@ from detr_d2.command_line import (
     check_output,
     check_output_folder,
     command_line_tool,
+    positive,
     whole_files,
     write_picture,
 )
@@ -62,7 +63,7 @@ def draw_inputs(cfg: CfgNode, args: argparse.Namespace) -> Iterator[tuple[str, n
 @command_line_tool
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    is_sheet = bool(args.output.suffix)
+    is_sheet = bool(args.output.suffix) and not args.output.is_dir()
     if is_sheet:
         check_output(args.output, suffixes=PICTURE_SUFFIXES)
     else:
@@ -98,14 +99,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--height", type=positive, default=320, help="pixels of each image (default: %(default)s)")
     parser.add_argument("opts", nargs="*", help="KEY VALUE overrides of the config, such as INPUT.CROP.ENABLED True")
     return parser.parse_args(argv)
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return number
 
 
 if __name__ == "__main__":

@@ -57,10 +57,10 @@ class AttentionDrawer:
     ) -> np.ndarray:
         picture = np.ascontiguousarray(fit_height(image, self.height))
         inside = picture[: self.height, : round(image.shape[1] * self.height / image.shape[0])]
-        for look, color in zip(looks, colors, strict=True):
-            mark(inside, look.who, color, short_name(look.who))
         if isinstance(looks[0].attention, SamplingPoints):
             draw_levels(inside, looks[0].attention.weights.shape[1])
+        for look, color in zip(looks, colors, strict=True):
+            mark(inside, look.who, color, short_name(look.who))
         return with_title(picture, name, where)
 
     def describe(self, look: Look) -> str:

@@ -93,7 +93,7 @@ class InputDrawer:
         labels = []
         for i, (label, color, box) in enumerate(zip(classes, colors, instances.gt_boxes.tensor.numpy(), strict=True)):
             name = str(label) if self.class_names is None else self.class_names[label]
-            if self._is_thing(label):
+            if self._is_thing(label) or not has_masks:
                 labels.append(_Label(name, box[:2], color))
             else:
                 labels.append(_Label.in_middle(name, instances.gt_masks.tensor[i].numpy(), color))

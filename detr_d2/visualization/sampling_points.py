@@ -18,6 +18,7 @@ from .colors import Color, distinct_color
 from .marks import BLACK, WHITE, draw_cross
 
 _SHIFT = 4  # OpenCV draws circles at 16ths of a pixel
+_LEVEL_COLORS: tuple[Color, ...] = ((255, 221, 51), (64, 224, 255), (255, 80, 200), (235, 235, 235))
 _LARGEST = 1 / 40  # radius of the point of the largest weight, of the picture's height
 
 
@@ -74,5 +75,5 @@ class SamplingPoints:
 
 
 def level_color(level: int) -> Color:
-    """In which the points of a level are drawn; 0 is the finest."""
-    return distinct_color(level)
+    """In which the points of a level are drawn; 0 is the finest. Unlike those of the first few boxes."""
+    return _LEVEL_COLORS[level] if level < len(_LEVEL_COLORS) else distinct_color(level)

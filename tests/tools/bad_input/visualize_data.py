@@ -54,7 +54,7 @@ CASES = [
     ("a file in place of the output's folder", in_a_file, ("file", "is a file")),
     ("a file in place of a folder of pictures", a_file_as_folder, ("file", "is a file")),
     ("an output of no picture format", lambda folder: words(folder, output="x.gif"), ("x.gif", ".png")),
-    ("no image", lambda folder: words(folder, "--num", "0"), ("--num", "0")),
+    ("no image", lambda folder: words(folder, "--num", "0"), ("--num", "at least 1")),
     ("an unreadable image", unreadable_image, ("images/", ".jpg", "cannot be read")),
     (
         "a data set of other classes than the model's",
