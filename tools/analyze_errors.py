@@ -167,7 +167,7 @@ def progress(name: str) -> partial:
 def write(report: Report, sheet: np.ndarray | None, folder: Path) -> None:
     """All files, each as a whole."""
     texts = {
-        "errors.json": json.dumps(report.figures, indent=1) + "\n",
+        "errors.json": json.dumps(report.figures, indent=1, default=np.generic.item) + "\n",
         "confusion_matrix.csv": to_csv(report.matrix, report.names),
     }
     figures = {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write a trained model as an ONNX file or as a torch.export program, which run without Detectron2.
 
-    python tools/export.py --config-file configs/COCO-Detection/detr_R_50_500ep.yaml --format onnx --dynamic-size \
+    python tools/export.py --config-file configs/COCO-Detection/detr_R_50_500ep.yaml --format onnx --dynamic-size \\
         --output detr.onnx --check-dataset coco_2017_val --num 4 MODEL.WEIGHTS detr-r50-e632da11.pth
     python docs/run_onnx.py detr.onnx image.jpg --output drawn.png
 

@@ -93,7 +93,9 @@ class _JsonSink(Sink):
             raise
 
     def _open(self) -> tuple[_JsonList, ...]:
-        of_images = f'{{"info": {{}}, "categories": {json.dumps(categories(self._metadata))}, "annotations": [], "images": ['
+        of_images = (
+            f'{{"info": {{}}, "categories": {json.dumps(categories(self._metadata))}, "annotations": [], "images": ['
+        )
         partials = [self._files.enter_context(whole_file(path)) for path in (self.path, self.images_path)]
         files = [self._files.enter_context(partial.open("wb+")) for partial in partials]
         return _JsonList(files[0], *self.ends), _JsonList(files[1], of_images, "]}")
