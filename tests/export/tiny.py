@@ -19,14 +19,16 @@ SMALL = [
 ]
 TWO_STAGE = ["MODEL.DEFORMABLE_DETR.QUERY_SELECTION", "TwoStageQueries"]
 ONE_HEAD = ["MODEL.DEFORMABLE_DETR.BOX_REFINE", "False"]
+# So that every query is an instance, of which masks are compared.
+THINGS = ["MODEL.PANOPTIC_DETR.THING_CLASSES", "(0, 1, 2, 3, 4, 5, 6, 7)"]
 # Name -> config and overrides.
 FAMILIES = {
     "detr": ("detr_R_18", []),
     "deformable": ("deformable_detr_R_18", []),
     "deformable plain": ("deformable_detr_R_18", ONE_HEAD),
     "deformable two-stage": ("deformable_detr_R_18", TWO_STAGE),
-    "panoptic": ("panoptic_detr_R_18", []),
-    "panoptic deformable": ("panoptic_deformable_detr_R_18", []),
+    "panoptic": ("panoptic_detr_R_18", THINGS),
+    "panoptic deformable": ("panoptic_deformable_detr_R_18", THINGS),
     "fcos": ("fcos_R_18", []),
 }
 
