@@ -44,6 +44,7 @@ from detr_d2.analysis.sheets import (
 )
 from detr_d2.command_line import check_output_folder, command_line_tool, whole_file, write_picture
 from detr_d2.data.checks import check_dataset_name, readable_annotations
+from detr_d2.engine import load_config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,6 +54,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dataset", required=True, help="registered name of the data set that was evaluated")
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
+    parser.add_argument("--data-config", default="", help="config whose DATASETS.CUSTOM names the data set")
     parser.add_argument(
         "--task", choices=("bbox", "segm"), default="bbox", help="boxes or masks (default: %(default)s)"
     )
@@ -189,6 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.columns < 1 or args.height < 1 or args.worst < 0:
         raise ValueError("--columns and --height must be at least 1, --worst at least 0.")
+    if args.data_config:
+        load_config(args.data_config)  # which registers its data sets
     check_dataset_name(args.dataset)
     if args.output.is_file():
         raise NotADirectoryError(f"{args.output} is a file; name a folder to write to.")

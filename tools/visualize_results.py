@@ -117,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", required=True, type=Path, help="file of predictions that evaluation wrote")
     parser.add_argument("--dataset", required=True, help="name of the data set that was evaluated")
     parser.add_argument("--output", required=True, type=Path, help="picture to write")
+    parser.add_argument("--data-config", default="", help="config whose DATASETS.CUSTOM names the data set")
     parser.add_argument("--num", type=int, default=12, help="images, from the first (default: %(default)s)")
     parser.add_argument("--columns", type=int, default=3, help="images in a row (default: %(default)s)")
     parser.add_argument("--height", type=int, default=240, help="pixels of each picture (default: %(default)s)")
@@ -126,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("opts", nargs="*", help="KEY VALUE overrides of the config, such as MODEL.WEIGHTS FILE")
     args = parser.parse_args(argv)
     check_output(args.output, suffixes=PICTURE_SUFFIXES)
+    if args.data_config:
+        load_config(args.data_config)  # which registers its data sets
     check_dataset_name(args.dataset)
     write_picture(args.output, draw_sheet(args))
     return 0

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from ..checkpoint.huggingface_folder import weights_in_folder
 from ..data.checks import check_dataset_name, readable_annotations
 from ..engine import load_config, load_trained_model, prepare_device
 
@@ -138,6 +139,8 @@ def _local_weights(path: str, label: str) -> str:
         local = PathManager.get_local_path(bare)
     except (OSError, KeyError, RuntimeError) as error:
         raise FileNotFoundError(f"{label}: the weights {path} cannot be fetched: {error}") from error
+    if Path(local).is_dir():
+        return weights_in_folder(local)
     if not Path(local).is_file():
         raise FileNotFoundError(f"{label}: the weights {path} do not exist.")
     return local

@@ -48,7 +48,8 @@ class PanopticDatasetMapper(DetrDatasetMapper):
         instances, kept = utils.filter_empty_instances(instances, by_mask=False, return_mask=True)
         # Transforms resize uint8 by PIL, as images; fp32 holds the numbers of any more segments.
         dtype = np.uint8 if len(segments) < 256 else np.float32
-        index_map = torch.from_numpy(np.ascontiguousarray(transforms.apply_segmentation(index_map.astype(dtype))))
+        # A copy, contiguous and writable, which what transforms give is not always.
+        index_map = torch.from_numpy(np.array(transforms.apply_segmentation(index_map.astype(dtype)), order="C"))
         instances.gt_masks = BitMasks(index_map == (kept.nonzero() + 1)[:, :, None])
         return instances
 

@@ -42,6 +42,8 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
         except KeyError as error:  # yacs: "Non-existent config key: NAME"
             key = str(error.args[0]).rsplit(maxsplit=1)[-1]
             raise ValueError(unknown_key_message(key, config_file, known)) from error
+        except (yaml.YAMLError, AssertionError, UnicodeDecodeError, AttributeError) as error:
+            raise ValueError(f"{config_file} is no yaml config: {error}") from error
     cfg.merge_from_list(list(opts))
     cfg.DATASETS.CUSTOM = [dataset.as_entry() for dataset in custom_datasets(cfg)]
     register_datasets(cfg)

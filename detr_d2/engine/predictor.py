@@ -11,7 +11,6 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
@@ -160,10 +159,7 @@ def _read_config(path: str, weights: str | os.PathLike | None, opts: Sequence[An
                 f"{path} has no config.yaml beside it, which tells its model: give the config, with it as the weights."
             )
         weights = path
-    try:
-        cfg = load_config(config_file, [str(word) for word in opts])
-    except (yaml.YAMLError, AssertionError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config_file} is no yaml config: {error}") from error
+    cfg = load_config(config_file, [str(word) for word in opts])
     if weights is not None:
         cfg.MODEL.WEIGHTS = os.fspath(weights)
     return cfg

@@ -1,13 +1,12 @@
 """What the user of an exported program must know to feed it, as text that is written into its file."""
 
-import argparse
 import json
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..checkpoint.class_names import read_dataset_metadata
 from .graphs import Graph
 
 
@@ -39,7 +38,7 @@ def describe(
 
 def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
     """Those that the checkpoint holds, or else those of the data sets of ``cfg``; numbers where none has as many."""
-    sources = [_checkpoint_metadata(cfg.MODEL.WEIGHTS)]
+    sources = [read_dataset_metadata(cfg.MODEL.WEIGHTS)]
     sources += [MetadataCatalog.get(name).as_dict() for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]
     for source in sources:
         # Where a panoptic data set's ids are contiguous over things and stuff, "stuff_classes" names both.
@@ -47,13 +46,3 @@ def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
             if names and len(names) == num_classes:
                 return list(names)
     return [str(i) for i in range(num_classes)]
-
-
-def _checkpoint_metadata(path: str) -> dict[str, Any]:
-    """``dataset_metadata`` of a checkpoint of our trainer; {} of any other file."""
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return dict(checkpoint["dataset_metadata"])
-    except Exception:  # torch raises five types for files that are none of ours; the model is loaded already
-        return {}
