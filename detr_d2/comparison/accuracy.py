@@ -64,7 +64,7 @@ def _write_matches(evaluator: DatasetEvaluator, folder: Path) -> None:
     if not results:
         logging.getLogger(__name__).warning(f"{folder}: nothing was detected, so there is no interval of its AP.")
         return
-    for task in ("bbox", "segm"):
+    for task in coco._metadata.get("coco_tasks", ("bbox", "segm")):  # of which data without masks has one
         if task == "bbox" or "segmentation" in results[0]:
             match_detections(coco._coco_api.dataset, results, task).save(matches_file(folder, task))
 
