@@ -138,14 +138,19 @@ def compare(graph: Graph, program: Program, images: Sequence[Tensor], shape: Sha
         outputs = program(batch, sizes)
         seconds = (middle - start) * len(group) / len(inputs), time.perf_counter() - middle
         for i, size in enumerate(sizes.tolist()):
-            found = graph.instances({name: x[i] for name, x in outputs.items()}, tuple(size))
-            total += difference(expected[i], found)
+            of_image = {name: x[i] for name, x in outputs.items()}
+            found = graph.instances(of_image, tuple(size))
+            total += difference(expected[i], found, graph.least_score(of_image))
         total += Difference(seconds=seconds)
     return total
 
 
-def difference(expected: Instances, found: Instances) -> Difference:
-    """Between two results of one image, whose order may differ where scores are equal."""
+def difference(expected: Instances, found: Instances, least_score: float = 0.0) -> Difference:
+    """Between two results of one image, whose order may differ where scores are equal.
+
+    Args:
+        least_score: up to it, what is expected may be missing.
+    """
     side = max(expected.image_size)
     boxes = (expected.pred_boxes.tensor[:, None] - found.pred_boxes.tensor).abs().amax(-1) / side  # D x E
     scores = (expected.scores[:, None] - found.scores).abs()
@@ -154,9 +159,7 @@ def difference(expected: Instances, found: Instances) -> Difference:
     rows, columns = torch.from_numpy(rows), torch.from_numpy(columns)
     matched = same[rows, columns]
     rows, columns = rows[matched], columns[matched]
-    result = Difference(
-        len(expected), _missed(expected.scores, rows) + _missed(found.scores, columns), seconds=(0.0, 0.0)
-    )
+    result = Difference(len(expected), _missed(expected.scores, rows, least_score) + _missed(found.scores, columns))
     if len(rows):
         result.score, result.box = float(scores[rows, columns].max()), float(boxes[rows, columns].max())
         if expected.has("pred_masks"):
@@ -165,8 +168,10 @@ def difference(expected: Instances, found: Instances) -> Difference:
     return result
 
 
-def _missed(scores: Tensor, matched: Tensor) -> int:
+def _missed(scores: Tensor, matched: Tensor, least_score: float = 0.0) -> int:
     """How many are not matched, but for those with the lowest score: rounding decides which of equals are kept."""
+    if not len(scores):
+        return 0
     left = torch.ones(len(scores), dtype=torch.bool)
     left[matched] = False
-    return int((left & (scores > scores.min() + 1e-4)).sum()) if len(scores) else 0
+    return int((left & (scores > scores.min().clamp(min=least_score) + 1e-4)).sum())

@@ -69,6 +69,15 @@ class Graph(nn.Module, ABC):
         return max(1, self.model.backbone.size_divisibility)
 
     @property
+    def coarsest_stride(self) -> int:
+        """Pixels from cell to cell of the coarsest features."""
+        return max(shape.stride for shape in self.model.backbone.output_shape().values())
+
+    def least_score(self, outputs: dict[str, Tensor]) -> float:
+        """Detections of one image with a score up to this may be in the model's result and not in ``outputs``."""
+        return 0.0
+
+    @property
     def num_classes(self) -> int:
         """How many class ids there are."""
         raise NotImplementedError

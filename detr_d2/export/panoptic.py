@@ -79,6 +79,9 @@ class PanopticGraph(Graph):
         masks = model.predict_masks(features, hidden, batch.flatten(), query.flatten(), padding)
         return boxes, scores, classes, masks.unflatten(0, (images.shape[0], self.max_detections))
 
+    def least_score(self, outputs: dict[str, Tensor]) -> float:
+        return float(outputs["scores"].min()) if self.max_detections < self.model.num_queries else 0.0
+
     def instances(self, outputs: dict[str, Tensor], size: tuple[int, int]) -> Instances:
         model = self.model
         kept = model.is_thing[outputs["classes"]] & (outputs["scores"] >= model.instance_min_score)

@@ -50,6 +50,8 @@ def test_bad_input_ends_in_one_line(tool, name, words_in, says, load_tool, shape
     words = words_in(tmp_path)
     before = content(tmp_path)
     monkeypatch.chdir(tmp_path)
+    for logger in ("detectron2", "detr_d2", "fvcore"):  # with the streams of other tests in this process
+        monkeypatch.setattr(logging.getLogger(logger), "handlers", [])
     monkeypatch.setattr("sys.argv", [f"tools/{tool}.py"])  # whose name argparse puts before its errors
     capsys.readouterr()
     try:
