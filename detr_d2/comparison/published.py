@@ -43,6 +43,8 @@ PUBLISHED: dict[str, dict[str, float]] = {
     "mask_rcnn_R_50_FPN_1x": _row(_ZOO, 38.6, 35.2, None, 43, 44.34),
     "mask_rcnn_R_50_FPN_3x": _row(_ZOO, 41.0, 37.2, None, 43, 44.34),
     "panoptic_fpn_R_50_1x": _row(_ZOO, 37.6, 34.7, 39.4, 53, 45.97),
+    "panoptic_fpn_R_50_3x": _row(_ZOO, 40.0, 36.5, 41.5, 53, 45.97),
+    "panoptic_fpn_R_101_3x": _row(_ZOO, 42.4, 38.5, 43.0, 66, 64.91),
 }
 
 
