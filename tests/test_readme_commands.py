@@ -1,4 +1,4 @@
-"""The README's way from the quickstart's model to own data and an exported file, command by command, in short.
+"""The README's commands one after another, in short: COCO, own data, using, looking inside, exporting.
 
 What the quickstart leaves is made by two iterations in place of its training; trainings take two iterations of one
 process.
@@ -9,11 +9,19 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
+import torch
+from detectron2.modeling import build_model
+
+from detr_d2.checkpoint import to_official
+from detr_d2.engine import load_config
 
 REPO = Path(__file__).resolve().parents[1]
 README = (REPO / "README.md").read_text()
 SHORT = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "0"]
+SMALL = ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.CROP.ENABLED", "False"]
+PUBLISHED = "detr-r50-e632da11.pth"
 
 
 def commands_of(section: str) -> list[list[str]]:
@@ -30,8 +38,10 @@ def run(load_tool, capsys) -> Callable[[list[str]], str]:
         script, words = Path(command[1]), command[2:]
         if script.stem == "train_net":
             if "--num-gpus" in words:
-                words = [word for word in words if word not in ("--num-gpus", "2", "--dist-url", "auto")]
+                words = [word for word in words if word not in ("--num-gpus", "2", "8", "--dist-url", "auto")]
             words += SHORT
+            if "COCO-Detection" in command[3]:
+                words += SMALL if PUBLISHED in words else [*SMALL, "MODEL.WEIGHTS", ""]
         capsys.readouterr()
         module = load_tool(script.stem) if script.parent.name == "tools" else load_tool(f"../docs/{script.stem}")
         status = module.main(words)
@@ -73,3 +83,26 @@ def test_own_data_then_a_look_at_the_model(folder: Path, run) -> None:
         run(command)
     made = {path.name for path in (folder / "output").iterdir()}
     assert made >= {"drawn", "seen.jpg", "attention.png", "logs.png", "errors"}
+
+
+def test_coco_and_published_weights(folder: Path, run) -> None:
+    """With random weights in the layout and under the name of the published ones, on images of 64 pixels."""
+    cfg = load_config("configs/COCO-Detection/detr_R_50_500ep.yaml", ["MODEL.DEVICE", "cpu"])
+    torch.save(to_official(build_model(cfg).state_dict()), PUBLISHED)
+    (folder / "photos").symlink_to(folder / "datasets" / "shapes" / "val")
+    video = cv2.VideoWriter("clip.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 5, (64, 48))
+    for _ in range(2):
+        video.write(cv2.imread(str(next((folder / "photos").iterdir())))[:48, :64])
+    video.release()
+
+    coco = [c for c in commands_of("COCO: from download to AP") if "--num-machines" not in c]
+    assert [Path(c[1]).stem for c in coco] == [*["train_net"] * 3, "plot_logs", *["visualize_results"] * 2]
+    demo = commands_of("Use a trained model")[1]
+    convert = [c for c in commands_of("Export") if "convert_checkpoint" in c[1]]
+    assert "clip.mp4" in demo
+    assert len(convert) == 1
+    for command in [*coco, [word.replace(".jpg", ".png") for word in demo], *convert]:
+        run(command)
+    made = {path.name for path in (folder / "output").iterdir()}
+    assert made >= {"model_final.pth", "metrics.json", "inference", "drawn", "results.json", "detr_hf"}
+    assert {"curves.png", "boxes.png", "segments.png"} <= {path.name for path in folder.iterdir()}
