@@ -6,6 +6,7 @@ process.
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,10 +39,14 @@ def run(load_tool, capsys) -> Callable[[list[str]], str]:
         script, words = Path(command[1]), command[2:]
         if script.stem == "train_net":
             if "--num-gpus" in words:
-                words = [word for word in words if word not in ("--num-gpus", "2", "8", "--dist-url", "auto")]
+                words = [word for word in words if word not in ("--num-gpus", "1", "2", "8", "--dist-url", "auto")]
             words += SHORT
             if "COCO-Detection" in command[3]:
                 words += SMALL if PUBLISHED in words else [*SMALL, "MODEL.WEIGHTS", ""]
+            if command[3] == "configs/Custom/detr_R_50.yaml":  # which names the published weights by their address
+                words += [*SMALL, "MODEL.WEIGHTS", PUBLISHED]
+        if script.stem == "export" and PUBLISHED in words:
+            words += [*SMALL, "MODEL.DEVICE", "cpu"]
         capsys.readouterr()
         module = load_tool(script.stem) if script.parent.name == "tools" else load_tool(f"../docs/{script.stem}")
         status = module.main(words)
@@ -98,11 +103,32 @@ def test_coco_and_published_weights(folder: Path, run) -> None:
     coco = [c for c in commands_of("COCO: from download to AP") if "--num-machines" not in c]
     assert [Path(c[1]).stem for c in coco] == [*["train_net"] * 3, "plot_logs", *["visualize_results"] * 2]
     demo = commands_of("Use a trained model")[1]
-    convert = [c for c in commands_of("Export") if "convert_checkpoint" in c[1]]
+    export = commands_of("Export")
     assert "clip.mp4" in demo
-    assert len(convert) == 1
-    for command in [*coco, [word.replace(".jpg", ".png") for word in demo], *convert]:
+    assert [Path(c[1]).stem for c in export] == ["export", "run_onnx", "convert_checkpoint"]
+    shutil.copy(next((folder / "datasets" / "coco" / "val2017").iterdir()), "image.jpg")
+    for command in [*coco, [word.replace(".jpg", ".png") for word in demo], *export]:
         run(command)
     made = {path.name for path in (folder / "output").iterdir()}
     assert made >= {"model_final.pth", "metrics.json", "inference", "drawn", "results.json", "detr_hf"}
-    assert {"curves.png", "boxes.png", "segments.png"} <= {path.name for path in folder.iterdir()}
+    assert {"curves.png", "boxes.png", "segments.png", "drawn.png"} <= {path.name for path in folder.iterdir()}
+
+    val = ["--json-file", "datasets/coco/annotations/instances_val2017.json", "--image-root", "datasets/coco/val2017"]
+    run(
+        [
+            "python",
+            "tools/make_subset.py",
+            *val,
+            "--categories",
+            "person",
+            "skis",
+            "bowl",
+            "--output",
+            "datasets/custom",
+        ]
+    )
+    custom = [c for c in commands_of("Own data") if "configs/Custom/detr_R_50.yaml" in c]
+    assert [Path(c[1]).stem for c in custom] == ["check_dataset", "train_net"]
+    for command in custom:
+        run(command)
+    assert load_config("output/custom/config.yaml").MODEL.DETR.NUM_CLASSES == 3
