@@ -21,6 +21,7 @@ os.environ["DETECTRON2_DATASETS"] = str(DATASETS)
 
 from detectron2.config import CfgNode  # noqa: E402
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
 
 from detr_d2.data.datasets.shapes_generator import generate_shapes  # noqa: E402
 from detr_d2.engine import load_config  # noqa: E402
@@ -161,6 +162,25 @@ def write_own_data(
         json.dumps({"images": listed, "annotations": segments, "categories": categories})
     )
     return entry | {"panoptic_json": str(root / "panoptic.json"), "panoptic_root": str(root / "panoptic")}
+
+
+@pytest.fixture(scope="session")
+def save_run() -> Callable[..., Path]:
+    """``save_run(folder, "detr_R_18", *overrides, change=...)`` -> the checkpoint of a Shapes config with random
+    weights, with ``config.yaml`` beside it, as training leaves them; ``change`` may edit the model before.
+    """
+
+    def save(folder: Path, name: str, *overrides: str, change: Callable[..., object] | None = None) -> Path:
+        cfg = load_config(str(REPO / "configs" / "Shapes" / f"{name}.yaml"), list(overrides))
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        if change is not None:
+            change(model)
+        torch.save({"model": model.state_dict()}, folder / "model_final.pth")
+        (folder / "config.yaml").write_text(cfg.dump())
+        return folder / "model_final.pth"
+
+    return save
 
 
 @pytest.fixture

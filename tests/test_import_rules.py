@@ -39,7 +39,7 @@ ALLOWED = {
     "solver": ("layers", "structures"),
     "checkpoint": ("layers", "structures"),
     "engine": ("config", "data", "evaluation", "solver", "checkpoint"),
-    "demo": ("command_line", "data", "engine", "evaluation", "visualization"),
+    "demo": ("command_line", "data", "engine", "structures", "visualization"),
     "visualization": ("layers", "structures", "data", "modeling"),
     "analysis": ("checkpoint", "data", "visualization"),
     "export": ("command_line", "layers", "structures", "data", "modeling", "checkpoint", "engine"),

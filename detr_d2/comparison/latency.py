@@ -184,7 +184,7 @@ def measure_latency(
                 try:
                     times = _run(candidate, inputs, mapped, *setting, warmup=0 if turn else warmup)
                     result.rounds.append(times)
-                except (RuntimeError, TypeError, NotImplementedError) as error:
+                except (RuntimeError, TypeError) as error:
                     if setting[1] == "fp32":
                         raise
                     # An operator without this precision: the table says so and the other settings go on.

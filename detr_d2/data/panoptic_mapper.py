@@ -12,6 +12,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.structures import BitMasks, Boxes, Instances
 from scipy.ndimage import find_objects
 
+from ..structures import decode_ids
 from .build import DATASET_MAPPER_REGISTRY
 from .dataset_mappers import DetrDatasetMapper
 
@@ -62,14 +63,14 @@ def read_segments(file_name: str, ids: list[int], size: tuple[int, int]) -> np.n
         ValueError: its size is not ``size`` (height, width), or it and ``ids`` name different segments.
     """
     try:
-        rgb = utils.read_image(file_name, format="RGB").astype(np.int64)
+        rgb = utils.read_image(file_name, format="RGB")
     except FileNotFoundError as e:
         raise FileNotFoundError(
             f"the panoptic annotation {file_name} is missing: check the folder that the data set was registered with"
         ) from e
     if rgb.shape[:2] != size:
         raise ValueError(f"the panoptic annotation {file_name} is {rgb.shape[:2]} (height, width), its image {size}")
-    found, positions = np.unique(rgb[..., 0] + 256 * rgb[..., 1] + 256**2 * rgb[..., 2], return_inverse=True)
+    found, positions = np.unique(decode_ids(rgb), return_inverse=True)
     differ = sorted((set(found.tolist()) - {0}) ^ set(ids))
     if differ or len(set(ids)) != len(ids):
         raise ValueError(

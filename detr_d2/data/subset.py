@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..structures import decode_ids
 from .datasets.custom import CustomDataset
 
 
@@ -205,7 +206,7 @@ def _filter_png(root: Path, annotation: dict, folder: Path) -> None:
     blue_green_red = cv2.imread(str(file), cv2.IMREAD_COLOR)
     if blue_green_red is None:
         raise FileNotFoundError(f"the panoptic annotation {file} is missing or no image.")
-    ids = blue_green_red.astype(np.int32) @ np.array([256**2, 256, 1], np.int32)
+    ids = decode_ids(blue_green_red[..., ::-1])
     blue_green_red[~np.isin(ids, [segment["id"] for segment in annotation["segments_info"]])] = 0
     target = (folder / annotation["file_name"]).with_suffix(".png")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from detectron2.data import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
 from ..command_line import check_output, whole_file
-from ..evaluation.panoptic import encode_ids
+from ..structures import encode_ids
 from ..visualization import above
 from .inputs import Source
 from .outputs import Result, Sink
@@ -106,9 +107,9 @@ class _JsonSink(Sink):
         for item in self.items(result):
             results.add(item)
 
+    @abstractmethod
     def items(self, result: Result) -> list[dict[str, Any]]:
         """The entries of one image."""
-        raise NotImplementedError
 
 
 class CocoJson(_JsonSink):

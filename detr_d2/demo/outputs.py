@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ class Result(NamedTuple):
     frame_rate: float
 
 
-class Sink:
+class Sink(ABC):
     """Takes results one after another. As a context manager it finishes its files, or removes them after an error."""
 
     needs_pictures = False
@@ -44,7 +45,7 @@ class Sink:
     def __exit__(self, *error: object) -> bool | None:
         return None
 
-    def start(self, metadata: Metadata) -> None:
+    def start(self, metadata: Metadata) -> None:  # noqa: B027 (many sinks need no classes)
         """Called before all others with the classes of the model."""
 
     @contextlib.contextmanager
@@ -52,9 +53,9 @@ class Sink:
         """Around the results of one source; after an error what they left is taken back."""
         yield
 
+    @abstractmethod
     def add(self, result: Result) -> None:
         """Take one result."""
-        raise NotImplementedError
 
     @property
     def is_closed(self) -> bool:

@@ -12,13 +12,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
+from ..structures import encode_ids
 from .panoptic_truth import PanopticTruth
 
 # A group of classes in hotcoco's results, and the suffix of its metrics in Detectron2's.
@@ -140,9 +139,3 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         rows = [[group, *(results[metric + suffix] for metric in ("PQ", "SQ", "RQ"))] for group, suffix in _GROUPS]
         table = tabulate(rows, headers=["", "PQ", "SQ", "RQ"], tablefmt="pipe", floatfmt=".3f")
         logging.getLogger("detectron2.evaluation.panoptic").info(f"Panoptic quality:\n{table}")
-
-
-def encode_ids(ids: np.ndarray) -> bytes:
-    """H x W segment ids in [0, 2^24) -> a PNG of the COCO panoptic format, id = R + 256 G + 256^2 B."""
-    blue_green_red = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=-1).astype(np.uint8)
-    return cv2.imencode(".png", blue_green_red)[1].tobytes()

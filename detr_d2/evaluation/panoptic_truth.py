@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from detectron2.utils.file_io import PathManager
 
+from ..structures import decode_ids
+
 _MAX_IDS = 2**24
 
 
@@ -65,7 +67,7 @@ class PanopticTruth:
 
     def _check_ids(self, file_name: str, blue_green_red: np.ndarray, declared: list[int]) -> None:
         """The PNG must hold the declared ids, and no others but 0, which is void."""
-        ids = blue_green_red.astype(np.int32) @ np.array([256**2, 256, 1], dtype=np.int32)
+        ids = decode_ids(blue_green_red[..., ::-1])
         known, seen = self._known, self._seen
         known[0] = True
         known[declared] = True

@@ -78,9 +78,9 @@ class Graph(nn.Module, ABC):
         return 0.0
 
     @property
+    @abstractmethod
     def num_classes(self) -> int:
         """How many class ids there are."""
-        raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
         """What its user must know of it beyond `Graph`, by name; see `describe`."""

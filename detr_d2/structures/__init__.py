@@ -2,5 +2,6 @@
 
 from .feature_levels import FeatureLevels
 from .padded_images import PaddedImages
+from .panoptic_ids import decode_ids, encode_ids
 
-__all__ = ["FeatureLevels", "PaddedImages"]
+__all__ = ["FeatureLevels", "PaddedImages", "decode_ids", "encode_ids"]

@@ -14,6 +14,8 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
+from ..structures import decode_ids
+
 
 def draw_annotations(image: np.ndarray, metadata: Metadata, item: dict[str, Any], height: int) -> np.ndarray:
     """Ground truth of one of Detectron2's dicts: its panoptic segments where it has them, else its boxes."""
@@ -48,9 +50,8 @@ def draw_panoptic(
 
 
 def read_ids(path: str | Path) -> np.ndarray:
-    """H x W segment ids, int32, of a PNG in COCO's panoptic format: R + 256 G + 256^2 B."""
-    rgb = read_image(str(path), "RGB").astype(np.int32)
-    return rgb[..., 0] + 256 * rgb[..., 1] + 256**2 * rgb[..., 2]
+    """H x W segment ids, int32, of a PNG in COCO's panoptic format."""
+    return decode_ids(read_image(str(path), "RGB"))
 
 
 def _canvas(image: np.ndarray, metadata: Metadata, height: int) -> Visualizer:

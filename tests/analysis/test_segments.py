@@ -10,7 +10,7 @@ import pytest
 from hotcoco.panoptic import pq_compute
 
 from detr_d2.analysis.segments import SegmentErrors, find_segment_errors, lost_quality, repaired_quality
-from detr_d2.evaluation.panoptic import encode_ids
+from detr_d2.structures import encode_ids
 
 CATEGORIES = [{"id": i, "name": f"class {i}", "isthing": int(i < 30)} for i in (3, 8, 40)]
 

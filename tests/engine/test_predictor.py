@@ -37,21 +37,20 @@ KINDS = [
 ]
 
 
+def find_things(model: torch.nn.Module) -> None:
+    """Without training all queries are of one class: let it be a thing."""
+    model.class_embed.bias.data[0] = 5
+
+
 @pytest.fixture(scope="module")
-def run_folder(repo: Path, shapes_root: Path, tmp_path_factory) -> Callable[[str], Path]:
+def run_folder(save_run, shapes_root: Path, tmp_path_factory) -> Callable[[str], Path]:
     """``run_folder("detr_R_18")`` -> a folder as training leaves it: ``config.yaml``, ``model_final.pth``."""
     folders: dict[str, Path] = {}
 
     def make(name: str) -> Path:
         if name not in folders:
-            folder = folders[name] = tmp_path_factory.mktemp(name)
-            cfg = load_config(str(repo / "configs" / "Shapes" / f"{name}.yaml"), LOW)
-            torch.manual_seed(0)
-            model = build_model(cfg)
-            if name == "panoptic_detr_R_18":  # without training all queries are of one class: let it be a thing
-                model.class_embed.bias.data[0] = 5
-            torch.save({"model": model.state_dict()}, folder / "model_final.pth")
-            (folder / "config.yaml").write_text(cfg.dump())
+            change = find_things if name == "panoptic_detr_R_18" else None
+            folders[name] = save_run(tmp_path_factory.mktemp(name), name, *LOW, change=change).parent
         return folders[name]
 
     return make

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
 from detr_d2.evaluation import PanopticQualityEvaluator
-from detr_d2.evaluation.panoptic import encode_ids
+from detr_d2.structures import encode_ids
 
 THINGS, STUFF = {3: 0, 8: 1}, {11: 2}  # category id -> contiguous id
 

@@ -8,13 +8,10 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
-import torch
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
 from pycocotools.coco import COCO
 
 from detr_d2 import demo
-from detr_d2.engine import load_config
 from detr_d2.visualization import read_ids
 
 # Random weights that find something.
@@ -31,18 +28,14 @@ def tool(load_tool) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(repo: Path, shapes_root: Path, tmp_path_factory) -> Callable[[str], Path]:
+def checkpoint(save_run, shapes_root: Path, tmp_path_factory) -> Callable[[str], Path]:
     """``checkpoint("detr_R_18")`` -> a checkpoint with its ``config.yaml`` beside it."""
-    folders: dict[str, Path] = {}
+    files: dict[str, Path] = {}
 
     def make(name: str) -> Path:
-        if name not in folders:
-            folder = folders[name] = tmp_path_factory.mktemp(name)
-            cfg = load_config(str(repo / "configs" / "Shapes" / f"{name}.yaml"), LOW)
-            torch.manual_seed(0)
-            torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
-            (folder / "config.yaml").write_text(cfg.dump())
-        return folders[name] / "model_final.pth"
+        if name not in files:
+            files[name] = save_run(tmp_path_factory.mktemp(name), name, *LOW)
+        return files[name]
 
     return make
 

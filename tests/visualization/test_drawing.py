@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 
-from detr_d2.evaluation.panoptic import encode_ids
+from detr_d2.structures import encode_ids
 from detr_d2.visualization import draw_annotations, draw_boxes, draw_panoptic, fit_height, make_sheet, read_ids
 from detr_d2.visualization.sheet import GAP
 

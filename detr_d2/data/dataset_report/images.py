@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 from detectron2.data.detection_utils import read_image
 
+from ...structures import decode_ids
 from ..files import missing_files
 from .problems import Demands, Problems
 
@@ -30,20 +31,8 @@ def check_image_files(
         advance: called after each image.
     """
     is_error = not demands.skips_unreadable_images
-    problems, images = Problems(), list(images)
-    missing = set(missing_files(os.path.join(root, image["file_name"]) for image in images))
-    there = []
-    for image in images:
-        path = os.path.join(root, image["file_name"])
-        if path in missing:
-            problems.add("missing-image", path, image["id"], "the file does not exist", is_error=is_error)
-            advance()
-        else:
-            there.append((path, image))
-    if decode:
-        for found in _in_threads(partial(_check_image, is_error=is_error), there, processes, advance):
-            problems += found
-    return problems
+    check = partial(_check_image, is_error=is_error) if decode else None
+    return _check_files(images, root, ("missing-image", "id"), check, processes, advance, is_error=is_error)
 
 
 def check_pngs(
@@ -63,27 +52,40 @@ def check_pngs(
         sizes: (H, W) of the images by id.
         is_error: whether training reads them.
     """
-    problems, annotations = Problems(), list(annotations)
-    missing = set(missing_files(os.path.join(root, annotation["file_name"]) for annotation in annotations))
-    there = []
-    for annotation in annotations:
-        path = os.path.join(root, annotation["file_name"])
+    check = partial(_check_png, sizes=sizes, is_error=is_error) if decode else None
+    return _check_files(annotations, root, ("missing-png", "image_id"), check, processes, advance, is_error=is_error)
+
+
+def _check_files(
+    entries: Iterable[dict],
+    root: str,
+    missing_as: tuple[str, str],
+    check: Callable[[tuple[str, dict]], Problems] | None,
+    processes: int,
+    advance: Callable[[], object],
+    *,
+    is_error: bool,
+) -> Problems:
+    """What is missing of the files that ``entries`` name, and what ``check`` finds in the others.
+
+    Args:
+        missing_as: the kind of problem that a missing file is, and the key of its entry's id.
+        check: takes path and entry, in threads; None: only what is missing.
+    """
+    kind, key = missing_as
+    files = [(os.path.join(root, entry["file_name"]), entry) for entry in entries]
+    missing = set(missing_files(path for path, _ in files))
+    problems = Problems()
+    for path, entry in files:
         if path in missing:
-            problems.add("missing-png", path, annotation["image_id"], "the file does not exist", is_error=is_error)
+            problems.add(kind, path, entry[key], "the file does not exist", is_error=is_error)
             advance()
-        else:
-            there.append((path, annotation))
-    if decode:
-        for found in _in_threads(partial(_check_png, sizes=sizes, is_error=is_error), there, processes, advance):
-            problems += found
+    if check is not None:
+        with ThreadPoolExecutor(processes) as pool:
+            for found in pool.map(check, [file for file in files if file[0] not in missing]):
+                advance()
+                problems += found
     return problems
-
-
-def _in_threads(check: Callable, items: list, processes: int, advance: Callable[[], object]) -> Iterable[Problems]:
-    with ThreadPoolExecutor(processes) as pool:
-        for found in pool.map(check, items):
-            advance()
-            yield found
 
 
 def _check_image(item: tuple[str, dict], *, is_error: bool) -> Problems:
@@ -113,7 +115,7 @@ def _check_png(item: tuple[str, dict], *, sizes: dict[int, tuple[int, int]], is_
         message = f"it is {rgb.shape[:2]} (height, width), its image {sizes[ident]}"
         problems.add("size-mismatch", path, ident, message, is_error=is_error)
         return problems
-    found, areas = np.unique(rgb.astype(np.uint32) @ np.array([1, 256, 256**2], np.uint32), return_counts=True)
+    found, areas = np.unique(decode_ids(rgb), return_counts=True)
     in_png = {int(i): int(area) for i, area in zip(found, areas, strict=True) if i}
     in_json = {segment.get("id"): segment for segment in annotation["segments_info"]}
     for segment in sorted(in_png.keys() - in_json.keys()):

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...structures import decode_ids
+
 IGNORE_LABEL = 255
 
 
@@ -66,13 +68,13 @@ def stuff_classes(categories: Iterable[dict[str, Any]]) -> dict[int, int]:
 
 def _write(classes: dict[int, int], panoptic_root: Path, output: Path, annotation: dict[str, Any]) -> None:
     file_name = panoptic_root / annotation["file_name"]
-    rgb = np.asarray(Image.open(file_name).convert("RGB"), dtype=np.int64)
+    rgb = np.asarray(Image.open(file_name).convert("RGB"))
     values = {0: IGNORE_LABEL}
     for segment in annotation["segments_info"]:
         if segment["category_id"] not in classes:
             raise ValueError(f"{file_name}: category {segment['category_id']} is not among the JSON's categories.")
         values[segment["id"]] = classes[segment["category_id"]]
-    found, positions = np.unique(rgb @ np.array([1, 256, 256**2]), return_inverse=True)
+    found, positions = np.unique(decode_ids(rgb), return_inverse=True)
     if unknown := sorted(set(found.tolist()) - set(values)):
         raise ValueError(f"{file_name} holds the segments {unknown[:5]}, which the JSON lacks.")
     table = np.array([values[i] for i in found.tolist()], dtype=np.uint8)
