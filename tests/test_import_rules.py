@@ -154,6 +154,15 @@ def test_every_module_imports_without_what_only_the_tests_need():
     )
 
 
+def test_import_leaves_what_is_slow_to_import_until_it_is_needed():
+    code = (
+        "import detectron2.config, detectron2.data, detectron2.modeling; before = set(sys.modules); "
+        "import detr_d2; print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    # scipy alone takes longer than the whole of this package.
+    assert not {"scipy", "matplotlib", "cv2", "hotcoco", "safetensors", "tqdm"} & set(python(code).split())
+
+
 def test_import_adds_little_to_detectron2s_own():
     """At most 0.3 s of processor time, which other processes on the machine disturb less than the clock on the wall."""
     code = (

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from detectron2.data import detection_utils as utils
 from detectron2.structures import BitMasks, Boxes, Instances
-from scipy.ndimage import find_objects
 
 from ..structures import decode_ids
 from .build import DATASET_MAPPER_REGISTRY
@@ -37,6 +36,8 @@ class PanopticDatasetMapper(DetrDatasetMapper):
         old_size: tuple[int, int],
         size: tuple[int, int],
     ) -> Instances:
+        from scipy.ndimage import find_objects  # a fifth of a second to import, and only training needs it
+
         segments = _segments_of(dataset_dict)
         index_map = read_segments(dataset_dict["pan_seg_file_name"], [s["id"] for s in segments], old_size)
         corners = [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(index_map)]
