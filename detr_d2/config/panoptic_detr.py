@@ -11,6 +11,9 @@ def add_panoptic_detr_config(cfg: CN) -> None:
     # Backbone features finer than MODEL.DETR.IN_FEATURE that the mask head adds, coarsest first; masks have the size of
     # the last. All must be among the backbone's OUT_FEATURES.
     cfg.MODEL.PANOPTIC_DETR.MASK_FEATURES = ("res4", "res3", "res2")
+    # Feature that the mask head starts from, in models that read several: one of MODEL.DEFORMABLE_DETR.IN_FEATURES; ""
+    # is its last. MASK_FEATURES are finer than this one. DETR has one feature and does not read this key.
+    cfg.MODEL.PANOPTIC_DETR.IN_FEATURE = ""
     # The most masks that are computed at once: less memory in inference, the same results.
     cfg.MODEL.PANOPTIC_DETR.MASK_CHUNK_SIZE = 16
     # Train the mask head alone: the box model gets no gradient, no dropout, no group in the optimizer.

@@ -89,17 +89,28 @@ def test_results(cfg: CfgNode) -> None:
     assert any(result["panoptic_seg"][1] for result in results)
 
 
-def test_mask_head_starts_from_the_last_backbone_level(cfg: CfgNode) -> None:
+@pytest.mark.parametrize(("name", "level"), [("", 2), ("res5", 2), ("res4", 1), ("res3", 0)])
+def test_mask_head_starts_from_the_level_of_one_backbone_feature(cfg: CfgNode, name: str, level: int) -> None:
+    cfg.MODEL.PANOPTIC_DETR.IN_FEATURE = name
+    cfg.MODEL.PANOPTIC_DETR.MASK_FEATURES = ["res2"]
     model = build(cfg).eval()
     images = model.preprocess(make_inputs())
     detection = model.detect(images)
     _, hidden, _ = model.mask_inputs(detection)
-    assert model.mask_stride == 32
-    projected, mask = model.input_proj[2](detection.features["res5"], images)
+    assert model.mask_stride == (8, 16, 32)[level]
+    projected, mask = model.input_proj[level](detection.features[f"res{level + 3}"], images)
     torch.testing.assert_close(hidden.projected, projected)
     assert torch.equal(hidden.padding_mask, mask)
-    before = sum(height * width for height, width in detection.levels.spatial_shapes[:2])
+    before = sum(height * width for height, width in detection.levels.spatial_shapes[:level])
     torch.testing.assert_close(hidden.memory, detection.hidden.memory[:, before : before + mask[0].numel()])
+
+
+def test_unknown_mask_in_feature(cfg: CfgNode) -> None:
+    cfg.MODEL.PANOPTIC_DETR.IN_FEATURE = "res2"
+    with pytest.raises(
+        ValueError, match=r"MODEL\.PANOPTIC_DETR\.IN_FEATURE is 'res2', expected one of \['res3', 'res4'"
+    ):
+        build_model(cfg)
 
 
 def test_starts_from_box_weights(cfg: CfgNode, tmp_path) -> None:
