@@ -37,7 +37,8 @@ Weights are random unless ``MODEL.WEIGHTS`` is among the overrides. Memory is me
 growth over what the model and its batch hold (detr_d2/benchmark/memory.py says how).
 
 ``--operator`` measures one operator alone, at the size of the encoder (detr_d2/benchmark/operator.py), on a GPU where
-there is one. DETR_D2_MS_DEFORM_ATTN chooses its backend, --amp takes its values in bf16.
+there is one, with the share of memory bandwidth that it reaches. DETR_D2_MS_DEFORM_ATTN chooses its backend, --amp
+takes its values in bf16. Its --reference is ``transformers``, the package ``deformops``, or a backend of ours by name.
 """
 
 import argparse
@@ -72,6 +73,7 @@ from detr_d2.benchmark.operator import (
     operator_modes,
     run_operator,
 )
+from detr_d2.benchmark.operator_references import OPERATOR_REFERENCES
 from detr_d2.benchmark.reference import check_reference, require_transformers
 from detr_d2.benchmark.settings import MODES, REFERENCES
 from detr_d2.benchmark.torchvision_reference import check_torchvision
@@ -103,7 +105,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument("--operator", choices=OPERATORS, help="one operator alone")
     parser.add_argument("--mode", choices=[*MODES, "both"], default="inference", help="what to time (%(default)s)")
     parser.add_argument(
-        "--reference", choices=REFERENCES, default="none", help="what to measure beside it (%(default)s)"
+        "--reference",
+        metavar="NAME",
+        default="none",
+        help=f"what to measure beside it: a model beside one of {', '.join(REFERENCES)}; the operator beside one of "
+        f"{', '.join(OPERATOR_REFERENCES)} (%(default)s)",
     )
     parser.add_argument(
         "--size",
@@ -126,7 +132,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="write every number there")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    references = OPERATOR_REFERENCES if args.operator else REFERENCES
+    if args.reference not in references:
+        parser.error(f"--reference {args.reference}: choose among {', '.join(references)}")
+    return args
 
 
 def run(args: argparse.Namespace) -> dict:

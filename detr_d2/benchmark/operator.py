@@ -1,7 +1,9 @@
-"""Speed and memory of multi-scale deformable attention alone, beside ``transformers``' PyTorch path.
+"""Speed and memory of multi-scale deformable attention alone, beside another implementation.
 
 The size is that of the encoder at 800 x 1066: every cell of every level is a query. Its points lie within 4 cells of it
 in each level, as in an untrained model. Forward is without gradients; training is forward and backward to all inputs.
+The share of memory bandwidth is that of the least traffic, each input read and each output written once, of what a copy
+reaches in the same run.
 """
 
 from collections.abc import Callable
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from ..layers import ms_deform_attn, ms_deform_attn_flops
 from .agreement import full_precision
+from .bandwidth import copy_bandwidth
 from .memory import PeakMemory, in_own_process, peak_of
+from .operator_references import Operator, operator_reference
 from .report import hardware, mode_results
 from .settings import MODES
 from .timing import measure_times, speed_ratio
@@ -63,16 +67,18 @@ class OperatorSettings:
         """What is measured, in the order in which it runs."""
         return ["ours"] if self.reference == "none" else ["ours", self.reference]
 
-    def function(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def function(self, name: str) -> Operator:
         """One implementation, of values, locations and weights."""
         if name == "ours":
             return lambda value, locations, weights: ms_deform_attn(value, self.shapes, locations, weights)
-        from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
+        return operator_reference(name, self.shapes, self.device)
 
-        module = MultiScaleDeformableAttention()
-        return lambda value, locations, weights: module(
-            value, None, self.shapes, None, locations.to(value.dtype), weights, im2col_step=64
-        )
+    def least_traffic(self, mode: str) -> int:
+        """Bytes if each input is read once and each output written once; in training of both directions."""
+        value, locations, weights = (x.numel() * x.element_size() for x in self.inputs())
+        forward = 2 * value + locations + weights  # every cell is a query, so the output has the values' size
+        # Backward reads the output's gradient and the inputs, and writes the inputs' gradients.
+        return forward if mode == "inference" else forward + 3 * value + 2 * (locations + weights)
 
     def step(self, name: str, mode: str) -> Callable[[], object]:
         """One call, with backward in training, on inputs of its own."""
@@ -103,6 +109,7 @@ def run_operator(
         "settings": asdict(settings) | counts,
         "environment": hardware(torch.device(settings.device)),
         "multiply_adds": _multiply_adds(settings),
+        "copy_gb_per_s": copy_bandwidth(torch.device(settings.device)) / 1e9,
     }
     if settings.reference != "none":
         report["agreement"] = compare_implementations(settings)
@@ -116,7 +123,12 @@ def run_operator(
         if memory:
             for name in steps:
                 peaks[name] = in_own_process(_peak_memory, settings, name, mode, what=f"{name} ({mode})")
-        report["results"][mode] = mode_results(timings, peaks, ratio, settings.batch_size)
+        results = mode_results(timings, peaks, ratio, settings.batch_size)
+        gigabytes = settings.least_traffic(mode) / 1e9
+        for name in steps:
+            reached = gigabytes / (results[name]["batch_ms"]["p50"] / 1000)
+            results[name]["bandwidth"] = {"gb_per_s": reached, "share_of_copy": reached / report["copy_gb_per_s"]}
+        report["results"][mode] = results
     return report
 
 
@@ -148,10 +160,11 @@ def operator_markdown(report: dict) -> str:
     lines = [
         f"ms_deform_attn at encoder size, batch {settings['batch_size']}, {settings['precision']}, "
         f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}, "
-        f"{report['multiply_adds'] / 1e9:.2f} G multiply-adds forward",
+        f"{report['multiply_adds'] / 1e9:.2f} G multiply-adds forward; a copy reaches "
+        f"{report['copy_gb_per_s']:.1f} GB/s",
         "",
-        "| | | ms, p50 (min - max) | memory MiB, growth |",
-        "|---|---|---|---|",
+        "| | | ms, p50 (min - max) | memory MiB, growth | share of memory bandwidth |",
+        "|---|---|---|---|---|",
     ]
     ratios = []
     for mode, results in report["results"].items():
@@ -160,7 +173,8 @@ def operator_markdown(report: dict) -> str:
                 times, memory = results[name]["batch_ms"], results[name].get("memory_mib")
                 growth = f"{memory['growth']:.0f}" if memory else "-"
                 span = f"{times['p50']:.1f} ({times['min']:.1f} - {times['max']:.1f})"
-                lines.append(f"| {TITLES[mode]} | {name} | {span} | {growth} |")
+                share = f"{100 * results[name]['bandwidth']['share_of_copy']:.1f} %"
+                lines.append(f"| {TITLES[mode]} | {name} | {span} | {growth} | {share} |")
         if "times_as_fast" in results:
             ratio = results["times_as_fast"]
             line = f"{TITLES[mode].capitalize()}: {ratio['median']:.2f} times as fast as the reference"

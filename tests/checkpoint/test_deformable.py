@@ -138,7 +138,7 @@ def test_ours_to_official_and_back(model_of, variant):
 
 
 def mmdetection_2_of(model: nn.Module) -> dict[str, Tensor]:
-    """The same for version 2, whose head holds the transformer; unverified against a published file."""
+    """The same for version 2, whose head holds the transformer: names as its classes of version 2.18 define them."""
     renames = [
         (r"^(encoder\.layers\.\d+)\.self_attn\.", r"bbox_head.transformer.\1.attentions.0."),
         (r"^(decoder\.layers\.\d+)\.self_attn\.attn\.", r"bbox_head.transformer.\1.attentions.0.attn."),

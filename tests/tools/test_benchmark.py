@@ -188,9 +188,36 @@ def test_one_operator(
         own, reference = (report["results"][mode][name]["rounds_ms"] for name in ("ours", "transformers"))
         ratio = report["results"][mode]["times_as_fast"]
         assert ratio["rounds"] == pytest.approx([b / a for a, b in zip(own, reference, strict=True)])
+        # Of 132 queries and 2 heads of 8 channels, with 2 levels of 4 points, in fp32.
+        value, locations, weights = 4 * 132 * 16, 4 * 132 * 2 * 8 * 2, 4 * 132 * 2 * 8
+        traffic = 2 * value + locations + weights
+        if mode == "train":
+            traffic += 3 * value + 2 * (locations + weights)
+        for name in ("ours", "transformers"):
+            result = report["results"][mode][name]
+            reached = traffic / 1e6 / result["batch_ms"]["p50"]
+            assert result["bandwidth"]["gb_per_s"] == pytest.approx(reached)
+            assert result["bandwidth"]["share_of_copy"] == pytest.approx(reached / report["copy_gb_per_s"])
     text = capsys.readouterr().out
     assert "| forward | ours |" in text
     assert "Forward + backward:" in text
+
+
+@pytest.mark.parametrize("reference", ["torch", "deformops"])
+def test_one_operator_beside_another_implementation(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, reference: str
+) -> None:
+    if reference == "deformops":
+        pytest.importorskip("deformops", reason="needs Python 3.12 and pip install deformops")
+    small = functools.partial(tool.OperatorSettings, shapes=((9, 12), (4, 6)), heads=2, head_dim=8)
+    monkeypatch.setattr(tool, "OperatorSettings", small)
+    words = ["--operator", "ms_deform_attn", "--mode", "both", "--rounds", "1", "--threads", "1", "--no-memory"]
+    assert tool.main([*words, "--reference", reference]) == 0
+    assert f"| forward | {reference} |" in capsys.readouterr().out
+    monkeypatch.setenv("DETR_D2_MS_DEFORM_ATTN", "torch")
+    if reference == "torch":
+        assert tool.main([*words, "--reference", reference]) != 0
+        assert "unset it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
