@@ -4,11 +4,12 @@
 """
 
 from .agreement import Agreement, compare_outputs
+from .build import build_workloads
 from .memory import PeakMemory, measure_memory
 from .report import environment, mode_results, settings_of, to_markdown
 from .settings import Settings
 from .timing import Ratio, Timing, measure_times, speed_ratio
-from .workloads import Workload, build_workloads
+from .workloads import Workload
 
 __all__ = [
     "Agreement",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..modeling.panoptic_postprocessing import merge_panoptic, select_segments
 from .torchvision_reference import FCOSAgreement, TorchvisionWorkload, compare_fcos
-from .workloads import OurWorkload, PanopticReferenceWorkload, ReferenceWorkload
+from .transformers_workloads import PanopticReferenceWorkload, ReferenceWorkload
+from .workloads import OurWorkload
 
 TOLERANCE = 1e-3
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..modeling import DeformableDETR
 from ..modeling.meta_arch.deformable_detr import DeformableDetection
-from .workloads import RawOutputs, ReferenceWorkload
+from .transformers_workloads import ReferenceWorkload
+from .workloads import RawOutputs
 
 if TYPE_CHECKING:
     from transformers.utils import ModelOutput

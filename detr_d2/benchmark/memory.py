@@ -21,8 +21,8 @@ from typing import TypeVar
 import torch
 from detectron2.utils.events import EventStorage
 
+from .build import build_workload
 from .settings import Settings
-from .workloads import build_workload
 
 STEPS = 2
 MIB = 2**20

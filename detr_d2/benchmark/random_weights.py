@@ -1,15 +1,10 @@
 """Random weights that make untrained models behave like trained ones, as far as agreement and speed depend on it."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-from ..modeling import DeformableDETR
 from ..modeling.panoptic_postprocessing import select_segments
-
-if TYPE_CHECKING:
-    from .workloads import OurWorkload
+from .workloads import OurWorkload
 
 # Of an untrained panoptic model's queries, those that get into its panoptic map: 17 or 18 of 100.
 KEPT_QUERIES = 0.175
@@ -36,7 +31,7 @@ def randomize_frozen_norms(model: nn.Module, seed: int) -> None:
 
 
 @torch.no_grad()
-def separate_queries(ours: "OurWorkload", sharpness: float = 3.0, std: float = 1.0) -> None:
+def separate_queries(ours: OurWorkload, sharpness: float = 3.0, std: float = 1.0) -> None:
     """Rescale an untrained DETR so that its queries differ in class, score and box on this batch.
 
     Fresh weights give every query nearly the same output, and then equal detections would prove little. The decoder
@@ -61,25 +56,25 @@ def separate_queries(ours: "OurWorkload", sharpness: float = 3.0, std: float = 1
 
 
 @torch.no_grad()
-def spread_samples(model: DeformableDETR, seed: int) -> None:
+def spread_samples(ours: OurWorkload) -> None:
     """Draw what Deformable DETR starts at zero: where and how much it samples, and boxes.
 
     Fresh weights look at the same cells around every query; trained ones spread over some cells, as these do. Inputs of
     all of these layers are normed, so each output has the given deviation.
     """
-    generator = torch.Generator().manual_seed(seed)
+    model = ours.model
     # In cells, and before a softmax or a sigmoid. Boxes move little, or refinement would drive them to the borders.
     spread = {"sampling_offsets": 1.0, "attention_weights": 1.0, "bbox_embed": 0.5}
     for name, parameter in model.named_parameters():
         part = next((part for part in spread if part in name), None)
         is_output = "bbox_embed" not in name or f".layers.{len(model.bbox_embed[0].layers) - 1}." in name
         if part and is_output and parameter.dim() == 2:
-            values = torch.randn(parameter.shape, generator=generator)
+            values = torch.randn(parameter.shape)
             parameter.copy_(values * spread[part] / parameter.shape[1] ** 0.5)
 
 
 @torch.no_grad()
-def separate_classes(ours: "OurWorkload", std: float = 1.5) -> None:
+def separate_classes(ours: OurWorkload, std: float = 1.5) -> None:
     """Rescale the last class head of an untrained Deformable DETR, so that its queries differ in class on this batch:
     each logit gets mean 0 and standard deviation ``std`` over all queries.
     """
@@ -91,7 +86,7 @@ def separate_classes(ours: "OurWorkload", std: float = 1.5) -> None:
 
 
 @torch.no_grad()
-def separate_masks(ours: "OurWorkload", sharpness: float = 3.0) -> None:
+def separate_masks(ours: OurWorkload, sharpness: float = 3.0) -> None:
     """Rescale an untrained mask head so that the masks of its queries differ.
 
     Queries and keys of the attention maps get mean 0 and standard deviation 1 (queries ``sharpness``), and the maps,
@@ -111,7 +106,7 @@ def separate_masks(ours: "OurWorkload", sharpness: float = 3.0) -> None:
 
 
 @torch.no_grad()
-def keep_queries(ours: "OurWorkload", share: float = KEPT_QUERIES) -> None:
+def keep_queries(ours: OurWorkload, share: float = KEPT_QUERIES) -> None:
     """Scale the class head of a panoptic model so that of its queries about ``share`` enter the panoptic maps."""
     model = ours.model
     logits = model.detect(model.preprocess(ours.inputs)).outputs.pred_logits
@@ -128,7 +123,7 @@ def keep_queries(ours: "OurWorkload", share: float = KEPT_QUERIES) -> None:
 
 
 @torch.no_grad()
-def spread_scores(ours: "OurWorkload") -> None:
+def spread_scores(ours: OurWorkload) -> None:
     """Rescale the head of an untrained FCOS so that some hundred candidates of each image pass its threshold, as of a
     trained one; fresh weights give none, and post-processing would have nothing to do.
     """

@@ -153,16 +153,16 @@ def test_detectron2s_own_models(tool: ModuleType, tmp_path: Path, capsys: pytest
 def test_other_weights_end_the_run(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from detr_d2.benchmark import workloads
+    from detr_d2.benchmark import transformers_workloads
 
-    build_reference = workloads.build_reference
+    build_reference = transformers_workloads.build_reference
 
     def perturbed(*args: object) -> torch.nn.Module:
         model = build_reference(*args)
         model.class_labels_classifier.bias.data[0] += 0.01
         return model
 
-    monkeypatch.setattr(workloads, "build_reference", perturbed)
+    monkeypatch.setattr(transformers_workloads, "build_reference", perturbed)
     output = tmp_path / "benchmark.json"
     words = ["--config-file", DETR, "--reference", "transformers", "--no-memory", "--output", str(output)]
     assert tool.main([*words, *QUICK, *SMALL]) == 1
