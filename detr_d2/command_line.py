@@ -1,9 +1,11 @@
 """What the scripts of ``tools/`` share: errors of one line, exit status, and files that are whole or not there."""
 
 import argparse
+import ast
 import contextlib
 import functools
 import os
+import pydoc
 import re
 import sys
 import tempfile
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from torch.multiprocessing import ProcessRaisedException
 
 # Set to anything, it shows the whole traceback of an error.
 TRACEBACK_VARIABLE = "DETR_D2_TRACEBACK"
@@ -19,15 +22,18 @@ TRACEBACK_VARIABLE = "DETR_D2_TRACEBACK"
 # What OpenCV writes everywhere.
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
+# What its user can mend; any other error is a mistake of ours.
+MENDABLE = (ValueError, OSError, KeyError)
+
 Main = Callable[[Sequence[str] | None], int]
 
 
 def command_line_tool(main: Main) -> Main:
     """Decorates a script's ``main(argv=None) -> status``, so that what its user can mend is told in one line.
 
-    ``ValueError``, ``OSError`` and ``KeyError`` become ``SCRIPT: what is wrong`` on stderr and status 1, an interrupt
-    status 130. What else is raised is a mistake of ours and keeps its traceback, as does everything while the
-    environment variable `TRACEBACK_VARIABLE` is set.
+    `MENDABLE` errors, of this process or of one that it launched, become ``SCRIPT: what is wrong`` on stderr and status
+    1, an interrupt status 130. What else is raised is a mistake of ours and keeps its traceback, as does everything
+    while the environment variable `TRACEBACK_VARIABLE` is set.
     """
     script = Path(main.__globals__["__file__"]).name
 
@@ -35,10 +41,11 @@ def command_line_tool(main: Main) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         try:
             return main(argv)
-        except (ValueError, OSError, KeyError) as error:
-            if os.environ.get(TRACEBACK_VARIABLE):
+        except (*MENDABLE, ProcessRaisedException) as error:
+            cause = message_of_process(error) if isinstance(error, ProcessRaisedException) else error
+            if cause is None or os.environ.get(TRACEBACK_VARIABLE):
                 raise
-            print(f"{script}: {one_line(error)}", file=sys.stderr)
+            print(f"{script}: {one_line(cause)}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print(f"{script}: interrupted", file=sys.stderr)
@@ -47,8 +54,22 @@ def command_line_tool(main: Main) -> Main:
     return run
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks; its type where it says nothing."""
+def message_of_process(error: ProcessRaisedException) -> str | None:
+    """What the `MENDABLE` error said that ended a launched process, whose traceback is all that comes back of it.
+
+    None: another error ended it.
+    """
+    # The last line without indentation that names an error; its message may go on to the end.
+    header = r"^((?:\w+\.)*\w*(?:Error|Exception|Interrupt))(?:: |$)"
+    *_, name, message = ("", "", *re.split(header, str(error).strip(), flags=re.MULTILINE))
+    kind = pydoc.locate(name)
+    if not (isinstance(kind, type) and issubclass(kind, MENDABLE)):
+        return None
+    return str(ast.literal_eval(message)) if issubclass(kind, KeyError) and message else message or name
+
+
+def one_line(error: BaseException | str) -> str:
+    """An error or its message without line breaks; its type where it says nothing."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if "Original Traceback" in text:  # from a worker of a data loader, which puts all of it into the message
         text = re.split(rf"^(?:\w+\.)*{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]

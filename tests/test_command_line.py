@@ -1,6 +1,7 @@
 """What the scripts share."""
 
 import argparse
+import json
 
 import pytest
 import torch
@@ -49,6 +50,57 @@ def test_a_users_mistake_is_told_in_a_line_and_ours_keeps_its_traceback(capsys, 
     monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
     with pytest.raises(ValueError, match="wrong"):
         main(ValueError("wrong"))
+
+
+def fail(rank: int, kind: type[Exception], *args: object) -> None:
+    """What a launched process does."""
+    if issubclass(kind, StopIteration):  # an error while another one is handled
+        try:
+            raise ValueError("the first")
+        except ValueError as error:
+            raise RuntimeError("no cause of a user's") from error
+    if kind is json.JSONDecodeError:
+        json.loads("{")
+    if args == ("loader",):
+        next(iter(torch.utils.data.DataLoader(Broken(), num_workers=1)))
+    raise kind(*args)
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "line"),
+    [
+        (ValueError, ("two: lines\n  and SomeError: more",), "two: lines and SomeError: more"),
+        (ValueError, ("loader",), "image 0 is broken"),
+        (FileNotFoundError, (2, "No such file", "x.json"), "[Errno 2] No such file: 'x.json'"),
+        (KeyError, ("it's no key",), "it's no key"),
+        (ValueError, (), "ValueError"),
+        (json.JSONDecodeError, (), "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+    ],
+    ids=str,
+)
+def test_a_users_mistake_found_by_a_launched_process_is_told_in_a_line_too(kind, args, line, capsys, monkeypatch):
+    monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
+
+    @command_line_tool
+    def main(argv):
+        torch.multiprocessing.start_processes(fail, (kind, *args), nprocs=1, start_method="fork")
+
+    assert main() == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"test_command_line.py: {line}"
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException):
+        main()
+
+
+def test_a_mistake_of_ours_in_a_launched_process_keeps_its_traceback(monkeypatch):
+    monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
+
+    @command_line_tool
+    def main(argv):
+        torch.multiprocessing.start_processes(fail, (StopIteration,), nprocs=1, start_method="fork")
+
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="no cause of a user's"):
+        main()
 
 
 def test_positive():
