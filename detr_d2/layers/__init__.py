@@ -5,6 +5,7 @@ from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, generalized_box_iou
 from .conv_norm import ConvNorm
 from .deform_conv import DeformConv, ModulatedDeformConv, offset_conv
 from .deformable_attention import MSDeformAttn
+from .dropout import Dropout, relu_dropout_
 from .inverse_sigmoid import inverse_sigmoid
 from .masked_group_norm import MaskedGroupNorm, masked_group_norm
 from .mlp import MLP
@@ -15,6 +16,7 @@ __all__ = [
     "MLP",
     "ConvNorm",
     "DeformConv",
+    "Dropout",
     "MSDeformAttn",
     "MaskedGroupNorm",
     "ModulatedDeformConv",
@@ -29,5 +31,6 @@ __all__ = [
     "ms_deform_attn",
     "ms_deform_attn_flops",
     "offset_conv",
+    "relu_dropout_",
     "sine_features",
 ]

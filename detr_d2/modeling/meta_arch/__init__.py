@@ -6,4 +6,10 @@ from .fcos import FCOS
 from .panoptic_deformable_detr import PanopticDeformableDETR
 from .panoptic_detr import PanopticDETR
 
-__all__ = ["DETR", "FCOS", "DeformableDETR", "PanopticDETR", "PanopticDeformableDETR"]
+__all__ = [
+    "DETR",
+    "FCOS",
+    "DeformableDETR",
+    "PanopticDETR",
+    "PanopticDeformableDETR",
+]

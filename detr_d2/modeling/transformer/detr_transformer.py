@@ -12,9 +12,8 @@ from typing import NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ...layers import MultiheadAttention
+from ...layers import Dropout, MultiheadAttention, relu_dropout_
 from .build import TRANSFORMER_REGISTRY
 
 
@@ -38,10 +37,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(dim, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(F.relu_(self.linear1(x))))
+        return self.linear2(relu_dropout_(self.linear1(x), self.dropout))
 
 
 class EncoderLayer(FeedForward):
