@@ -141,6 +141,15 @@ def test_two_processes_on_a_cpu(start, tmp_path):
     assert len({result["image_id"] for result in results}) == 8  # both processes' images
 
 
+def test_an_error_in_two_processes_is_one_line(start):
+    # Known only to the processes, when they build the model.
+    process = start("MODEL.DETR.HIDDEN_DIM", "90", flags=("--num-gpus", "2", "--dist-url", "auto"))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, output
+    assert re.match(r"train_net\.py: .*90 channels", output.splitlines()[-1]), output
+    assert "Traceback" not in output
+
+
 def test_panoptic_model_in_one_process_and_in_two(run, start, tmp_path):
     """Boxes, masks and panoptic quality in one run; two processes evaluate to the same figures."""
     out = tmp_path / "out"
