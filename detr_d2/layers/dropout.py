@@ -54,4 +54,5 @@ def draw(x: Tensor, p: float) -> tuple[Tensor, float]:
 
 
 def _is_ours(x: Tensor, p: float) -> bool:
+    # Near 1, where little is kept, 16 bits would scale it too coarsely.
     return x.device.type == "cpu" and 0 < p < 0.9 and not torch.compiler.is_compiling()
