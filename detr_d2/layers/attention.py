@@ -7,13 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .dropout import is_drawn_here
+from .dropped_attention import attention_with_dropout
+
 
 class MultiheadAttention(nn.Module):
     """Scaled dot-product attention over ``num_heads`` heads (Vaswani et al., 2017).
 
     Parameter names, shapes and initialisation are those of ``torch.nn.MultiheadAttention``, so published weights
     load as they are. Differences: batch first only; never returns the weights, so that the fused kernels are used
-    in training and evaluation alike; a query that is also the key is projected once together with it.
+    in training and evaluation alike; a query that is also the key is projected once together with it. Only dropout on a
+    CPU, for which torch has no fused kernel, is `attention_with_dropout`'s.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
@@ -38,8 +42,11 @@ class MultiheadAttention(nn.Module):
         e = self.embed_dim
         q, k = self.project(query, key)
         v = self.split_heads(F.linear(value, self.in_proj_weight[2 * e :], self.in_proj_bias[2 * e :]))
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
+        if self.training and is_drawn_here(q, self.dropout):
+            out = attention_with_dropout(q, k, v, attn_mask, self.dropout)
+        else:
+            p = self.dropout if self.training else 0.0
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=p)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
     def project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,21 +11,26 @@ from torch.nn import functional as F
 _LEVELS = 2**16  # a random number of an element is one of so many
 
 
+def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
+    """As ``F.dropout``; p is met to 1 in 131,072."""
+    if not (training and is_drawn_here(x, p)):
+        return F.dropout(x, p, training)
+    drop, scale = draw(x, p)
+    return x.masked_fill(drop, 0).mul_(scale)
+
+
 class Dropout(nn.Dropout):
-    """As ``nn.Dropout``; p is met to 1 in 131,072."""
+    """As ``nn.Dropout``, by `dropout`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and _is_ours(x, self.p)):
-            return super().forward(x)
-        drop, scale = draw(x, self.p)
-        return x.masked_fill(drop, 0).mul_(scale)
+        return dropout(x, self.p, self.training)
 
 
-def relu_dropout_(x: Tensor, dropout: nn.Dropout) -> Tensor:
-    """``dropout(F.relu_(x))``, of which only the result is kept for the backward pass; ``x`` is overwritten."""
-    if dropout.training and _is_ours(x, dropout.p):
-        return _ReluDropout.apply(x, dropout.p)
-    return dropout(F.relu_(x))
+def relu_dropout_(x: Tensor, p: float, training: bool = True) -> Tensor:
+    """``F.dropout(F.relu_(x))``, of which only the result is kept for the backward pass; ``x`` is overwritten."""
+    if training and is_drawn_here(x, p):
+        return _ReluDropout.apply(x, p)
+    return F.dropout(F.relu_(x), p, training)
 
 
 class _ReluDropout(torch.autograd.Function):
@@ -53,6 +58,7 @@ def draw(x: Tensor, p: float) -> tuple[Tensor, float]:
     return of_elements < dropped - _LEVELS // 2, _LEVELS / (_LEVELS - dropped)
 
 
-def _is_ours(x: Tensor, p: float) -> bool:
+def is_drawn_here(x: Tensor, p: float) -> bool:
+    """Whether `dropout` differs from torch's for such inputs."""
     # Near 1, where little is kept, 16 bits would scale it too coarsely.
     return x.device.type == "cpu" and 0 < p < 0.9 and not torch.compiler.is_compiling()
