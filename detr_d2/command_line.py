@@ -65,7 +65,8 @@ def message_of_process(error: ProcessRaisedException) -> str | None:
     kind = pydoc.locate(name)
     if not (isinstance(kind, type) and issubclass(kind, MENDABLE)):
         return None
-    return str(ast.literal_eval(message)) if issubclass(kind, KeyError) and message else message or name
+    quoted = issubclass(kind, KeyError) and message[:1] in ("'", '"')  # other errors print their message as it is
+    return ast.literal_eval(message) if quoted else message or name
 
 
 def one_line(error: BaseException | str) -> str:

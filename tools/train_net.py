@@ -28,7 +28,7 @@ from detectron2.utils import comm
 
 import detr_d2  # noqa: F401 (registers the models)
 from detr_d2.checkpoint import DetrCheckpointer
-from detr_d2.command_line import check_output_folder, command_line_tool
+from detr_d2.command_line import MENDABLE, check_output_folder, command_line_tool
 from detr_d2.data.checks import check_dataset_name
 from detr_d2.engine import Trainer, load_config, prepare_device
 
@@ -103,7 +103,7 @@ def tracebacks_in_the_log(output: str) -> Iterator[None]:
             handler.addFilter(has_no_traceback)
     try:
         yield
-    except (ValueError, OSError, KeyError):
+    except MENDABLE:
         logger.info("The job ends with an error, whose traceback is at the end of %s/log.txt.", output)
         logger.exception("The error that ended the job:")
         raise

@@ -31,11 +31,7 @@ class DeformableReferenceWorkload(ReferenceWorkload):
 
     def __init__(self, cfg: CfgNode, ours: DeformableDETR, inputs: list[dict]) -> None:
         super().__init__(cfg, ours, inputs)
-        if not self.batch.pixel_mask.all():
-            raise ValueError(
-                "--reference transformers lets padding into the norms of Deformable DETR: give one --size, and in "
-                "training too all images are of it."
-            )
+        self.refuse_padding("norms of Deformable DETR")
         from transformers import DeformableDetrImageProcessor
         from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 

@@ -75,7 +75,10 @@ class OperatorSettings:
 
     def least_traffic(self, mode: str) -> int:
         """Bytes if each input is read once and each output written once; in training of both directions."""
-        value, locations, weights = (x.numel() * x.element_size() for x in self.inputs())
+        itemsize = getattr(torch, self.precision).itemsize
+        cells = self.batch_size * sum(height * width for height, width in self.shapes) * self.heads
+        points = cells * len(self.shapes) * self.points
+        value, locations, weights = cells * self.head_dim * itemsize, points * 2 * 4, points * itemsize
         forward = 2 * value + locations + weights  # every cell is a query, so the output has the values' size
         # Backward reads the output's gradient and the inputs, and writes the inputs' gradients.
         return forward if mode == "inference" else forward + 3 * value + 2 * (locations + weights)

@@ -1,6 +1,5 @@
 """What multi-scale deformable attention is measured against: other packages' implementations, and our own backends."""
 
-import importlib
 import os
 from collections.abc import Callable, Sequence
 
@@ -44,7 +43,7 @@ def _transformers(shapes: Sequence[tuple[int, int]]) -> Operator:
 def _deformops(shapes: Sequence[tuple[int, int]], device: str) -> Operator:
     """``deformops`` (PyPI, MIT): PyTorch on CPUs, a Triton kernel on GPUs."""
     try:
-        msda = importlib.import_module("deformops.registry").msda
+        from deformops.registry import msda
     except ImportError as error:
         raise ImportError(
             f"--reference deformops needs Python 3.12 or newer and pip install deformops: {error}"

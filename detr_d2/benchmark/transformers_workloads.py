@@ -65,6 +65,14 @@ class ReferenceWorkload(Workload):
             for result, size in zip(results, batch.target_sizes.tolist(), strict=True)
         ]
 
+    def refuse_padding(self, where: str) -> None:
+        """Raise a ValueError if images differ in size, for a reference that lets padding into ``where``."""
+        if not self.batch.pixel_mask.all():
+            raise ValueError(
+                f"--reference transformers lets padding into the {where}: give one --size, and in training too all "
+                "images are of it."
+            )
+
     def loss(self) -> Tensor:
         return self.outputs(labels=self.batch.labels).loss
 
@@ -84,11 +92,7 @@ class PanopticReferenceWorkload(ReferenceWorkload):
 
     def __init__(self, cfg: CfgNode, ours: PanopticDETR, inputs: list[dict]) -> None:
         super().__init__(cfg, ours, inputs)
-        if not self.batch.pixel_mask.all():
-            raise ValueError(
-                "--reference transformers lets padding into the masks of panoptic models: give one --size, and in "
-                "training too all images are of it."
-            )
+        self.refuse_padding("masks of panoptic models")
         self.is_frozen = ours.box_model_is_frozen
         self.threshold = ours.object_mask_threshold
         self.stuff = set((~ours.is_thing).nonzero()[:, 0].tolist())

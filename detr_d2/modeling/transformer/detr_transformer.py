@@ -40,7 +40,7 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(dropout)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        return self.linear2(relu_dropout_(self.linear1(x), self.dropout.p, self.training))
+        return self.linear2(relu_dropout_(self.linear1(x), self.dropout.p, self.dropout.training))
 
 
 class EncoderLayer(FeedForward):
