@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
+from .accumulated_conv import can_accumulate, conv_add_relu_
+
 
 class ConvNorm(nn.Conv2d):
     """A bias-free convolution and its norm as the submodule ``norm`` (Detectron2's key layout); padding keeps the size.
@@ -36,9 +38,27 @@ class ConvNorm(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not isinstance(self.norm, FrozenBatchNorm2d):
             return self.norm(super().forward(x))
+        stride = self.stride
+        if self.kernel_size == (1, 1) != stride and x.device.type == "cpu" and torch.is_grad_enabled():
+            # The same values; oneDNN's gradients of a strided 1x1 convolution take up to twice as long.
+            x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
+        return F.conv2d(x, *self._folded(), stride, self.padding, self.dilation, self.groups)
+
+    def add_relu(self, x: Tensor, shortcut: Tensor, *, overwrite: bool = False) -> Tensor:
+        """``relu(shortcut + self(x))``, the end of a residual block.
+
+        Args:
+            overwrite: whether nobody needs ``shortcut`` any more; then the result may be written over it.
+        """
+        if overwrite and isinstance(self.norm, FrozenBatchNorm2d) and can_accumulate(x, self.weight, shortcut):
+            return conv_add_relu_(x, *self._folded(), shortcut, self.stride, self.padding, self.dilation, self.groups)
+        out = self(x)
+        out += shortcut
+        return F.relu_(out)
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
         scale, shift = frozen_scale_and_shift(self.norm)
-        weight = self.weight * scale[:, None, None, None]
-        return F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+        return self.weight * scale[:, None, None, None], shift
 
 
 def frozen_scale_and_shift(norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:

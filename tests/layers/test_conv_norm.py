@@ -8,6 +8,7 @@ from detr_d2.layers.conv_norm import frozen_scale_and_shift
 
 SHAPES = [
     {"kernel_size": 1},
+    {"kernel_size": 1, "stride": 2},
     {"kernel_size": 3},
     {"kernel_size": 7, "stride": 2},
     {"kernel_size": 3, "dilation": 2},

@@ -1,7 +1,6 @@
 """Bottlenecks with a modulated deformable 3x3 convolution (DCNv2: Zhu et al., CVPR 2019)."""
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...layers import ModulatedDeformConv, offset_conv
 from .resnet import BottleneckBlock, get_norm_layer
@@ -35,9 +34,6 @@ class DeformBottleneckBlock(BottleneckBlock):
         self.conv2_offset = offset_conv(width, stride=second, groups=offset_groups)
         self.conv2 = ModulatedDeformConv(width, width, stride=second, groups=groups, norm=get_norm_layer(norm, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.conv1(x))
-        out = F.relu_(self.conv2(out, self.conv2_offset(out)))
-        out = self.conv3(out)
-        out += x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(out)
+    def forward_3x3(self, x: Tensor) -> Tensor:
+        """The deformed convolution in the middle."""
+        return self.conv2(x, self.conv2_offset(x))

@@ -35,11 +35,12 @@ class BasicBlock(nn.Module):
         self.conv2 = ConvNorm(out_channels, out_channels, 3, dilation=dilation, norm=get_norm_layer(norm, out_channels))
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        """``overwrite``: whether nobody needs ``x`` afterwards; the result may then take its memory."""
         out = F.relu_(self.conv1(x))
-        out = self.conv2(out)
-        out += x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(out)
+        if self.shortcut is None:
+            return self.conv2.add_relu(out, x, overwrite=overwrite)
+        return self.conv2.add_relu(out, self.shortcut(x), overwrite=True)
 
 
 class BottleneckBlock(nn.Module):
@@ -68,12 +69,28 @@ class BottleneckBlock(nn.Module):
         self.conv3 = ConvNorm(width, out_channels, 1, norm=get_norm_layer(norm, out_channels))
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        """``overwrite``: whether nobody needs ``x`` afterwards; the result may then take its memory."""
         out = F.relu_(self.conv1(x))
-        out = F.relu_(self.conv2(out))
-        out = self.conv3(out)
-        out += x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(out)
+        out = F.relu_(self.forward_3x3(out))
+        if self.shortcut is None:
+            return self.conv3.add_relu(out, x, overwrite=overwrite)
+        return self.conv3.add_relu(out, self.shortcut(x), overwrite=True)
+
+    def forward_3x3(self, x: Tensor) -> Tensor:
+        """The convolution in the middle."""
+        return self.conv2(x)
+
+
+class ResidualStage(nn.Sequential):
+    """Blocks of one size. Without gradients each may write over what the block before it returned; what comes in and
+    what the last one returns stay as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self):
+            x = block(x, overwrite=i > 0)
+        return x
 
 
 class Stem(nn.Module):
@@ -84,7 +101,8 @@ class Stem(nn.Module):
         self.conv1 = ConvNorm(in_channels, out_channels, 7, stride=2, norm=get_norm_layer(norm, out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)
+        # The ReLU of the largest is the largest ReLU, and there are a quarter as many.
+        return F.relu_(F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1))
 
 
 class TorchvisionResNet(Backbone):
@@ -144,7 +162,7 @@ class TorchvisionResNet(Backbone):
                 )
                 channels = out_channels
             name = f"res{i + 2}"
-            self.add_module(name, nn.Sequential(*stage))
+            self.add_module(name, ResidualStage(*stage))
             self.stage_names.append(name)
             total_stride *= stride
             self._out_feature_strides[name] = total_stride

@@ -81,6 +81,31 @@ def test_features_and_gradients_equal_torchvision(name: str, kwargs: dict[str, i
         assert error < 0.02  # two ways of rounding decide single ReLUs differently; tests/parity compares in fp64
 
 
+@pytest.mark.parametrize("kwargs", [{"depth": 18}, {"depth": 50}, {"depth": 50, "res5_dilation": 2}], ids=str)
+def test_features_without_gradients_are_those_with(kwargs: dict[str, int]) -> None:
+    """Without, blocks write over what came before them, but never over a feature or an input."""
+    torch.manual_seed(0)
+    model = TorchvisionResNet(out_features=FEATURES, **SMALL, **kwargs)
+    x = torch.randn(2, 3, 65, 100)
+    expected = model(x)
+    with torch.no_grad():
+        features = model(x)
+    for key, feature in features.items():
+        torch.testing.assert_close(feature, expected[key], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_stages_and_blocks_alone_do_not_change_their_inputs(depth: int) -> None:
+    torch.manual_seed(0)
+    model = TorchvisionResNet(depth, out_features=("res2",), **SMALL)
+    with torch.no_grad():
+        x = model(torch.randn(1, 3, 64, 64))["res2"]
+        before = x.clone()
+        model.res2[1:](x)
+        model.res2[1](x)
+    assert torch.equal(x, before)
+
+
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("depth", [18, 50])
 def test_output_shape_is_what_forward_returns(depth: int, dilation: int) -> None:
