@@ -83,8 +83,8 @@ class BottleneckBlock(nn.Module):
 
 
 class ResidualStage(nn.Sequential):
-    """Blocks of one size. Without gradients each may write over what the block before it returned; what comes in and
-    what the last one returns stay as they are.
+    """Blocks of one size. Without gradients each may write over what the block before it returned (a hook that keeps it
+    has to clone it); what comes in and what the stage returns stay as they are.
     """
 
     def forward(self, x: Tensor) -> Tensor:
