@@ -38,9 +38,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
         """``overwrite``: whether nobody needs ``x`` afterwards; the result may then take its memory."""
         out = F.relu_(self.conv1(x))
-        if self.shortcut is None:
-            return self.conv2.add_relu(out, x, overwrite=overwrite)
-        return self.conv2.add_relu(out, self.shortcut(x), overwrite=True)
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return self.conv2.add_relu(out, shortcut, overwrite=overwrite or shortcut is not x)
 
 
 class BottleneckBlock(nn.Module):
@@ -73,9 +72,8 @@ class BottleneckBlock(nn.Module):
         """``overwrite``: whether nobody needs ``x`` afterwards; the result may then take its memory."""
         out = F.relu_(self.conv1(x))
         out = F.relu_(self.forward_3x3(out))
-        if self.shortcut is None:
-            return self.conv3.add_relu(out, x, overwrite=overwrite)
-        return self.conv3.add_relu(out, self.shortcut(x), overwrite=True)
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return self.conv3.add_relu(out, shortcut, overwrite=overwrite or shortcut is not x)
 
     def forward_3x3(self, x: Tensor) -> Tensor:
         """The convolution in the middle."""

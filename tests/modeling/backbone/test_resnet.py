@@ -94,6 +94,19 @@ def test_features_without_gradients_are_those_with(kwargs: dict[str, int]) -> No
         torch.testing.assert_close(feature, expected[key], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
+@pytest.mark.parametrize("depth", [18, 50])
+def test_blocks_of_a_stage_share_memory_without_gradients(depth: int) -> None:
+    model = TorchvisionResNet(depth, out_features=("res3",), freeze_at=2, **SMALL)
+    memory: dict[str, set[int]] = {"res2": set(), "res3": set()}
+    for name, places in memory.items():
+        for block in getattr(model, name):
+            block.register_forward_hook(lambda block, args, out, places=places: places.add(out.data_ptr()))
+    model(torch.randn(1, 3, 64, 64))
+    assert len(memory["res2"]) == 1  # frozen
+    assert len(memory["res3"]) == len(model.res3)  # kept for the gradient
+
+
 @pytest.mark.parametrize("depth", [18, 50])
 def test_stages_and_blocks_alone_do_not_change_their_inputs(depth: int) -> None:
     torch.manual_seed(0)
