@@ -18,43 +18,13 @@ from unittest import mock
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN, PanopticFPN
-from detectron2.modeling.meta_arch import dense_detector, panoptic_fpn, rcnn
 from torch import nn
 
 from ..engine import autocast
-from ..modeling import PanopticDETR
-from ..modeling.meta_arch import fcos
-from ..modeling.meta_arch.set_predictor import SetPredictor
+from ..facts import facts_of
 
 PARTS = ("preprocessing", "model", "postprocessing")
 PRECISIONS = ("fp32", "amp")
-
-
-def postprocessing_of(model: nn.Module) -> list[tuple[object, str]]:
-    """What makes results of a model's raw outputs: objects and the names of their functions. Empty for a model whose
-    parts are not known here: then all of its time is the model's.
-    """
-    if isinstance(model, SetPredictor):
-        return [(model, "postprocess")]
-    if isinstance(model, fcos.FCOS):
-        return [(model, "postprocessor"), (fcos, "detector_postprocess")]
-    if isinstance(model, dense_detector.DenseDetector):
-        return [(model, "forward_inference"), (dense_detector, "detector_postprocess")]
-    if isinstance(model, GeneralizedRCNN):
-        predictors = getattr(model.roi_heads, "box_predictor", None)
-        predictors = list(predictors) if isinstance(predictors, nn.ModuleList) else [predictors]
-        calls = [(predictor, "inference") for predictor in predictors if predictor is not None]
-        if isinstance(model, PanopticFPN):
-            names = ("detector_postprocess", "sem_seg_postprocess", "combine_semantic_and_instance_outputs")
-            return calls + [(panoptic_fpn, name) for name in names]
-        return [*calls, (rcnn, "detector_postprocess")]
-    return []
-
-
-def heads_inside_postprocessing(model: nn.Module) -> list[tuple[object, str]]:
-    """What `postprocessing_of` calls although it is a part of the model: the mask head of the queries that are kept."""
-    return [(model, "predict_masks")] if isinstance(model, PanopticDETR) else []
 
 
 class Clock:
@@ -218,7 +188,8 @@ def _run(
     for place, batch in enumerate([*(batches * warmup)[:warmup], *batches]):
         clock = Clock(device)
         network = candidate.network
-        timing = clock.timing(postprocessing_of(network), heads_inside_postprocessing(network))
+        facts = facts_of(type(network))
+        timing = clock.timing(facts.postprocessing(network), facts.heads_in_postprocessing(network))
         with torch.no_grad(), autocast(cfg), timing:
             start = clock.now()
             network(inputs[batch])

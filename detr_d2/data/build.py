@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -10,22 +9,21 @@ import torch.utils.data as torchdata
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetMapper,
-    MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from fvcore.common.registry import Registry
 
-from .checks import check_dataset_dicts, check_dataset_name, readable_annotations
-from .class_agreement import (
-    SEMANTIC_ARCHITECTURES,
-    check_same_classes,
-    check_same_unified_classes,
-    check_semantic_maps,
-    separate_stuff,
+from ..facts import (
+    DATASET_MAPPER_REGISTRY,
+    class_keys_for,
+    class_names_of,
+    num_classes_of,
+    reads_segments,
     unified_class_names,
 )
+from .checks import check_dataset_dicts, check_dataset_name, readable_annotations
+from .class_agreement import check_same_classes, check_same_unified_classes, check_semantic_maps
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
@@ -39,54 +37,7 @@ __all__ = [
     "training_images",
 ]
 
-DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
-DATASET_MAPPER_REGISTRY.__doc__ = """
-Dataset mappers, called as ``mapper(cfg, is_train)``; ``INPUT.DATASET_MAPPER`` names one.
-"""
-
-# Where each meta-architecture keeps its number of classes. One that is not listed works, without the checks of classes.
-_NUM_CLASSES_KEYS = {
-    "DETR": "MODEL.DETR.NUM_CLASSES",
-    "PanopticDETR": "MODEL.DETR.NUM_CLASSES",
-    "DeformableDETR": "MODEL.DETR.NUM_CLASSES",
-    "PanopticDeformableDETR": "MODEL.DETR.NUM_CLASSES",
-    "FCOS": "MODEL.FCOS.NUM_CLASSES",
-    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
-}
-
-# Those that know which of their classes are things.
-_PANOPTIC_DETRS = ("PanopticDETR", "PanopticDeformableDETR")
-
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
-
-
-def num_classes_of(cfg: CfgNode) -> tuple[int | None, str]:
-    """The model's number of classes and the config key that holds it; (None, "") for an unknown meta-architecture."""
-    key = _NUM_CLASSES_KEYS.get(cfg.MODEL.META_ARCHITECTURE)
-    if key is None:
-        return None, ""
-    return reduce(getattr, key.split("."), cfg), key
-
-
-def class_keys_for(cfg: CfgNode, dataset_name: str) -> dict[str, int | list[int]]:
-    """The keys of the model that depend on the classes, with the values that a registered data set asks for.
-
-    Without those that its metadata does not tell; empty for an unknown meta-architecture.
-    """
-    metadata, (_, key) = MetadataCatalog.get(dataset_name), num_classes_of(cfg)
-    names = class_names_of(cfg, dataset_name)
-    values: dict[str, int | list[int]] = {}
-    if key and names is not None:
-        values[key] = len(names)
-    stuff = separate_stuff(dataset_name)
-    if cfg.MODEL.META_ARCHITECTURE in SEMANTIC_ARCHITECTURES and stuff is not None:
-        values["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = len(stuff)
-    things = metadata.get("thing_dataset_id_to_contiguous_id")
-    if cfg.MODEL.META_ARCHITECTURE in _PANOPTIC_DETRS and things is not None:  # which then need no metadata in use
-        values["MODEL.PANOPTIC_DETR.THING_CLASSES"] = sorted(things.values())
-    return values
 
 
 def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
@@ -153,15 +104,6 @@ def evaluation_images(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]] |
     return _checked_dataset(cfg, [dataset_name], is_train=False, filter_empty=False, proposal_files=proposal_files)
 
 
-def class_names_of(cfg: CfgNode, dataset_name: str) -> list[str] | None:
-    """Names of the classes that the model of ``cfg`` learns from a data set, by contiguous id: things, or things and
-    stuff where the mapper reads segments. None where the metadata does not say.
-    """
-    if reads_segments(cfg):
-        return unified_class_names(dataset_name)
-    return MetadataCatalog.get(dataset_name).get("thing_classes")
-
-
 def _checked_dataset(
     cfg: CfgNode,
     names: Sequence[str],
@@ -221,12 +163,6 @@ def _checked_dataset(
     else:
         check_same_classes(names, dataset_dicts)
     return dataset_dicts
-
-
-def reads_segments(cfg: CfgNode) -> bool:
-    """Whether the mapper takes its objects from panoptic segments, whose classes are things and stuff together."""
-    name = cfg.INPUT.DATASET_MAPPER
-    return name in DATASET_MAPPER_REGISTRY and getattr(DATASET_MAPPER_REGISTRY.get(name), "reads_segments", False)
 
 
 def _annotation_files(cfg: CfgNode) -> tuple[str, ...]:

@@ -7,24 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, print_instances_class_histogram
 from detectron2.data.detection_utils import check_metadata_consistency
 
-# Those that classify every pixel, with MODEL.SEM_SEG_HEAD.NUM_CLASSES classes.
-SEMANTIC_ARCHITECTURES = ("PanopticFPN", "SemanticSegmentor")
-
-
-def unified_class_names(dataset_name: str) -> list[str] | None:
-    """Names of things and stuff in one space; ``stuff_classes`` holds both where Detectron2's convention is kept."""
-    metadata = MetadataCatalog.get(dataset_name)
-    things, stuff = metadata.get("thing_classes"), metadata.get("stuff_classes")
-    if things is None or stuff is None:
-        return None
-    return stuff if stuff[: len(things)] == things else [*things, *stuff]
-
-
-def separate_stuff(dataset_name: str) -> list[str] | None:
-    """Names of the stuff where it has a class space of its own, which semantic maps are in; None where it has not."""
-    metadata = MetadataCatalog.get(dataset_name)
-    things, stuff = metadata.get("thing_classes") or [], metadata.get("stuff_classes")
-    return None if stuff is None or (things and stuff[: len(things)] == things) else stuff
+from ..facts import model_facts, separate_stuff, unified_class_names
 
 
 def check_semantic_maps(cfg: CfgNode, dataset_dicts: list[dict[str, Any]], name: str, is_train: bool) -> None:
@@ -33,7 +16,7 @@ def check_semantic_maps(cfg: CfgNode, dataset_dicts: list[dict[str, Any]], name:
     Raises:
         ValueError: an image has no map, or the numbers of classes differ.
     """
-    if not is_train or cfg.MODEL.META_ARCHITECTURE not in SEMANTIC_ARCHITECTURES:
+    if not is_train or not model_facts(cfg).semantic_classes:
         return
     if not all("sem_seg_file_name" in d for d in dataset_dicts):
         raise ValueError(

@@ -1,6 +1,6 @@
 """Models; importing this registers them with Detectron2."""
 
-from . import backbone, heads, transformer
+from . import backbone, detectron2_models, heads, transformer
 from .criterion import SetCriterion
 from .heads import DETR_MASK_HEAD_REGISTRY
 from .mask_criterion import MaskCriterion
@@ -23,6 +23,7 @@ __all__ = [
     "PanopticDeformableDETR",
     "SetCriterion",
     "backbone",
+    "detectron2_models",
     "heads",
     "transformer",
 ]

@@ -8,8 +8,9 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from detr_d2.comparison import latency
-from detr_d2.comparison.latency import Candidate, Clock, heads_inside_postprocessing, measure_latency, postprocessing_of
+from detr_d2.comparison.latency import Candidate, Clock, measure_latency
 from detr_d2.engine import load_config
+from detr_d2.facts import facts_of
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ def test_every_family_spends_time_in_its_postprocessing(repo, name):
     cfg = load_config(str(repo / "configs" / "Shapes" / f"{name}.yaml"), ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg).eval()
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    calls = postprocessing_of(model)
+    calls = facts_of(type(model)).postprocessing(model)
     before = [getattr(owner, function) for owner, function in calls]
     clock = Clock(torch.device("cpu"))
     with torch.no_grad(), clock.timing(calls):
@@ -68,7 +69,7 @@ def test_a_head_inside_of_postprocessing_is_taken_out():
 def test_the_mask_head_is_the_models(repo):
     cfg = load_config(str(repo / "configs" / "Shapes" / "panoptic_detr_R_18.yaml"), ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg).eval()
-    assert heads_inside_postprocessing(model) == [(model, "predict_masks")]
+    assert facts_of(type(model)).heads_in_postprocessing(model) == [(model, "predict_masks")]
     inputs = [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), "height": 64, "width": 64}]
     called, predict = [], model.predict_masks
     model.predict_masks = lambda *args: called.append(1) or predict(*args)

@@ -5,12 +5,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..build import num_classes_of, reads_segments
+from ...facts import max_objects_of, num_classes_of, reads_segments
 
 ERROR, WARNING = "error", "warning"
-
-# Models whose objects of an image must not be more than their queries.
-_QUERY_MODELS = ("DETR", "PanopticDETR", "DeformableDETR", "PanopticDeformableDETR")
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,6 @@ class Demands:
         """Those of a config; without what depends on its model unless ``of_model``."""
         segments = of_model and reads_segments(cfg)
         num_classes, key = num_classes_of(cfg) if of_model else (None, "")
-        is_query_model = of_model and cfg.MODEL.META_ARCHITECTURE in _QUERY_MODELS
         return cls(
             drops_degenerate_boxes=cfg.INPUT.DROP_DEGENERATE_BOXES,
             skips_unreadable_images=cfg.INPUT.SKIP_UNREADABLE_IMAGES,
@@ -77,7 +73,7 @@ class Demands:
             learns_segments=segments or not of_model,
             num_classes=num_classes,
             num_classes_key=key,
-            max_objects=cfg.MODEL.DETR.NUM_OBJECT_QUERIES if is_query_model else None,
+            max_objects=max_objects_of(cfg) if of_model else None,
         )
 
 

@@ -13,6 +13,7 @@ from detectron2.layers import ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...facts import num_classes_of
 from ...layers import DeformConv, masked_group_norm
 
 
@@ -91,7 +92,7 @@ class FCOSHead(nn.Module):
         return {
             "in_channels": channels.pop(),
             "strides": [shape.stride for shape in input_shape],
-            "num_classes": fcos.NUM_CLASSES,
+            "num_classes": num_classes_of(cfg)[0],
             "num_convs": fcos.NUM_CONVS,
             "norm": fcos.NORM,
             "deform_last": fcos.DEFORM_IN_TOWER,

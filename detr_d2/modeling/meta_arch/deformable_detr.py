@@ -14,6 +14,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ...facts import ModelFacts, methods, num_classes_of
 from ...layers import MLP, MaskedGroupNorm
 from ...structures import FeatureLevels, PaddedImages
 from ..classification import FocalClassification
@@ -66,6 +67,18 @@ class DeformableDETR(SetPredictor):
         shared: the arguments of `SetPredictor`.
     """
 
+    facts = ModelFacts(
+        num_classes="MODEL.DETR.NUM_CLASSES",
+        max_objects="MODEL.DETR.NUM_OBJECT_QUERIES",
+        weights=(
+            r"(^|\.)transformer\.decoder\.layers\.",
+            r"(^|\.)transformer\..*\.sampling_offsets\.",
+            r"(^|\.)transformer\.level_embed$",
+            r"(^|\.)class_embed\.",
+        ),
+        transformers="deformable_detr",
+        postprocessing=methods("postprocess"),
+    )
     position_offset = -0.5
 
     @configurable
@@ -106,7 +119,7 @@ class DeformableDETR(SetPredictor):
         classification = FocalClassification(deformable.FOCAL_ALPHA, deformable.FOCAL_GAMMA)
         return arguments | {
             "in_features": deformable.IN_FEATURES,
-            "num_classes": detr.NUM_CLASSES,
+            "num_classes": num_classes_of(cfg)[0],
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "criterion": build_criterion(cfg, classification, classification.cost),
         }

@@ -10,6 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ...facts import ModelFacts, methods, num_classes_of
 from ...layers import MLP
 from ...structures import PaddedImages
 from ..classification import SoftmaxClassification
@@ -53,6 +54,14 @@ class DETR(SetPredictor):
         shared: the arguments of `SetPredictor`.
     """
 
+    facts = ModelFacts(
+        num_classes="MODEL.DETR.NUM_CLASSES",
+        max_objects="MODEL.DETR.NUM_OBJECT_QUERIES",
+        weights=(r"(^|\.)transformer\.decoder\.layers\.", r"(^|\.)query_embed\.", r"(^|\.)class_embed\."),
+        transformers="detr",
+        postprocessing=methods("postprocess"),
+    )
+
     @configurable
     def __init__(self, *, in_feature: str, num_classes: int, **shared: Any) -> None:
         super().__init__(**shared)
@@ -70,7 +79,7 @@ class DETR(SetPredictor):
         require_features("MODEL.DETR.IN_FEATURE", [detr.IN_FEATURE], arguments["backbone"])
         return arguments | {
             "in_feature": detr.IN_FEATURE,
-            "num_classes": detr.NUM_CLASSES,
+            "num_classes": num_classes_of(cfg)[0],
             "criterion": build_criterion(cfg, SoftmaxClassification(detr.NO_OBJECT_WEIGHT), class_probability_cost),
         }
 

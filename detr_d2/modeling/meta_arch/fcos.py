@@ -16,6 +16,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ...facts import ModelFacts, methods
 from ...structures import PaddedImages
 from ..fcos_criterion import FCOSCriterion
 from ..fcos_outputs import FCOSOutputs, Locations
@@ -38,6 +39,12 @@ class FCOS(nn.Module):
         location_offset: of the first location from the image's corner, in strides.
         pixel_mean, pixel_std: per channel, in the channel order of the input images.
     """
+
+    facts = ModelFacts(
+        num_classes="MODEL.FCOS.NUM_CLASSES",
+        weights=(r"^head\.cls_tower\.", r"^head\.scales\."),
+        postprocessing=methods("postprocessor", "rescale"),
+    )
 
     @configurable
     def __init__(
@@ -112,11 +119,7 @@ class FCOS(nn.Module):
         features = self.extract(images)
         if self.training:
             return self.losses(features, batched_inputs)
-        detections = self.detect(features, images)
-        return [
-            {"instances": detector_postprocess(instances, item.get("height", h), item.get("width", w))}
-            for instances, item, (h, w) in zip(detections, batched_inputs, images.image_sizes, strict=True)
-        ]
+        return self.rescale(self.detect(features, images), batched_inputs)
 
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
         """Normalise, then pad to a multiple of what the backbone needs."""
@@ -157,6 +160,14 @@ class FCOS(nn.Module):
             own = [feature[i : i + 1, :, :h, :w] for feature, (h, w) in zip(features, extent, strict=True)]
             results += self.postprocessor(FCOSOutputs.from_levels(self.head(own)), self.locate(own), [size])
         return results
+
+    def rescale(self, detections: Sequence[Instances], batched_inputs: list[dict]) -> list[dict[str, Instances]]:
+        """Detections at each input's ``height`` and ``width``."""
+        sizes = [
+            (item.get("height", x.image_size[0]), item.get("width", x.image_size[1]))
+            for x, item in zip(detections, batched_inputs, strict=True)
+        ]
+        return [{"instances": detector_postprocess(x, *size)} for x, size in zip(detections, sizes, strict=True)]
 
     def extents(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """(height, width) of each level's map for an image of that size alone."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ...facts import ModelFacts, methods, num_classes_of, thing_classes_of
 from ...structures import PaddedImages
 from ..criterion import mean_number_of_objects
 from ..dense_criterion import dense_class_loss
@@ -24,6 +24,14 @@ from ..panoptic_postprocessing import instance_masks, merge_panoptic
 from ..postprocessing import boxes_to_instances
 from .detr import Detection, Hidden
 from .set_predictor import SetPredictor, output_sizes
+
+MASK_STAGE_FACTS = ModelFacts(
+    thing_classes="MODEL.PANOPTIC_DETR.THING_CLASSES",
+    is_panoptic=True,
+    weights=(r"(^|\.)mask_head\.lay1\.", r"(^|\.)bbox_attention\."),
+    postprocessing=methods("postprocess"),
+    heads_in_postprocessing=methods("predict_masks"),
+)
 
 
 class MaskStage(SetPredictor):
@@ -105,7 +113,7 @@ class MaskStage(SetPredictor):
             "mask_criterion": MaskCriterion(weights),
             "dense_class_weight": 0.0 if panoptic.FREEZE_BOX_MODEL else panoptic.DENSE_CLASS_WEIGHT,
             "freeze_box_model": panoptic.FREEZE_BOX_MODEL,
-            "thing_classes": thing_classes_of(cfg),
+            "thing_classes": checked_thing_classes(cfg),
             "object_mask_threshold": panoptic.OBJECT_MASK_THRESHOLD,
             "small_segment_area": panoptic.SMALL_SEGMENT_AREA,
             "instance_min_score": panoptic.INSTANCE_MIN_SCORE,
@@ -258,29 +266,21 @@ def ground_truth_masks(batched_inputs: list[dict], device: torch.device) -> list
     return [item["instances"].gt_masks.tensor.to(device) for item in batched_inputs]
 
 
-def thing_classes_of(cfg: CfgNode) -> list[int]:
-    """Contiguous ids of thing classes: ``MODEL.PANOPTIC_DETR.THING_CLASSES``, or the training set's metadata.
-
-    The data set defines the classes, so that is where a custom one declares them, once. The cfg key is for models that
-    are used where their data set is not registered.
+def checked_thing_classes(cfg: CfgNode) -> list[int]:
+    """`thing_classes_of` the cfg.
 
     Raises:
-        ValueError: neither says, or an id is no class of the model.
+        ValueError: neither cfg nor dataset says, or an id is no class of the model.
     """
-    things = list(cfg.MODEL.PANOPTIC_DETR.THING_CLASSES)
-    if not things:
-        name = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else None
-        ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") if name else None
-        if ids is None:
-            raise ValueError(
-                "MODEL.PANOPTIC_DETR.THING_CLASSES is (), which asks the metadata of DATASETS.TRAIN[0] "
-                f"({name!r}) for thing_dataset_id_to_contiguous_id, and there is none: set either."
-            )
-        things = sorted(set(ids.values()))
-    num_classes = cfg.MODEL.DETR.NUM_CLASSES
-    if things and not 0 <= min(things) <= max(things) < num_classes:
+    things, (num_classes, key) = thing_classes_of(cfg), num_classes_of(cfg)
+    if things is None:
         raise ValueError(
-            f"Thing classes run from {min(things)} to {max(things)}, but MODEL.DETR.NUM_CLASSES is {num_classes}, "
+            "MODEL.PANOPTIC_DETR.THING_CLASSES is (), which asks the metadata of DATASETS.TRAIN[0] "
+            f"({cfg.DATASETS.TRAIN[:1]}) for thing_dataset_id_to_contiguous_id, and there is none: set either."
+        )
+    if not 0 <= min(things, default=0) <= max(things, default=0) < num_classes:
+        raise ValueError(
+            f"Thing classes run from {min(things)} to {max(things)}, but {key} is {num_classes}, "
             "things and stuff together: change it, or MODEL.PANOPTIC_DETR.THING_CLASSES."
         )
     return things

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .deformable_detr import DeformableDetection, DeformableDETR
 from .detr import Detection, Hidden
-from .mask_stage import MaskStage
+from .mask_stage import MASK_STAGE_FACTS, MaskStage
 
 
 @META_ARCH_REGISTRY.register()
@@ -25,6 +25,8 @@ class PanopticDeformableDETR(MaskStage, DeformableDETR):
         mask_in_feature: name of that feature, one of the box model's ``in_features``.
         mask_stage: the arguments of `MaskStage`.
     """
+
+    facts = MASK_STAGE_FACTS.upon(DeformableDETR.facts)
 
     @configurable
     def __init__(self, *, mask_in_feature: str, **mask_stage: Any) -> None:

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from ..panoptic_postprocessing import select_segments
 from .detr import DETR, Detection
-from .mask_stage import MaskStage
+from .mask_stage import MASK_STAGE_FACTS, MaskStage
 
 
 @META_ARCH_REGISTRY.register()
 class PanopticDETR(MaskStage, DETR):
     """The mask stage on a `DETR`."""
+
+    facts = MASK_STAGE_FACTS.upon(DETR.facts)
 
     @property
     def mask_stride(self) -> int:
