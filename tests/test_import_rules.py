@@ -44,8 +44,10 @@ ALLOWED = {
     "visualization": ("facts", "layers", "structures", "data", "modeling"),
     "analysis": ("facts", "checkpoint", "data", "visualization"),
     "export": ("facts", "command_line", "layers", "structures", "data", "modeling", "checkpoint", "engine"),
-    "comparison": ("facts", "analysis", "checkpoint", "data", "engine", "evaluation", "modeling", "benchmark"),
-    "benchmark": ("facts", "config", "layers", "structures", "data", "modeling", "solver", "checkpoint", "engine"),
+    "measure": (
+        *("facts", "config", "layers", "structures", "data", "modeling", "solver", "evaluation", "checkpoint"),
+        *("engine", "analysis"),
+    ),
 }
 # The other packages that a part may import, where that is restricted.
 THIRD_PARTY = {"config": ("detectron2.config",), "layers": ("torch", "torchvision", "triton", "torch_ms_deform_attn")}

@@ -34,9 +34,9 @@ With ``--reference torchvision`` the same holds of torchvision's FCOS, for ``fco
 like it; what agrees are logits, distances and centerness, since its detections come from other locations.
 
 Weights are random unless ``MODEL.WEIGHTS`` is among the overrides. Memory is measured in a process of its own each, as
-growth over what the model and its batch hold (detr_d2/benchmark/memory.py says how).
+growth over what the model and its batch hold (detr_d2/measure/memory.py says how).
 
-``--operator`` measures one operator alone, at the size of the encoder (detr_d2/benchmark/operator.py), on a GPU where
+``--operator`` measures one operator alone, at the size of the encoder (detr_d2/measure/operator.py), on a GPU where
 there is one, with the share of memory bandwidth that it reaches. DETR_D2_MS_DEFORM_ATTN chooses its backend, --amp
 takes its values in bf16. Its --reference is ``transformers``, the package ``deformops``, or a backend of ours by name.
 """
@@ -53,7 +53,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
 import detr_d2  # noqa: F401 (registers the models)
-from detr_d2.benchmark import (
+from detr_d2.command_line import check_output, command_line_tool, positive, whole_file
+from detr_d2.measure import (
     Settings,
     Workload,
     build_workloads,
@@ -66,18 +67,17 @@ from detr_d2.benchmark import (
     speed_ratio,
     to_markdown,
 )
-from detr_d2.benchmark.operator import (
+from detr_d2.measure.operator import (
     OPERATORS,
     OperatorSettings,
     operator_markdown,
     operator_modes,
     run_operator,
 )
-from detr_d2.benchmark.operator_references import OPERATOR_REFERENCES
-from detr_d2.benchmark.reference import check_reference, require_transformers
-from detr_d2.benchmark.settings import MODES, REFERENCES
-from detr_d2.benchmark.torchvision_reference import check_torchvision
-from detr_d2.command_line import check_output, command_line_tool, positive, whole_file
+from detr_d2.measure.operator_references import OPERATOR_REFERENCES
+from detr_d2.measure.reference import check_reference, require_transformers
+from detr_d2.measure.settings import MODES, REFERENCES
+from detr_d2.measure.torchvision_reference import check_torchvision
 
 
 @command_line_tool

@@ -25,10 +25,19 @@ from pathlib import Path
 from typing import TextIO
 
 from detr_d2.command_line import check_output_folder, command_line_tool, positive
-from detr_d2.comparison import PARTS, Budget, ComparedModel, Measurements, Settings, read_models, train, write_report
-from detr_d2.comparison.provenance import describe_environment, set_threads
-from detr_d2.comparison.run import device_of
-from detr_d2.comparison.trained import record_training
+from detr_d2.measure import (
+    PARTS,
+    Budget,
+    ComparedModel,
+    ComparisonSettings,
+    Measurements,
+    read_models,
+    train,
+    write_report,
+)
+from detr_d2.measure.comparison import device_of
+from detr_d2.measure.provenance import describe_environment, set_threads
+from detr_d2.measure.trained import record_training
 
 
 @command_line_tool
@@ -81,7 +90,7 @@ def trained(args: argparse.Namespace, models: list[ComparedModel]) -> list[Compa
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    defaults = Settings()
+    defaults = ComparisonSettings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="[LABEL=]CONFIG.yaml[@WEIGHTS] or [LABEL=]FOLDER")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="of results; made if need be")
@@ -119,8 +128,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    return Settings(
+def settings_of(args: argparse.Namespace) -> ComparisonSettings:
+    return ComparisonSettings(
         parts=tuple(part for part in PARTS if part in args.parts),
         images=args.images,
         batch_size=args.batch_size,

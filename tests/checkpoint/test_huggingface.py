@@ -15,7 +15,6 @@ from detectron2.modeling import build_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from detr_d2.benchmark.reference import TorchvisionBackbone, reference_config
 from detr_d2.checkpoint import DetrCheckpointer, UnreadableCheckpoint, read_checkpoint, recognise
 from detr_d2.checkpoint.huggingface import class_names_of, write_huggingface
 from detr_d2.checkpoint.huggingface_config import label_config, processor_config
@@ -25,6 +24,7 @@ from detr_d2.checkpoint.huggingface_layouts import (
     HUGGINGFACE_PANOPTIC,
     to_hub,
 )
+from detr_d2.measure.reference import TorchvisionBackbone, reference_config
 
 transformers = pytest.importorskip("transformers", reason="the other side of the layout")
 

@@ -11,10 +11,10 @@ from detectron2.modeling import build_model
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor
 
-from detr_d2.benchmark.random_weights import keep_queries, separate_queries
-from detr_d2.benchmark.workloads import OurWorkload
 from detr_d2.checkpoint import DetrCheckpointer
 from detr_d2.engine import load_config
+from detr_d2.measure.random_weights import keep_queries, separate_queries
+from detr_d2.measure.workloads import OurWorkload
 from detr_d2.modeling import PanopticDETR
 from detr_d2.modeling.meta_arch.detr import Detection
 from detr_d2.modeling.panoptic_postprocessing import instance_masks

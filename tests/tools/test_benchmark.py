@@ -153,7 +153,7 @@ def test_detectron2s_own_models(tool: ModuleType, tmp_path: Path, capsys: pytest
 def test_other_weights_end_the_run(
     tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from detr_d2.benchmark import transformers_workloads
+    from detr_d2.measure import transformers_workloads
 
     build_reference = transformers_workloads.build_reference
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from detr_d2.comparison import ComparedModel
 from detr_d2.engine import load_config
+from detr_d2.measure import ComparedModel
 
 REPO = Path(__file__).parents[2]
 DETR, FCOS = (str(REPO / "configs" / "Shapes" / f"{name}.yaml") for name in ("detr_R_18", "fcos_R_18"))
@@ -159,7 +159,7 @@ def test_training_for_a_budget_first(tool: ModuleType, shapes_root: Path, tmp_pa
     row = next(csv.DictReader((tmp_path / "comparison.csv").open()))
     assert float(row["trained images [measured]"]) == 4
     # A second run neither trains nor evaluates; the folder can be compared by itself.
-    monkeypatch.setattr("detr_d2.comparison.budget._run", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr("detr_d2.measure.budget._run", lambda *a: pytest.fail("trained again"))
     assert tool.main(words) == 0
     folder = str(Path(result["weights"]).parent)
     again = ["--output", str(tmp_path / "again"), *QUICK, "--parts", "accuracy", "--opts", *SMALL]

@@ -11,9 +11,9 @@ import warnings
 import torch
 from detectron2.utils.events import EventStorage
 
-from detr_d2.benchmark.build import build_workload
-from detr_d2.benchmark.operator import OperatorSettings
-from detr_d2.benchmark.settings import Settings
+from detr_d2.measure.build import build_workload
+from detr_d2.measure.operator import OperatorSettings
+from detr_d2.measure.settings import Settings
 from detr_d2.layers import ms_deform_attn_plain as plain
 from detr_d2.layers import ms_deform_attn_triton as K
 

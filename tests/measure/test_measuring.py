@@ -9,9 +9,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from detr_d2.benchmark import Ratio, Settings, Timing, measure_times, memory, speed_ratio
-from detr_d2.benchmark.inputs import make_inputs, to_reference
-from detr_d2.benchmark.timing import time_once
+from detr_d2.measure import Ratio, Settings, Timing, measure_times, memory, speed_ratio
+from detr_d2.measure.clock import time_once
+from detr_d2.measure.inputs import make_inputs, to_reference
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from detr_d2.comparison.store import ResultFile
+from detr_d2.measure.store import ResultFile
 
 
 def test_a_part_is_computed_once_for_the_same_inputs(tmp_path):

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from detr_d2.benchmark.reference import (
+from detr_d2.measure.reference import (
     OptimizerView,
     build_reference,
     check_reference,

@@ -15,11 +15,11 @@ from torch import Tensor
 from ..layers import ms_deform_attn, ms_deform_attn_flops
 from .agreement import full_precision
 from .bandwidth import copy_bandwidth
+from .benchmark_report import hardware, mode_results
+from .clock import measure_times, speed_ratio
 from .memory import PeakMemory, in_own_process, peak_of
 from .operator_references import Operator, operator_reference
-from .report import hardware, mode_results
 from .settings import MODES
-from .timing import measure_times, speed_ratio
 
 OPERATORS = ("ms_deform_attn",)
 TITLES = {"inference": "forward", "train": "forward + backward"}

@@ -9,14 +9,13 @@ import detectron2
 import torch
 from detectron2.config import CfgNode
 
-from ..benchmark import environment
-from ..benchmark.report import package_version
+from .benchmark_report import environment, package_version
 
 _PACKAGES = ("detr_d2", "numpy", "opencv-python-headless", "pycocotools", "hotcoco")
 
 
 def describe_environment(cfg: CfgNode) -> dict[str, Any]:
-    """What `detr_d2.benchmark.environment` tells, the driver, more versions, and the commit of this code."""
+    """What `detr_d2.measure.environment` tells, the driver, more versions, and the commit of this code."""
     return environment(cfg) | {
         "driver": _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]),
         "detectron2": detectron2.__version__,

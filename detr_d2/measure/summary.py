@@ -9,9 +9,9 @@ from ..analysis.training_log import TrainingLog
 from ..checkpoint.writing import write_atomically
 from .accuracy import matches_file
 from .bootstrap import Interval, compare_precision
+from .comparison import Measurements
 from .plots import ACCURACIES, plot_accuracy, plot_curves, to_png
 from .report import Comparison, to_csv, to_html, to_markdown
-from .run import Measurements
 from .store import ResultFile
 from .table import build_rows
 

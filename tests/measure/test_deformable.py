@@ -6,12 +6,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from detr_d2.benchmark import Settings, compare_outputs
-from detr_d2.benchmark.build import build_ours, build_reference_workload
-from detr_d2.benchmark.deformable_reference import DeformableReferenceWorkload
-from detr_d2.benchmark.random_weights import separate_classes
-from detr_d2.benchmark.reference import OptimizerView, build_reference, check_reference, names_in_reference
-from detr_d2.benchmark.workloads import OurWorkload
+from detr_d2.measure import Settings, compare_outputs
+from detr_d2.measure.build import build_ours, build_reference_workload
+from detr_d2.measure.deformable_reference import DeformableReferenceWorkload
+from detr_d2.measure.random_weights import separate_classes
+from detr_d2.measure.reference import OptimizerView, build_reference, check_reference, names_in_reference
+from detr_d2.measure.workloads import OurWorkload
 from detr_d2.solver import build_optimizer
 
 PUBLISHED_WIDTHS = [

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
+from .clock import Ratio, Timing
 from .memory import PeakMemory
 from .settings import Settings
-from .timing import Ratio, Timing
 
 # Environment variables that change speed: threads, and above all how the C library gives memory back to the system.
 # Page faults of freshly mapped activations can be 15 to 40% of the time of a step on a CPU.

@@ -11,9 +11,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
-from ..benchmark.workloads import OurWorkload
 from ..data import build_train_loader
 from .latency import Clock
+from .workloads import OurWorkload
 
 
 def training_cfg(cfg: CfgNode, batch_size: int) -> CfgNode:

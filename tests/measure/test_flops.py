@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 from torchvision.ops import deform_conv2d, roi_align
 
-from detr_d2.comparison.flops import FlopCount, FlopCounter, count_flops, mean_count
 from detr_d2.engine import load_config
 from detr_d2.layers import MSDeformAttn, MultiheadAttention
+from detr_d2.measure.flops import FlopCount, FlopCounter, count_flops, mean_count
 from detr_d2.structures import PaddedImages
 
 

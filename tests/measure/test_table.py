@@ -5,10 +5,10 @@ import io
 
 import pytest
 
-from detr_d2.comparison.bootstrap import Interval
-from detr_d2.comparison.published import PUBLISHED, published
-from detr_d2.comparison.report import Comparison, to_csv, to_html, to_markdown
-from detr_d2.comparison.table import build_rows
+from detr_d2.measure.bootstrap import Interval
+from detr_d2.measure.published import PUBLISHED, published
+from detr_d2.measure.report import Comparison, to_csv, to_html, to_markdown
+from detr_d2.measure.table import build_rows
 
 
 def result(label: str, figures: dict, parts: dict) -> dict:

@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from ..data import build_dataset_mapper, build_train_loader
 from .accuracy import evaluate, ground_truth_files
+from .compared_memory import measure_peak
 from .flop_formulas import CONVENTION
 from .flops import count_flops, mean_count
 from .latency import Candidate, measure_latency, with_precision
-from .memory import measure_peak
 from .models import ComparedModel, load_records
 from .provenance import describe_environment, identity
 from .published import published
@@ -25,7 +25,7 @@ PARTS = ("accuracy", "flops", "latency", "memory", "training")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ComparisonSettings:
     """How to measure.
 
     Attributes:
@@ -62,7 +62,7 @@ class Measurements:
         output: holds a folder for each model, with its ``result.json``.
     """
 
-    def __init__(self, models: Sequence[ComparedModel], settings: Settings, output: Path) -> None:
+    def __init__(self, models: Sequence[ComparedModel], settings: ComparisonSettings, output: Path) -> None:
         self.models = models
         self.settings = settings
         self.output = output

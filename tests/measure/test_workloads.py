@@ -6,11 +6,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from detr_d2.benchmark import Settings, compare_outputs
-from detr_d2.benchmark.inputs import make_inputs
-from detr_d2.benchmark.random_weights import randomize_frozen_norms, separate_queries
-from detr_d2.benchmark.transformers_workloads import ReferenceWorkload
-from detr_d2.benchmark.workloads import OurWorkload
+from detr_d2.measure import Settings, compare_outputs
+from detr_d2.measure.inputs import make_inputs
+from detr_d2.measure.random_weights import randomize_frozen_norms, separate_queries
+from detr_d2.measure.transformers_workloads import ReferenceWorkload
+from detr_d2.measure.workloads import OurWorkload
 
 Pair = tuple[OurWorkload, ReferenceWorkload]
 # One image is smaller than the other in both directions, so that padding is at work.

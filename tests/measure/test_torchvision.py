@@ -5,9 +5,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
-from detr_d2.benchmark import Settings, build_workloads, compare_outputs
-from detr_d2.benchmark.torchvision_reference import check_torchvision
 from detr_d2.checkpoint.fcos_layouts import TORCHVISION_NAMES
+from detr_d2.measure import Settings, build_workloads, compare_outputs
+from detr_d2.measure.torchvision_reference import check_torchvision
 
 SMALL = ("MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64")
 

@@ -5,10 +5,10 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from detr_d2.benchmark import Settings, compare_outputs
-from detr_d2.benchmark.build import build_ours, build_reference_workload
-from detr_d2.benchmark.transformers_workloads import PanopticReferenceWorkload
-from detr_d2.benchmark.workloads import OurWorkload
+from detr_d2.measure import Settings, compare_outputs
+from detr_d2.measure.build import build_ours, build_reference_workload
+from detr_d2.measure.transformers_workloads import PanopticReferenceWorkload
+from detr_d2.measure.workloads import OurWorkload
 
 HEAD = ("mask_head.", "bbox_attention.")
 

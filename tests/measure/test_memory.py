@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from detr_d2.comparison.memory import measure_peak
-from detr_d2.comparison.models import read_models
 from detr_d2.data import build_train_loader
+from detr_d2.measure.compared_memory import measure_peak
+from detr_d2.measure.models import read_models
 
 SMALL = ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TRAIN", "(48,)", "SOLVER.IMS_PER_BATCH", "2"]
 

@@ -7,10 +7,10 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from detr_d2.comparison import latency
-from detr_d2.comparison.latency import Candidate, Clock, measure_latency
 from detr_d2.engine import load_config
 from detr_d2.facts import facts_of
+from detr_d2.measure import latency
+from detr_d2.measure.latency import Candidate, Clock, measure_latency
 
 
 @pytest.mark.parametrize(

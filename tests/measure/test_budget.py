@@ -1,7 +1,7 @@
 """Schedules that are stretched to a budget."""
 
-from detr_d2.comparison.budget import stretched
 from detr_d2.engine import load_config
+from detr_d2.measure.budget import stretched
 
 
 def test_steps_and_warmup_keep_their_share(repo):

@@ -1,14 +1,14 @@
-"""Peak memory of inference and of training steps, in a process of its own, as ``detr_d2.benchmark.memory`` tells."""
+"""Peak memory of inference and of training steps, in a process of its own, as ``detr_d2.measure.memory`` tells."""
 
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from ..benchmark.memory import in_own_process, peak_of
-from ..benchmark.workloads import OurWorkload
+from .memory import in_own_process, peak_of
 from .models import ComparedModel
 from .provenance import set_threads
+from .workloads import OurWorkload
 
 
 def measure_peak(model: ComparedModel, cfg: Any, inputs: list[dict], mode: str) -> dict[str, float] | None:

@@ -4,7 +4,7 @@ import statistics
 
 import torch
 
-from .timing import time_once
+from .clock import time_once
 
 _COPIED_BYTES = 2**28  # several times the caches of any device
 _ROUNDS = 10
