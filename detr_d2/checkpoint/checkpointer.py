@@ -12,6 +12,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
+from .box_model import bare_names, bare_state
 from .diagnosis import check_family
 from .huggingface_folder import weights_in_folder
 from .layouts import OURS, Layout, recognise, strip_data_parallel
@@ -171,7 +172,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         state = strip_data_parallel(checkpoint["model"])
         layout = recognise(state)
         model_state = self.model.state_dict()
-        if layout is None or (layout.scope == "backbone" and not resnet_prefixes(model_state)):
+        if layout is None or (layout.scope == "backbone" and not resnet_prefixes(bare_names(model_state))):
             return self._load_as_detectron2(checkpoint, model_state)
         plan = plan_load(
             state,
@@ -188,13 +189,18 @@ class DetrCheckpointer(DetectionCheckpointer):
         metadata = getattr(checkpoint.pop("model"), "_metadata", None)
         state = OrderedDict(plan.state)
         if metadata is not None and layout is OURS:
-            state._metadata = metadata  # modules' versions, by names that only our own layout keeps
+            state._metadata = self._versions(metadata)  # by names that only our own layout keeps
         self.model.load_state_dict(state, strict=False)
         for name in self.checkpointables:
             if layout is not OURS and checkpoint.pop(name, None) is not None:
                 self.logger.warning(f"The {name} state of {self._source} is not loaded: another program wrote it.")
         self._publish(plan.report)
         self._warn_about_dilation(layout)
+
+    def _versions(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Modules' versions in a checkpoint of our layout, by the model's names of the modules."""
+        metadata, names = bare_state(metadata), bare_names(name for name, _ in self.model.named_modules())
+        return {name: metadata[bare] for bare, name in names.items() if bare in metadata}
 
     def _load_as_detectron2(self, checkpoint: dict[str, Any], model: dict[str, Tensor]) -> _IncompatibleKeys:
         heuristics = checkpoint.pop("matching_heuristics", False)
@@ -203,7 +209,7 @@ class DetrCheckpointer(DetectionCheckpointer):
             checkpoint["model"] = align_and_update_state_dicts(model, checkpoint["model"], c2_conversion=is_caffe2)
         state = strip_data_parallel(checkpoint["model"])
         if model and not any(key in model and model[key].shape == value.shape for key, value in state.items()):
-            reason = check_family(state, model, type(self.model).__name__) or (
+            reason = check_family(bare_names(state), bare_names(model), type(self.model).__name__) or (
                 "set MODEL.META_ARCHITECTURE and MODEL.BACKBONE.NAME to what the weights were trained with"
             )
             raise ValueError(
@@ -234,7 +240,7 @@ class DetrCheckpointer(DetectionCheckpointer):
 
     def _warn_about_dilation(self, layout: Layout) -> None:
         """DC5 weights have the shapes of plain ones: only a published file's name tells them apart."""
-        backbone = getattr(self.model, "backbone", None)
+        backbone = getattr(getattr(self.model, "detr", self.model), "backbone", None)
         res5 = backbone.output_shape().get("res5") if hasattr(backbone, "output_shape") else None
         if res5 is None or layout.scope != "model":
             return

@@ -1,5 +1,6 @@
 """What is not trained must come from a checkpoint."""
 
+from .box_model import BOX_MODEL
 from .checkpointer import DetrCheckpointer
 from .report import group_names
 
@@ -19,7 +20,7 @@ def check_frozen_weights(checkpointer: DetrCheckpointer) -> None:
     frozen = [
         name
         for name, parameter in checkpointer.model.named_parameters()
-        if not parameter.requires_grad and not name.startswith(_BACKBONE)
+        if not parameter.requires_grad and not name.removeprefix(BOX_MODEL).startswith(_BACKBONE)
     ]
     random = [name for name in frozen if name not in loaded]
     if random:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .box_model import bare_state
 from .layout import Layout, Pairs, renamed, resnet_pairs
 
 Kind = Literal["detr", "panoptic", "deformable"]
@@ -138,7 +139,7 @@ def kind_of(state: Iterable[str]) -> Kind:
 def to_transformers(state: Mapping[str, Tensor], kind: Kind, backbone: Backbone) -> dict[str, Tensor]:
     """Our state dict under the names of the modules of version 5, stacked projections split, nothing else changed."""
     split = {}
-    for name, value in state.items():
+    for name, value in bare_state(state).items():
         names = [name.replace(".in_proj_", f".{part}_proj.") for part in "qkv"] if ".in_proj_" in name else [name]
         split |= dict(zip(names, value.chunk(len(names)), strict=True))
     return renamed(split, tuple((ours, theirs) for theirs, ours in _pairs(kind, backbone)))
@@ -161,6 +162,7 @@ def to_hub(state: Mapping[str, Tensor], backbone: Backbone, *, refine: bool = Fa
     Args:
         refine: a Deformable DETR's layers have heads of their own; else one pair is kept, which they share.
     """
+    state = bare_state(state)
     kind = kind_of(state)
     if kind == "deformable" and not refine:
         state = {key: value for key, value in state.items() if not (head := _HEAD.match(key)) or head["index"] == "0"}

@@ -1,11 +1,13 @@
 """The key layouts of published checkpoints, one entry of `LAYOUTS` each. A new layout is a new entry."""
 
+import re
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
 from torch import Tensor
 
+from .box_model import BOX_MODEL, bare_state
 from .deformable_layouts import DEFORMABLE, MMDETECTION_2_DEFORMABLE, MMDETECTION_DEFORMABLE
 from .fcos_layouts import FCOS_LAYOUTS
 from .huggingface_layouts import HUGGINGFACE_LAYOUTS
@@ -82,8 +84,12 @@ PANOPTIC_WRAPPER = Layout(
 )
 OURS = Layout(
     name="detr_d2",
-    requires=(r"^backbone\.", r"^(transformer|head)\.", r"^(class_embed|head\.cls_logits)\."),
+    requires=tuple(
+        rf"^({re.escape(BOX_MODEL)})?{part}\."
+        for part in ("backbone", "(transformer|head)", r"(class_embed|head\.cls_logits)")
+    ),
     scope="model",
+    rename=bare_state,
 )
 TORCHVISION_RESNET = Layout(
     name="torchvision ResNet",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .box_model import bare_names
 from .class_rows import head_rows, is_class_head, keep_objectness, to_contiguous
 from .diagnosis import check_shared_heads, explain_misfit
 from .layouts import Layout
@@ -31,6 +32,11 @@ class LoadPlan:
 
     state: dict[str, Tensor]
     report: LoadReport
+
+    def renamed(self, names: Mapping[str, str]) -> "LoadPlan":
+        """The same plan with other names for some tensors."""
+        state = {names.get(key, key): value for key, value in self.state.items()}
+        return LoadPlan(state, self.report.renamed(names))
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,14 @@ def plan_load(
             holds more than the model; the message says which cfg key to change.
     """
     report = LoadReport(source=source, layout=layout.name)
-    state = layout.to_ours(checkpoint)
+    state, names = layout.to_ours(checkpoint), bare_names(model)
+    model = {bare: model[name] for bare, name in names.items()}
     if layout.scope == "model":
-        return _plan_model(state, model, layout, report, model_name, reinit_class_head)
-    has_group_norm = any("_gn_" in key for key in checkpoint)  # Caffe2's; the renamed keys no longer tell
-    return _plan_backbone(state, model, layout, report, model_name, may_be_fused=not has_group_norm)
+        plan = _plan_model(state, model, layout, report, model_name, reinit_class_head)
+    else:
+        has_group_norm = any("_gn_" in key for key in checkpoint)  # Caffe2's; the renamed keys no longer tell
+        plan = _plan_backbone(state, model, layout, report, model_name, may_be_fused=not has_group_norm)
+    return plan.renamed(names)
 
 
 def resnet_prefixes(model: State) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a checkpoint did to a model, as a value and as text."""
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class LoadReport:
     def complete(self) -> bool:
         """Whether every tensor of the model was loaded and every needed tensor of the checkpoint used."""
         return not (self.missing or self.unexpected or self.mismatched or self.reinitialized)
+
+    def renamed(self, names: Mapping[str, str]) -> "LoadReport":
+        """The same report with other names for some tensors."""
+        lists = {key: value for key, value in vars(self).items() if isinstance(value, tuple)}
+        return replace(self, **{key: tuple(names.get(name, name) for name in value) for key, value in lists.items()})
 
     def __str__(self) -> str:
         counts = {name: getattr(self, name) for name in ("loaded", "missing", "unexpected", "mismatched")}
