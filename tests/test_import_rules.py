@@ -27,12 +27,13 @@ ALLOWED = {
     "command_line": (),
     "config": (),
     "facts": (),
-    "layers": (),
+    "kernels": (),
+    "layers": ("kernels",),
     "structures": ("layers",),
     "data": ("facts", "layers", "structures"),
-    "modeling": ("facts", "layers", "structures", "modeling"),
+    "modeling": ("facts", "kernels", "layers", "structures", "modeling"),
     "modeling.backbone": ("facts", "layers", "structures"),
-    "modeling.transformer": ("facts", "layers", "structures"),
+    "modeling.transformer": ("facts", "kernels", "layers", "structures"),
     "modeling.heads": ("facts", "layers", "structures"),
     **dict.fromkeys(SHARED, ("facts", "layers", "structures", *SHARED)),
     "modeling.meta_arch": ("facts", "layers", "structures", "modeling"),
@@ -45,14 +46,21 @@ ALLOWED = {
     "analysis": ("facts", "checkpoint", "data", "visualization"),
     "export": ("facts", "command_line", "layers", "structures", "data", "modeling", "checkpoint", "engine"),
     "measure": (
-        *("facts", "config", "layers", "structures", "data", "modeling", "solver", "evaluation", "checkpoint"),
-        *("engine", "analysis"),
+        *("facts", "config", "kernels", "layers", "structures", "data", "modeling", "solver", "evaluation"),
+        *("checkpoint", "engine", "analysis"),
     ),
 }
 # The other packages that a part may import, where that is restricted.
-THIRD_PARTY = {"config": ("detectron2.config",), "layers": ("torch", "torchvision", "triton", "torch_ms_deform_attn")}
+THIRD_PARTY = {
+    "config": ("detectron2.config",),
+    "kernels": ("torch", "triton", "torch_ms_deform_attn"),
+    "layers": ("torch", "torchvision"),
+}
 # Modules that are imported only where the optional package that they are written for is installed.
-OPTIONAL = {"layers.ms_deform_attn_triton": "triton", "layers.ms_deform_attn_external": "torch_ms_deform_attn"}
+OPTIONAL = {
+    "kernels.ms_deform_attn.triton": "triton",
+    "kernels.ms_deform_attn.external": "torch_ms_deform_attn",
+}
 
 
 def is_within(name: str, parts: tuple[str, ...]) -> bool:

@@ -5,18 +5,15 @@ from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, generalized_box_iou
 from .conv_norm import ConvNorm
 from .deform_conv import DeformConv, ModulatedDeformConv, offset_conv
 from .deformable_attention import MSDeformAttn
-from .dropout import Dropout, relu_dropout_
 from .inverse_sigmoid import inverse_sigmoid
 from .masked_group_norm import MaskedGroupNorm, masked_group_norm
 from .mlp import MLP
-from .ms_deform_attn import ms_deform_attn, ms_deform_attn_flops
 from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine, sine_features
 
 __all__ = [
     "MLP",
     "ConvNorm",
     "DeformConv",
-    "Dropout",
     "MSDeformAttn",
     "MaskedGroupNorm",
     "ModulatedDeformConv",
@@ -28,9 +25,6 @@ __all__ = [
     "generalized_box_iou",
     "inverse_sigmoid",
     "masked_group_norm",
-    "ms_deform_attn",
-    "ms_deform_attn_flops",
     "offset_conv",
-    "relu_dropout_",
     "sine_features",
 ]

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .dropout import is_drawn_here
-from .dropped_attention import attention_with_dropout
+from ..kernels.cpu import attention_with_dropout, is_drawn_here
 
 
 class MultiheadAttention(nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-from .accumulated_conv import can_accumulate, conv_add_relu_
+from ..kernels.cpu import can_accumulate, conv_add_relu_
 
 
 class ConvNorm(nn.Conv2d):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .ms_deform_attn import ms_deform_attn
+from ..kernels.ms_deform_attn import ms_deform_attn
 
 
 class MSDeformAttn(nn.Module):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from ..layers import ms_deform_attn, ms_deform_attn_flops
+from ..kernels.ms_deform_attn import ms_deform_attn, ms_deform_attn_flops
 from .agreement import full_precision
 from .bandwidth import copy_bandwidth
 from .benchmark_report import hardware, mode_results

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..layers import ms_deform_attn
-from ..layers.ms_deform_attn_backends import BACKENDS, VARIABLE
+from ..kernels.ms_deform_attn import BACKENDS, VARIABLE, ms_deform_attn
 
 # Of values, locations and weights, as `ms_deform_attn` takes them.
 Operator = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detr_d2.layers import MSDeformAttn, deformable_attention, ms_deform_attn
+from detr_d2.kernels.ms_deform_attn import ms_deform_attn
+from detr_d2.layers import MSDeformAttn, deformable_attention
 
 C, HEADS, POINTS = 12, 4, 3
 SHAPES = [(6, 7), (3, 4)]

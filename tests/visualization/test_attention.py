@@ -7,7 +7,8 @@ from detectron2.modeling import build_model
 from torch import nn
 from torch.nn import functional as F
 
-from detr_d2.layers import deformable_attention, ms_deform_attn
+from detr_d2.kernels.ms_deform_attn import ms_deform_attn
+from detr_d2.layers import deformable_attention
 from detr_d2.structures import PaddedImages
 from detr_d2.visualization import AttentionDrawer, AttentionMap, SamplingPoints, record
 from detr_d2.visualization.attention import recorded_inputs

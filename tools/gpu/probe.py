@@ -11,11 +11,11 @@ import warnings
 import torch
 from detectron2.utils.events import EventStorage
 
+from detr_d2.kernels.ms_deform_attn import plain
+from detr_d2.kernels.ms_deform_attn import triton as K
 from detr_d2.measure.build import build_workload
 from detr_d2.measure.operator import OperatorSettings
 from detr_d2.measure.settings import Settings
-from detr_d2.layers import ms_deform_attn_plain as plain
-from detr_d2.layers import ms_deform_attn_triton as K
 
 OUT, LIMIT, T0 = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 240, time.time()
 R = {}

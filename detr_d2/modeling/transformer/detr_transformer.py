@@ -13,7 +13,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ...layers import Dropout, MultiheadAttention, relu_dropout_
+from ...kernels.cpu import Dropout, relu_dropout_
+from ...layers import MultiheadAttention
 from .build import TRANSFORMER_REGISTRY
 
 

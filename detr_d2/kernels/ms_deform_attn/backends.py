@@ -1,6 +1,6 @@
 """Which backend of multi-scale deformable attention runs.
 
-A backend is a module with ``forward`` and ``backward`` as in `ms_deform_attn_plain`. The choice depends on nothing but
+A backend is a module with ``forward`` and ``backward`` as in `plain`. The choice depends on nothing but
 the device, the dtype and the head size, so it does not change between forward and backward or during training.
 """
 
@@ -19,7 +19,7 @@ BACKENDS = ("auto", TORCH, TRITON, EXTERNAL)
 # What "auto" takes on a GPU: the first that can run. Elsewhere it is plain PyTorch, which is faster than
 # torch-ms-deform-attn on CPUs (at encoder size, processor time of one thread: forward 1.7, with backward 1.15 times).
 _ON_GPU = (TRITON, EXTERNAL, TORCH)
-_MODULES = {TORCH: "ms_deform_attn_plain", TRITON: "ms_deform_attn_triton", EXTERNAL: "ms_deform_attn_external"}
+_MODULES = {TORCH: "plain", TRITON: "triton", EXTERNAL: "external"}
 _MAX_HEAD_DIM = 128
 _logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.flop_counter import FlopCounterMode
 
-from detr_d2.layers import ms_deform_attn, ms_deform_attn_flops
+from detr_d2.kernels.ms_deform_attn import ms_deform_attn, ms_deform_attn_flops
 
 from .deformable_inputs import Inputs, definition, gradients, make_inputs, on_the_grid
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from detr_d2.layers import ms_deform_attn
+from detr_d2.kernels.ms_deform_attn import backends, ms_deform_attn
 
 from .deformable_inputs import Inputs, gradients, make_inputs
 
 VARIABLE = "DETR_D2_MS_DEFORM_ATTN"
 EXTERNAL = "torch-ms-deform-attn"
-backends = sys.modules["detr_d2.layers.ms_deform_attn_backends"]
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def test_triton_without_a_gpu_says_so(inputs: Inputs, monkeypatch: pytest.Monkey
     ("dtype", "dim", "message"), [(torch.float64, 4, "float64"), (torch.float32, 129, "up to 128 channels")]
 )
 def test_what_triton_does_not_take(dtype: torch.dtype, dim: int, message: str, monkeypatch: pytest.MonkeyPatch):
-    triton_backend = pytest.importorskip("detr_d2.layers.ms_deform_attn_triton", exc_type=ImportError)
+    triton_backend = pytest.importorskip("detr_d2.kernels.ms_deform_attn.triton", exc_type=ImportError)
     monkeypatch.setattr(triton_backend, "INTERPRETED", True)
     assert message in backends.obstacle_to("triton", torch.zeros(1, 1, 1, dim, dtype=dtype))
 
@@ -54,7 +53,7 @@ import sys
 sys.path.insert(0, {str(repo)!r})
 sys.modules["triton"] = sys.modules["torch_ms_deform_attn"] = None
 import torch
-from detr_d2.layers import ms_deform_attn
+from detr_d2.kernels.ms_deform_attn import backends, ms_deform_attn
 value, at, weights = torch.ones(1, 1, 1, 2), torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
 assert ms_deform_attn(value, [(1, 1)], at, weights).tolist() == [[[1.0, 1.0]]]
 for backend in ("triton", "{EXTERNAL}"):

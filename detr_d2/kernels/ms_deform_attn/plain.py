@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Shapes = Sequence[tuple[int, int]]
+from .reference import Shapes, compute_dtype
+
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -93,11 +94,6 @@ def _rows(left: Tensor, top: Tensor, maps: int, size: tuple[int, int]) -> Tensor
     first = torch.arange(0, rows, (height + 2) * (width + 2), dtype=dtype, device=left.device)
     cells = top.add_(1).mul_(width + 2).add_(left).add_(1)
     return cells.view(maps, -1).add_(first[:, None]).view(left.shape)
-
-
-def compute_dtype(value: Tensor) -> torch.dtype:
-    """fp64 for fp64 values, fp32 for all others."""
-    return torch.promote_types(value.dtype, torch.float32)
 
 
 def forward(value: Tensor, shapes: Shapes, locations: Tensor, attention: Tensor) -> Tensor:
@@ -188,19 +184,3 @@ def _grad_level(grad: Tensor, level: Level, batch: int) -> Tensor:
             table[step:] += part[:-step]
     table = table.view(batch, -1, height + 2, width + 2, dim)[:, :, 1:-1, 1:-1]
     return table.permute(0, 2, 3, 1, 4).flatten(1, 2)
-
-
-def by_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, attention: Tensor) -> Tensor:
-    """The same as one ``grid_sample`` a level: slower, but the operation that other runtimes know, for export."""
-    dtype = compute_dtype(value)  # grid_sample below fp32 is wrong on CPUs
-    batch, _, heads, dim = value.shape
-    queries = locations.shape[1]
-    grids = (2 * locations.to(dtype) - 1).transpose(1, 2).flatten(0, 1)  # B*h x Q x L x P x 2
-    weights = attention.to(dtype).transpose(1, 2).flatten(0, 1)  # B*h x Q x L x P
-    maps = value.to(dtype).split([height * width for height, width in shapes], dim=1)
-    result = 0
-    for level, (values, (height, width)) in enumerate(zip(maps, shapes, strict=True)):
-        values = values.permute(0, 2, 3, 1).reshape(batch * heads, dim, height, width)
-        sampled = F.grid_sample(values, grids[:, :, level], mode="bilinear", padding_mode="zeros", align_corners=False)
-        result = result + (sampled * weights[:, None, :, level]).sum(-1)
-    return result.view(batch, heads * dim, queries).transpose(1, 2).to(value.dtype)

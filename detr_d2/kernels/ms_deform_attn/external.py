@@ -9,7 +9,8 @@ import torch
 import torch_ms_deform_attn  # noqa: F401 (registers its operators)
 from torch import Tensor
 
-from .ms_deform_attn_plain import Gradients, Shapes, compute_dtype
+from .plain import Gradients
+from .reference import Shapes, compute_dtype
 
 IM2COL_STEP = 64  # images of one launch; its own default
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detr_d2.layers import Dropout, relu_dropout_
+from detr_d2.kernels.cpu import Dropout, relu_dropout_
 
 
 def relu_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:

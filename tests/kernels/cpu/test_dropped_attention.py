@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from detr_d2.layers import MultiheadAttention, dropped_attention
-from detr_d2.layers.dropout import draw
-from detr_d2.layers.dropped_attention import attention_with_dropout, blocks
+from detr_d2.kernels.cpu import dropped_attention
+from detr_d2.kernels.cpu.dropout import draw
+from detr_d2.kernels.cpu.dropped_attention import attention_with_dropout, blocks
+from detr_d2.layers import MultiheadAttention
 
 B, H, N, M, D, P = 2, 3, 7, 5, 4, 0.3
 

@@ -23,8 +23,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.runtime import JITFunction
 
-from . import ms_deform_attn_plain as plain
-from .ms_deform_attn_plain import Gradients, Shapes
+from . import plain
+from .plain import Gradients
+from .reference import Shapes
 
 # Elements of a block's tile of rows x channels: 8 for each of a program's 128 threads.
 TILE = 1024

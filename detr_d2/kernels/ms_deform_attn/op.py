@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import ms_deform_attn_plain as plain
-from .ms_deform_attn_backends import choose_backend
+from . import plain
+from .backends import choose_backend
+from .reference import by_grid_sample
 
 
 def ms_deform_attn(
@@ -48,7 +49,7 @@ def ms_deform_attn(
         RuntimeError: the backend that was asked for cannot run; says why.
     """
     if _is_exporting():
-        return plain.by_grid_sample(value, spatial_shapes, sampling_locations, attention_weights)
+        return by_grid_sample(value, spatial_shapes, sampling_locations, attention_weights)
     if not value.device == sampling_locations.device == attention_weights.device:
         raise ValueError(
             f"Values are on {value.device}, locations on {sampling_locations.device}, weights on "

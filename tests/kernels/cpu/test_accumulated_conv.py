@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import FrozenBatchNorm2d
 
-from detr_d2.layers import ConvNorm, accumulated_conv
+from detr_d2.kernels.cpu import accumulated_conv
+from detr_d2.layers import ConvNorm
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
 LAYERS = [

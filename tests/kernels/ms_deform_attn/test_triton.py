@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from detr_d2.layers import ms_deform_attn
+from detr_d2.kernels.ms_deform_attn import ms_deform_attn
 
 from .deformable_inputs import Inputs, gradients, make_inputs, on_the_grid
 
@@ -50,7 +50,7 @@ def test_the_compiler_takes_the_kernels(dtype: str, dim: int, capability: int):
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
 
-    from detr_d2.layers import ms_deform_attn_triton as kernels
+    from detr_d2.kernels.ms_deform_attn import triton as kernels
 
     constants = {"heads": 8, "dim": dim, "num_levels": 4, "points": 4, "BLOCK_ROWS": 32, "BLOCK_DIM": 32}
     types = {"levels": "*i32", "rows": "i32", "queries": "i32", "cells": "i32"}

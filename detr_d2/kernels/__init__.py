@@ -1,0 +1,1 @@
+"""What makes CPUs and GPUs fast, behind names that say what is computed."""
