@@ -31,6 +31,7 @@ from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_to
 from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name, readable_annotations
 from detr_d2.engine import Predictor, load_config
+from detr_d2.facts import num_classes_of
 from detr_d2.modeling.meta_arch.set_predictor import SetPredictor
 from detr_d2.visualization import AttentionDrawer, Look, Recording, record, stack_rows
 
@@ -99,7 +100,7 @@ def draw_sheet(args: argparse.Namespace) -> np.ndarray:
         )
     items = read_items(args)
     predictor, mapper = Predictor(args.config_file, opts=args.opts), build_dataset_mapper(cfg, is_train=False)
-    names = class_names_of(predictor.metadata.as_dict(), cfg.MODEL.DETR.NUM_CLASSES)
+    names = class_names_of(predictor.metadata.as_dict(), num_classes_of(cfg)[0])
     drawer = AttentionDrawer(names, args.height, args.per_head)
     rows = []
     for item in tqdm(items, unit="image", disable=None):

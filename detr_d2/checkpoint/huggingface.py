@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ..facts import num_classes_of
 from .huggingface_config import (
     backbone_of,
     inexpressible_keys,
@@ -63,9 +64,9 @@ def write_huggingface(
         FileExistsError: the folder is not empty. OSError: it cannot be written.
     """
     check_expressible(cfg)
-    classes = cfg.MODEL.DETR.NUM_CLASSES
+    classes, key = num_classes_of(cfg)
     if class_names is not None and len(class_names) != classes:
-        raise ValueError(f"MODEL.DETR.NUM_CLASSES is {classes}, but there are {len(class_names)} names of classes.")
+        raise ValueError(f"{key} is {classes}, but there are {len(class_names)} names of classes.")
     config = model_config(cfg) | (label_config(class_names) if class_names is not None else {})
     tensors = {key: value for key, value in state.items() if not (TRAINING_ONLY.match(key) or key.endswith(COUNTER))}
     refine = kind_of_model(cfg) == "deformable" and cfg.MODEL.DEFORMABLE_DETR.BOX_REFINE

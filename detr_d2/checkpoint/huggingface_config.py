@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 
+from ..facts import num_classes_of
 from .diagnosis import RESNETS
 from .huggingface_layouts import Backbone, Kind
 
@@ -115,7 +116,7 @@ def model_config(cfg: CfgNode, backbone: Backbone | None = None) -> dict[str, ob
         # What version 4 needs to take the config of the backbone above.
         **{"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None},
         "dilation": cfg.MODEL.RESNETS.RES5_DILATION > 1,
-        "num_labels": detr.NUM_CLASSES,
+        "num_labels": num_classes_of(cfg)[0],
         "num_queries": detr.NUM_OBJECT_QUERIES,
         "d_model": detr.HIDDEN_DIM,
         **{f"{stack}_attention_heads": detr.NHEADS for stack in ("encoder", "decoder")},

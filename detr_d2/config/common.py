@@ -5,10 +5,10 @@ from detectron2.config import CfgNode
 
 def add_common_config(cfg: CfgNode) -> None:
     """Add the keys that do not belong to one model. Their defaults leave Detectron2's own models as they are."""
-    # Own data sets in COCO's formats, to be named in DATASETS.TRAIN and DATASETS.TEST: a list of dicts with "name",
+    # Own datasets in COCO's formats, to be named in DATASETS.TRAIN and DATASETS.TEST: a list of dicts with "name",
     # "json_file" and "image_root"; with "panoptic_json" and "panoptic_root" for panoptic annotations; and, for
     # PanopticFPN, with "sem_seg_root" (semantic maps of the stuff, see tools/prepare_panoptic_stuff.py). Classes are
-    # those of the files: the model's number of classes follows them unless it is set where DATASETS.TRAIN is, or later.
+    # those of the files, which also the number of classes of Detectron2's own models follows where it has its default.
     # Relative paths start from the working directory.
     cfg.DATASETS.CUSTOM = []
 

@@ -6,8 +6,9 @@ from detectron2.config import CfgNode as CN
 def add_detr_config(cfg: CN) -> None:
     """Add ``MODEL.DETR``. The defaults are the published R50 model's."""
     cfg.MODEL.DETR = CN()
-    # Contiguous classes, without the no-object class.
-    cfg.MODEL.DETR.NUM_CLASSES = 80
+    # Contiguous classes, without the no-object class; things and stuff where INPUT.DATASET_MAPPER reads segments.
+    # -1: as many as DATASETS.TRAIN has. A number that is set is obeyed, and must agree with the data.
+    cfg.MODEL.DETR.NUM_CLASSES = -1
     # Upper bound of objects in one image.
     cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 100
     # The backbone feature that the transformer reads.

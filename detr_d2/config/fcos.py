@@ -6,8 +6,9 @@ from detectron2.config import CfgNode as CN
 def add_fcos_config(cfg: CN) -> None:
     """Add ``MODEL.FCOS``. The defaults are the improved model's; `fcos_R_50_1x.yaml` holds what the first one has."""
     cfg.MODEL.FCOS = CN()
-    # Contiguous classes; there is no background class.
-    cfg.MODEL.FCOS.NUM_CLASSES = 80
+    # Contiguous classes; there is no background class. -1: as many as DATASETS.TRAIN has. A number that is set is
+    # obeyed, and must agree with the data.
+    cfg.MODEL.FCOS.NUM_CLASSES = -1
     # The backbone features that the head reads, finest first.
     cfg.MODEL.FCOS.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
     # Cell (column x, row y) of a level stands for the point ((x + offset) * stride, (y + offset) * stride): 0.5 as in

@@ -9,25 +9,26 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
 
 from ..config import add_detr_d2_config
-from ..data import class_keys_for, register_datasets
+from ..data import register_datasets
 from ..data.datasets.custom import custom_datasets
+from ..facts import FOLLOW_DATASET, class_keys_for, value_of
 
 
 def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     """Detectron2's defaults, this package's keys, a yaml file, then ``KEY VALUE`` overrides.
 
-    The data sets of ``DATASETS.CUSTOM`` are registered, their paths made absolute, and where the model is trained on
-    one of them, its number of classes follows; see `follow_dataset`.
+    The datasets of ``DATASETS.CUSTOM`` are registered, their paths made absolute, and the number of classes follows the
+    data; see `follow_dataset`.
 
     Raises:
         ValueError: a key that does not exist (with the closest ones that do), a value of another type, or a malformed
             entry of ``DATASETS.CUSTOM``.
         FileNotFoundError: ``config_file`` does not exist.
     """
-    cfg = get_cfg()
-    add_detr_d2_config(cfg)
+    cfg = _default_config()
     known = list(key_names(cfg))
     if config_file and not os.path.isfile(config_file) and "://" not in config_file:
         raise FileNotFoundError(f"Config file {config_file!r} does not exist.")
@@ -47,42 +48,36 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     cfg.merge_from_list(list(opts))
     cfg.DATASETS.CUSTOM = [dataset.as_entry() for dataset in custom_datasets(cfg)]
     register_datasets(cfg)
-    if cfg.DATASETS.CUSTOM:
-        follow_dataset(cfg, [*(file_keys(config_file) if config_file else ()), set(opts[::2])])
+    follow_dataset(cfg, opts[::2])
     return cfg
 
 
-def follow_dataset(cfg: CfgNode, layers: Sequence[set[str]]) -> None:
-    """Set the keys of the model that depend on the classes to those of ``DATASETS.TRAIN[0]``, in place, if that is one
-    of ``DATASETS.CUSTOM``.
+def _default_config() -> CfgNode:
+    cfg = get_cfg()
+    add_detr_d2_config(cfg)
+    return cfg
 
-    A key that is set where ``DATASETS.TRAIN`` is, or later, is meant for this data and stays: loaders then check that
-    it agrees. One that was set before, such as a base file's for COCO, is not.
+
+def follow_dataset(cfg: CfgNode, overridden: Sequence[str] = ()) -> None:
+    """Set the keys of the model that depend on the classes to those of ``DATASETS.TRAIN[0]``, in place.
+
+    A number of classes of `FOLLOW_DATASET` follows every dataset whose classes are known. Other keys (the numbers of
+    classes of Detectron2's own models, the ids of things) follow a dataset of ``DATASETS.CUSTOM`` while they have their
+    default. Any other value is meant; the loaders then check that it agrees.
 
     Args:
-        layers: the names of the keys that each file and the command line set, from the first to the last.
+        overridden: keys that the command line sets, whose values are meant even where they are the default.
     """
     train = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else ""
-    if train not in {dataset.name for dataset in custom_datasets(cfg)}:
+    if train not in DatasetCatalog:
         return
-    place = max((i for i, keys in enumerate(layers) if "DATASETS.TRAIN" in keys), default=0)
-    stated = set().union(*layers[place:])
+    is_own = train in {dataset.name for dataset in custom_datasets(cfg)}
+    defaults = _default_config()
     for key, value in class_keys_for(cfg, train).items():
-        if key not in stated:
+        present = value_of(cfg, key)
+        is_default = key not in overridden and present == value_of(defaults, key)
+        if present == FOLLOW_DATASET or (is_own and is_default):
             cfg.merge_from_list([key, value])
-
-
-def file_keys(config_file: str) -> list[set[str]]:
-    """The full names of the keys that a yaml file's bases and then the file itself set, each in a set of its own."""
-    with CfgNode._open_cfg(config_file) as file:
-        content = yaml.unsafe_load(file) or {}  # as merge_from_file does, which has read it before
-    bases = content.pop("_BASE_", [])
-    layers = []
-    for base in [bases] if isinstance(bases, str) else bases:
-        base = os.path.expanduser(base)
-        is_relative = "://" not in base and not os.path.isabs(base)
-        layers += file_keys(os.path.join(os.path.dirname(config_file), base) if is_relative else base)
-    return [*layers, set(key_names(content))]
 
 
 def prepare_device(cfg: CfgNode, processes_per_machine: int = 1) -> None:

@@ -9,6 +9,7 @@ from detectron2.data import MetadataCatalog
 
 from ..checkpoint.class_names import read_dataset_metadata
 from ..checkpoint.huggingface import check_expressible, check_folder, class_names_of, write_huggingface
+from ..facts import num_classes_of
 from .trained_model import load_trained_model
 
 
@@ -33,7 +34,7 @@ def save_for_huggingface(cfg: CfgNode, folder: str | os.PathLike, *, overwrite: 
     written = write_huggingface(cfg, model.state_dict(), folder, class_names=names, overwrite=overwrite)
     kind = "ImageSegmentation" if cfg.MODEL.META_ARCHITECTURE == "PanopticDETR" else "ObjectDetection"
     return (
-        f"{written}: {cfg.MODEL.META_ARCHITECTURE} with {cfg.MODEL.DETR.NUM_CLASSES} classes from {cfg.MODEL.WEIGHTS}; "
+        f"{written}: {cfg.MODEL.META_ARCHITECTURE} with {num_classes_of(cfg)[0]} classes from {cfg.MODEL.WEIGHTS}; "
         f"open it with transformers.AutoModelFor{kind}.from_pretrained({str(written)!r})."
     )
 
@@ -41,5 +42,5 @@ def save_for_huggingface(cfg: CfgNode, folder: str | os.PathLike, *, overwrite: 
 def _class_names(cfg: CfgNode) -> list[str] | None:
     sources = [read_dataset_metadata(cfg.MODEL.WEIGHTS)]
     sources += [MetadataCatalog.get(name).as_dict() for name in cfg.DATASETS.TEST[:1]]
-    found = (class_names_of(metadata, cfg.MODEL.DETR.NUM_CLASSES) for metadata in sources)
+    found = (class_names_of(metadata, num_classes_of(cfg)[0]) for metadata in sources)
     return next((names for names in found if names is not None), None)

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from torch import Tensor
 
+from ..facts import num_classes_of
 from ..layers import box_xyxy_to_cxcywh
 from ..structures import PaddedImages
 from .settings import Settings
@@ -38,9 +39,7 @@ def make_inputs(cfg: CfgNode, settings: Settings) -> list[dict]:
 
 def _make_input(cfg: CfgNode, num_objects: int, size: tuple[int, int], generator: torch.Generator) -> dict:
     height, width = size
-    # Every model's class count stays at its default or is set: the least is valid for the one that runs.
-    families = (cfg.MODEL.DETR, cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET, cfg.MODEL.FCOS)
-    num_classes = min(family.NUM_CLASSES for family in families)
+    num_classes = num_classes_of(cfg)[0] or 1  # of a model that does not say, one class is valid
     extents = 0.05 + 0.45 * torch.rand(num_objects, 2, generator=generator)
     corners = (1 - extents) * torch.rand(num_objects, 2, generator=generator)
     boxes = torch.cat([corners, corners + extents], dim=1) * torch.tensor([width, height, width, height])

@@ -18,6 +18,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from ..checkpoint.fcos_layouts import TORCHVISION_NAMES
+from ..facts import num_classes_of
 from ..modeling import FCOS
 from ..modeling.fcos_outputs import FCOSOutputs
 from .workloads import OurWorkload, Workload
@@ -83,7 +84,7 @@ def build_torchvision(cfg: CfgNode, ours: FCOS) -> TorchvisionFCOS:
     on_product = postprocessor.threshold_on == "product"
     model = TorchvisionFCOS(
         backbone,
-        num_classes=cfg.MODEL.FCOS.NUM_CLASSES,
+        num_classes=num_classes_of(cfg)[0],
         center_sampling_radius=cfg.MODEL.FCOS.CENTER_SAMPLING_RADIUS,
         # Its threshold is on the square root of the product; nothing else comes closer to a class score's.
         score_thresh=postprocessor.score_threshold ** (0.5 if on_product else 1.0),

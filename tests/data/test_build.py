@@ -182,6 +182,7 @@ def test_detectron2s_own_mapper(cfg, datasets):
 @pytest.mark.parametrize("name", meta_arch.__all__)
 def test_the_classes_of_every_model_of_this_package_are_checked(cfg, name):
     cfg.MODEL.META_ARCHITECTURE = name
+    cfg.DATASETS.TRAIN = ("coco_2017_train",)
     classes, key = num_classes_of(cfg)
     assert classes is not None
     assert key.endswith("NUM_CLASSES")

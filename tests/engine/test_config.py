@@ -4,8 +4,12 @@ import os
 
 import pytest
 import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 
+from detr_d2 import add_detr_d2_config
 from detr_d2.engine import load_config, prepare_device
+from detr_d2.facts import model_facts, value_of
 
 
 def test_yaml_then_overrides(repo):
@@ -56,3 +60,34 @@ def test_falls_back_to_the_cpu_and_shares_its_cores(monkeypatch):
     prepare_device(cfg, processes_per_machine=4)
     assert cfg.MODEL.DEVICE == "cpu"
     assert os.environ.pop("OMP_NUM_THREADS") == "2"
+
+
+@pytest.mark.parametrize(
+    ("config", "dataset", "classes"),
+    [
+        ("COCO-Detection/detr_R_50_300ep", "", 80),
+        ("COCO-Detection/detr_R_50_300ep", "lvis_v1_train", 1203),
+        ("COCO-Detection/fcos_R_50_1x", "keypoints_coco_2017_train", 1),
+        ("COCO-PanopticSegmentation/panoptic_detr_R_50", "", 133),
+        ("COCO-PanopticSegmentation/detr_R_50_boxes", "", 133),
+        ("Shapes/deformable_detr_R_18", "", 4),
+        ("Shapes/panoptic_detr_R_18", "", 8),
+    ],
+)
+def test_the_number_of_classes_follows_any_dataset(repo, config, dataset, classes):
+    opts = ["DATASETS.TRAIN", str((dataset,))] if dataset else []
+    cfg = load_config(str(repo / "configs" / f"{config}.yaml"), opts)
+    assert value_of(cfg, model_facts(cfg).num_classes) == classes
+
+
+def test_stock_detectron2_builds_as_many_classes_as_the_dataset_has(repo):
+    """Without `load_config`, the number in the cfg stays -1."""
+    cfg = get_cfg()
+    add_detr_d2_config(cfg)
+    cfg.merge_from_file(str(repo / "configs" / "COCO-Detection" / "detr_R_50_300ep.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    assert cfg.MODEL.DETR.NUM_CLASSES == -1
+    assert build_model(cfg).class_embed.out_features == 80 + 1
+    cfg.DATASETS.TRAIN = ("nowhere",)
+    with pytest.raises(ValueError, match=r"MODEL\.DETR\.NUM_CLASSES is -1, .* 'nowhere' is not registered: set"):
+        build_model(cfg)

@@ -64,7 +64,10 @@ class Demands:
     def of(cls, cfg: CfgNode, *, of_model: bool = True) -> "Demands":
         """Those of a config; without what depends on its model unless ``of_model``."""
         segments = of_model and reads_segments(cfg)
-        num_classes, key = num_classes_of(cfg) if of_model else (None, "")
+        try:
+            num_classes, key = num_classes_of(cfg) if of_model else (None, "")
+        except ValueError:  # it asks for the classes of a dataset whose files do not say them, which is reported
+            num_classes, key = None, ""
         return cls(
             drops_degenerate_boxes=cfg.INPUT.DROP_DEGENERATE_BOXES,
             skips_unreadable_images=cfg.INPUT.SKIP_UNREADABLE_IMAGES,

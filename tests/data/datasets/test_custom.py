@@ -9,11 +9,12 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from detr_d2.data import build_test_loader, build_train_loader, class_keys_for, register_datasets
+from detr_d2.data import build_test_loader, build_train_loader, register_datasets
 from detr_d2.data.checks import readable_annotations
 from detr_d2.data.datasets.custom import custom_datasets
 from detr_d2.data.datasets.panoptic_stuff import write_panoptic_stuff
 from detr_d2.engine import load_config
+from detr_d2.facts import class_keys_for
 
 # Category ids in the order of the file are the reverse of these.
 IDS = {
@@ -84,12 +85,13 @@ def test_panoptic_with_semantic_maps(own_data, register, stuff, tmp_path):
     entry = own_data("mine", {5: "cat", 7: "dog", 8: "owl"}, stuff)
     entry["sem_seg_root"] = str(tmp_path / "maps")
     write_panoptic_stuff(Path(entry["panoptic_json"]), Path(entry["panoptic_root"]), tmp_path / "maps")
-    cfg = register(entry, config="Shapes/panoptic_fpn_R_18")
+    cfg = register(entry, config="COCO-PanopticSegmentation/panoptic_fpn_R_50_1x")
     assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (3, 3)
     metadata = MetadataCatalog.get("mine")
     assert metadata.stuff_classes == ["things", "sky", "sea"]
     assert {i: c for i, c in metadata.stuff_dataset_id_to_contiguous_id.items() if i in stuff} == {min(stuff): 1, 9: 2}
     assert sorted(metadata.stuff_dataset_id_to_contiguous_id.values()) == [0, 1, 2]
+    cfg.INPUT.MASK_FORMAT = "bitmask"
     item = next(iter(build_train_loader(cfg)))[0]
     assert set(item["sem_seg"].unique().tolist()) <= {0, 1, 2}
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 54
@@ -98,8 +100,7 @@ def test_panoptic_with_semantic_maps(own_data, register, stuff, tmp_path):
 
 
 def test_semantic_models_need_semantic_maps(own_data, register):
-    cfg = register(own_data("mine", {5: "cat"}), config="Shapes/panoptic_fpn_R_18")
-    cfg.INPUT.MASK_FORMAT = "polygon"
+    cfg = register(own_data("mine", {5: "cat"}), config="COCO-PanopticSegmentation/panoptic_fpn_R_50_1x")
     with pytest.raises(ValueError, match=r"'mine' gives no semantic maps .*sem_seg_root in DATASETS.CUSTOM"):
         build_train_loader(cfg)
 
@@ -173,7 +174,7 @@ def test_missing_files(own_data, register, caplog):
     entry = own_data("mine", {1: "cat"})
     Path(entry["json_file"]).unlink()
     cfg = register(entry)
-    assert cfg.MODEL.DETR.NUM_CLASSES == 4  # the config's
+    assert cfg.MODEL.DETR.NUM_CLASSES == -1
     assert "The classes of the data set 'mine' are unknown" in caplog.text
     with pytest.raises(FileNotFoundError, match=r"DATASETS.CUSTOM, 'mine': the annotation file .*boxes.json does not"):
         register_datasets(cfg, required=cfg.DATASETS.TRAIN)
@@ -209,7 +210,7 @@ ARCHITECTURES = {
     "Shapes/deformable_detr_R_18": "MODEL.DETR.NUM_CLASSES",
     "Shapes/fcos_R_18": "MODEL.FCOS.NUM_CLASSES",
     "COCO-Detection/retinanet_R_50_FPN_1x": "MODEL.RETINANET.NUM_CLASSES",
-    "Shapes/mask_rcnn_R_18": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x": "MODEL.ROI_HEADS.NUM_CLASSES",
 }
 
 
@@ -226,7 +227,7 @@ def test_boxes_of_things_and_stuff_follow_both(own_data, register):
     assert cfg.MODEL.DETR.NUM_CLASSES == 4
 
 
-def test_a_number_that_is_set_for_this_data_must_agree(own_data, repo, tmp_path):
+def test_a_number_that_is_set_is_obeyed_and_checked(own_data, repo, tmp_path):
     entry, base = own_data("mine", IDS["gaps"]), repo / "configs" / "Shapes" / "detr_R_18.yaml"
     data = f"DATASETS: {{CUSTOM: [{json.dumps(entry)}], TRAIN: [mine], TEST: [mine]}}\n"
     own, child = tmp_path / "own.yaml", tmp_path / "child.yaml"
@@ -239,7 +240,28 @@ def test_a_number_that_is_set_for_this_data_must_agree(own_data, repo, tmp_path)
     assert cfg.MODEL.DETR.NUM_CLASSES == 6
     with pytest.raises(ValueError, match=r"'mine' has 3 classes \(cat, dog, owl\), but MODEL.DETR.NUM_CLASSES is 6"):
         build_train_loader(cfg)
-    # Another data set than the one that the number was set for.
-    again = load_config(str(child), ["DATASETS.TRAIN", "('mine',)"])
-    assert again.MODEL.DETR.NUM_CLASSES == 3
-    assert load_config(str(child), ["DATASETS.TRAIN", "('coco_2017_train',)"]).MODEL.DETR.NUM_CLASSES == 6
+    assert load_config(str(child), ["MODEL.DETR.NUM_CLASSES", "-1"]).MODEL.DETR.NUM_CLASSES == 3
+
+
+@pytest.mark.parametrize(("stated", "loaded"), [("", 3), ("80", 80), ("4", 4)])
+def test_detectron2s_own_number_follows_while_it_is_the_default(own_data, repo, stated, loaded):
+    entry = own_data("mine", IDS["gaps"])
+    opts = ["DATASETS.CUSTOM", str([entry]), "DATASETS.TRAIN", "('mine',)"]
+    opts += ["MODEL.RETINANET.NUM_CLASSES", stated] if stated else []
+    cfg = load_config(str(repo / "configs" / "COCO-Detection" / "retinanet_R_50_FPN_1x.yaml"), opts)
+    assert loaded == cfg.MODEL.RETINANET.NUM_CLASSES
+    if loaded != 3:
+        with pytest.raises(ValueError, match=f"'mine' has 3 classes .* but MODEL.RETINANET.NUM_CLASSES is {loaded}"):
+            build_train_loader(cfg)
+
+
+def test_a_saved_config_keeps_its_number(own_data, register, tmp_path):
+    """As a trained model does, whatever becomes of its dataset."""
+    entry = own_data("mine", {5: "cat", 7: "dog"}, {9: "sky"})
+    saved = tmp_path / "config.yaml"
+    saved.write_text(register(entry, config="Shapes/panoptic_detr_R_18").dump())
+    for file in ("json_file", "panoptic_json"):
+        Path(entry[file]).unlink()
+    cfg = load_config(str(saved))
+    assert cfg.MODEL.DETR.NUM_CLASSES == 3
+    assert cfg.MODEL.PANOPTIC_DETR.THING_CLASSES == (0, 1)
