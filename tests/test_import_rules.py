@@ -36,7 +36,7 @@ ALLOWED = {
     "modeling.transformer": ("facts", "kernels", "layers", "structures"),
     "modeling.heads": ("facts", "layers", "structures"),
     **dict.fromkeys(SHARED, ("facts", "layers", "structures", *SHARED)),
-    "modeling.meta_arch": ("facts", "layers", "structures", "modeling"),
+    "modeling.meta_arch": ("facts", "layers", "structures", "modeling", "checkpoint"),
     "evaluation": ("facts", "layers", "structures"),
     "solver": ("facts", "layers", "structures"),
     "checkpoint": ("facts", "layers", "structures"),

@@ -7,9 +7,11 @@ from .layouts import LAYOUTS, Layout, recognise
 from .paths import TorchvisionHandler
 from .reading import UnreadableCheckpoint, read_checkpoint
 from .report import LoadReport
+from .translation import ClassHead, translate_when_loading
 
 __all__ = [
     "LAYOUTS",
+    "ClassHead",
     "DetrCheckpointer",
     "Layout",
     "LoadReport",
@@ -21,4 +23,5 @@ __all__ = [
     "recognise",
     "to_detr_d2",
     "to_official",
+    "translate_when_loading",
 ]

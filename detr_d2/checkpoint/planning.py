@@ -195,7 +195,9 @@ def _raise_unless_fits(
     if not difference:
         return
     hints = explain_misfit(state, model, model_name) or [
-        "no cfg key explains it; compare MODEL.* with the config that the weights were trained with"
+        "no cfg key explains it; compare MODEL.* with the config that the weights were trained with (Detectron2's own "
+        "checkpointer leaves out tensors of another shape before a model sees them: DetrCheckpointer "
+        "says which key they ask for)"
     ]
     lines = [f"{report.source} ({report.layout} layout) does not fit the model; nothing was loaded."]
     lines += [f"  - {hint}" for hint in hints]

@@ -1,0 +1,78 @@
+"""Published weights into a model by any ``load_state_dict``: that of torch, or of Detectron2's own checkpointer."""
+
+import functools
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fvcore.common.checkpoint import ObserverBase
+from torch import Tensor, nn
+
+from .box_model import bare_names, bare_state
+from .class_rows import head_rows
+from .layouts import OURS, recognise, strip_data_parallel
+from .planning import plan_load, resnet_prefixes
+
+
+class ClassHead(nn.Linear):
+    """A linear layer with a row for each class, whose published weights may have more rows.
+
+    fvcore's checkpointer, which is Detectron2's, leaves out what has another shape than in the model, before the model
+    sees the weights. It spares modules that mend shapes while they load, for which it takes the observers of
+    quantization; so this one counts among those.
+    """
+
+
+ObserverBase.register(ClassHead)
+
+
+def translate_when_loading(model: nn.Module, *, reinit_class_head: bool = False) -> None:
+    """Let ``model.load_state_dict`` read every published layout, also where a module that holds the model is loaded.
+
+    See `translated`, whose errors it raises before anything is copied.
+    """
+    model.register_load_state_dict_pre_hook(functools.partial(_translate, reinit_class_head))
+
+
+def translated(
+    state: Mapping[str, Tensor], model: Mapping[str, Tensor], *, model_name: str, reinit_class_head: bool = False
+) -> Mapping[str, Tensor]:
+    """A state dict of any layout under a model's names, with its class rows.
+
+    One that has the model's names already, or is of no layout that is known, comes back as it is.
+
+    Args:
+        state: names of any layout -> tensors.
+        model: the model's state dict.
+        model_name: for messages.
+        reinit_class_head: leave out a class head of another class count.
+
+    Raises:
+        ValueError: published weights do not fit the model, or any class head does not; see `plan_load`.
+    """
+    has_own_names = state.keys() <= model.keys()
+    bare = strip_data_parallel(state)
+    layout = OURS if has_own_names else recognise(bare)
+    names = bare_names(model)
+    if layout is None or (layout.scope == "backbone" and not resnet_prefixes(names)):
+        return state
+    if layout is OURS:
+        bare = bare_state(bare)
+        rows = head_rows(bare)
+        if rows is None or rows == head_rows({name: model[own] for name, own in names.items()}):
+            return state if has_own_names else {names.get(name, name): value for name, value in bare.items()}
+    plan = plan_load(
+        bare, model, layout, source="The state dict", model_name=model_name, reinit_class_head=reinit_class_head
+    )
+    logging.getLogger(__name__).info(f"Loading {plan.report}")
+    return plan.state
+
+
+def _translate(reinit_class_head: bool, model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """The hook: it changes ``state`` in place, which is torch's copy."""
+    given = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    result = translated(given, model.state_dict(), model_name=type(model).__name__, reinit_class_head=reinit_class_head)
+    if result is not given:
+        for name in given:
+            del state[prefix + name]
+        state.update({prefix + name: value for name, value in result.items()})
