@@ -7,7 +7,10 @@ __version__ = "0.1.0"
 require_detectron2()  # before the imports below, which fail without it and would not say what to do
 
 from . import data, modeling  # noqa: E402
+from ._stock import refuse_in_stock  # noqa: E402
 from .config import add_detr_d2_config  # noqa: E402
+
+refuse_in_stock()
 
 __all__ = ["Predictor", "__version__", "add_detr_d2_config", "data", "modeling"]
 

@@ -40,11 +40,14 @@ def _add_input_keys(cfg: CfgNode) -> None:
 def _add_solver_keys(cfg: CfgNode) -> None:
     # "SGD" is Detectron2's build_optimizer; "ADAMW" is what the DETR family trains with.
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Learning rate of the backbone as a multiple of BASE_LR (ADAMW only).
+    # Learning rate of the backbone, as a multiple of BASE_LR (ADAMW only).
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     # Learning rates of other parameters, as pairs (part of the name, multiple of BASE_LR); the first that fits counts,
     # before BACKBONE_MULTIPLIER (ADAMW only).
     cfg.SOLVER.LR_MULTIPLIERS = ()
+    # Weight decay of other parameters, as pairs (part of the name, multiple of WEIGHT_DECAY); the first that fits
+    # counts, before Detectron2's WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS (ADAMW only).
+    cfg.SOLVER.WEIGHT_DECAY_MULTIPLIERS = ()
     # "float16" (with loss scaling, GPUs only) or "bfloat16"; read when SOLVER.AMP.ENABLED.
     cfg.SOLVER.AMP.PRECISION = "float16"
     # CLIP_GRADIENTS.CLIP_TYPE takes "full_model" beside Detectron2's "value" and "norm", which clip each parameter

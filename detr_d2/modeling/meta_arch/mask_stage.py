@@ -261,7 +261,8 @@ def ground_truth_masks(batched_inputs: list[dict], device: torch.device) -> list
         if not item["instances"].has("gt_masks"):
             raise ValueError(
                 f"{item.get('file_name', 'An image')} comes without masks, which panoptic models learn from: set "
-                'INPUT.DATASET_MAPPER "PanopticDatasetMapper", or MODEL.MASK_ON True for "DetrDatasetMapper".'
+                'INPUT.DATASET_MAPPER "PanopticDatasetMapper", or MODEL.MASK_ON True for "DetrDatasetMapper", and let '
+                "detr_d2.engine.Trainer or detr_d2.data.build_train_loader(cfg) load the data."
             )
     return [item["instances"].gt_masks.tensor.to(device) for item in batched_inputs]
 
