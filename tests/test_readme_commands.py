@@ -48,7 +48,7 @@ def run(load_tool, capsys) -> Callable[[list[str]], str]:
         if script.stem == "export" and PUBLISHED in words:
             words += [*SMALL, "MODEL.DEVICE", "cpu"]
         capsys.readouterr()
-        module = load_tool(script.stem) if script.parent.name == "tools" else load_tool(f"../docs/{script.stem}")
+        module = load_tool(script.stem)
         status = module.main(words)
         printed = capsys.readouterr()
         assert not status, printed.err

@@ -3,13 +3,13 @@
 
     python tools/export.py --config-file configs/COCO-Detection/detr_R_50_500ep.yaml --format onnx --dynamic-size \\
         --output detr.onnx --check-dataset coco_2017_val --num 4 MODEL.WEIGHTS detr-r50-e632da11.pth
-    python docs/run_onnx.py detr.onnx image.jpg --output drawn.png
+    python tools/run_onnx.py detr.onnx image.jpg --output drawn.png
 
 The file takes "images" (batch x 3 x height x width, fp32, 0..255, RGB or BGR as its metadata says, each image at the
 upper left, resized by the caller) and "sizes" (batch x 2, int64, each image's height and width), and gives "boxes"
 (left, top, right, bottom in pixels of the resized image), "scores" and "classes". Panoptic models also give "masks",
 logits at a stride of the image; FCOS gives candidates before non-maximum suppression, of which those with score 0 are
-none. docs/run_onnx.py does all of this. Class names and the preprocessing lie in the file's metadata. The file is kept
+none. tools/run_onnx.py does all of this. Class names and the preprocessing lie in the file's metadata. The file is kept
 only if its detections are the model's.
 """
 

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.modeling import META_ARCH_REGISTRY
 from tqdm import tqdm
 
 import detr_d2  # noqa: F401 (registers the models and data sets)
@@ -31,8 +30,7 @@ from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_to
 from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name, readable_annotations
 from detr_d2.engine import Predictor, load_config
-from detr_d2.facts import num_classes_of
-from detr_d2.modeling.meta_arch.set_predictor import SetPredictor
+from detr_d2.facts import model_facts, num_classes_of
 from detr_d2.visualization import AttentionDrawer, Look, Recording, record, stack_rows
 
 ALL = "all"
@@ -92,8 +90,7 @@ def looks_of(recording: Recording, image: np.ndarray, file_name: str, args: argp
 def draw_sheet(args: argparse.Namespace) -> np.ndarray:
     """The picture that a command line asks for, H x W x 3 RGB."""
     cfg = load_config(args.config_file, args.opts)
-    model_class = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
-    if not (isinstance(model_class, type) and issubclass(model_class, SetPredictor)):
+    if model_facts(cfg).attention is None:
         raise ValueError(
             f"{args.config_file}: a {cfg.MODEL.META_ARCHITECTURE} has no attention to draw; take a model of the DETR "
             "family."

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.modeling import META_ARCH_REGISTRY
 
 import detr_d2  # noqa: F401 (registers the data sets)
 from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, write_picture
 from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name
 from detr_d2.engine import load_config, load_trained_model, prepare_device
-from detr_d2.modeling.meta_arch.mask_stage import MaskStage
+from detr_d2.facts import model_facts
 from detr_d2.visualization import (
     draw_annotations,
     draw_attention,
@@ -72,7 +71,7 @@ def attention_drawer(config_file: str, opts: list[str], metadata: Metadata, num_
     """Draws the attention maps of the most certain queries."""
     cfg = load_config(config_file, opts)
     prepare_device(cfg)
-    if not issubclass(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE), MaskStage):
+    if not model_facts(cfg).mask_attention:
         raise ValueError(f"{config_file}: attention maps need a panoptic DETR, not a {cfg.MODEL.META_ARCHITECTURE}.")
     model = load_trained_model(cfg)
     mapper = build_dataset_mapper(cfg, is_train=False)

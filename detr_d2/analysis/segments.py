@@ -6,8 +6,7 @@ at most one such partner. Panoptic quality (Kirillov et al., CVPR 2019) is that 
 Legend: I images, K classes, S segments: pairs, true ones without a partner, predicted ones without; H W image size.
 """
 
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,11 +185,3 @@ def lost_quality(errors: SegmentErrors) -> tuple[float, dict[str, float]]:
     """PQ in percent, and what repairing each kind alone would add."""
     base = repaired_quality(errors)
     return base, {kind: repaired_quality(errors, (kind,)) - base for kind in SEGMENT_KINDS}
-
-
-def read_panoptic(path: Path) -> dict[str, Any]:
-    """A JSON in the COCO panoptic format."""
-    content: Any = json.loads(path.read_text())
-    if not isinstance(content, dict) or not isinstance(content.get("annotations"), Sequence):
-        raise ValueError(f"{path} is not in the COCO panoptic format.")
-    return content

@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from ..checkpoint.class_names import read_dataset_metadata
 from ..data import build_dataset_mapper
 from ..data.image_files import convert_image, read_image
+from ..facts import model_facts, value_of
 from .amp import autocast
 from .config import load_config, prepare_device
 from .trained_model import load_trained_model
@@ -73,9 +74,9 @@ class Predictor:
         cfg = _read_config(os.fspath(config_or_checkpoint), weights, opts)
         _set_device(cfg, device, amp)
         described = read_dataset_metadata(cfg.MODEL.WEIGHTS)
-        things = described.get("thing_dataset_id_to_contiguous_id")
-        if things and not cfg.MODEL.PANOPTIC_DETR.THING_CLASSES:  # the data set need not be registered here
-            cfg.MODEL.PANOPTIC_DETR.THING_CLASSES = sorted(set(things.values()))
+        things, key = described.get("thing_dataset_id_to_contiguous_id"), model_facts(cfg).thing_classes
+        if things and key and not value_of(cfg, key):  # the dataset need not be registered here
+            cfg.merge_from_list([key, sorted(set(things.values()))])
         cfg.freeze()
         self.cfg = cfg
         self.batch_size = cfg.TEST.IMS_PER_BATCH if batch_size is None else batch_size

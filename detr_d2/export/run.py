@@ -1,5 +1,6 @@
 """From a trained model to a file that runs without Detectron2, compared with the model before it is there."""
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from .check import Difference, compare, noise_images, read_images
 from .description import describe
 from .formats import FORMATS
 from .graphs import Graph, graph_of
-from .panoptic import PanopticGraph
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def build_graph(cfg: CfgNode, graph_class: type[Graph], settings: ExportSettings
     """The graph of the trained model of ``cfg``."""
     if settings.max_detections is None:
         return graph_class(load_trained_model(cfg))
-    if not issubclass(graph_class, PanopticGraph):
+    if "max_detections" not in inspect.signature(graph_class).parameters:
         raise ValueError(f"--max-detections is for models with masks, not for {cfg.MODEL.META_ARCHITECTURE}.")
     if settings.max_detections < 1:
         raise ValueError(f"--max-detections {settings.max_detections}: give at least 1.")

@@ -21,6 +21,11 @@ def methods(*names: str) -> Calls:
 NO_CALLS = methods()
 
 
+def itself(model: nn.Module) -> nn.Module:
+    """The model, where all of it is the part that a fact asks for."""
+    return model
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What data, checks, checkpoints, benchmarks and tools must know of a model. Keys are full names in the cfg.
@@ -39,6 +44,8 @@ class ModelFacts:
         transformers: the ``model_type`` of the counterpart of its box model in Hugging Face's ``transformers``.
         postprocessing: what makes results of its raw outputs.
         heads_in_postprocessing: what that calls although it is a part of the model.
+        attention: its part with an encoder and a decoder whose attention `detr_d2.visualization.record` can draw.
+        mask_attention: its masks are made of attention maps, which `detr_d2.visualization.query_attention` can draw.
     """
 
     num_classes: str = ""
@@ -51,6 +58,8 @@ class ModelFacts:
     transformers: str = ""
     postprocessing: Calls = NO_CALLS
     heads_in_postprocessing: Calls = NO_CALLS
+    attention: Callable[[nn.Module], nn.Module] | None = None
+    mask_attention: bool = False
 
     def upon(self, base: "ModelFacts") -> "ModelFacts":
         """These facts, and those of ``base`` where these are the defaults; ``weights`` of both."""

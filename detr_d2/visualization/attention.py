@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..facts import facts_of
 from ..layers import MSDeformAttn, MultiheadAttention, box_cxcywh_to_xyxy
-from ..modeling.meta_arch.set_predictor import SetPredictor
 from .attention_maps import AttentionMap, Level
 from .sampling_points import SamplingPoints
 
@@ -119,8 +119,11 @@ class Recording(NamedTuple):
 
 
 @torch.no_grad()
-def record(model: SetPredictor, item: dict[str, Any]) -> Recording:
-    """Send one image, a dict as the model takes it, through a model in evaluation mode."""
+def record(model: nn.Module, item: dict[str, Any]) -> Recording:
+    """Send one image, a dict as the model takes it, through a model in evaluation mode, whose facts name the part of
+    it with ``attention``.
+    """
+    model = facts_of(type(model)).attention(model)
     images = model.preprocess([item])
     stacks = {
         "encoder": [layer.self_attn for layer in model.transformer.encoder.layers],

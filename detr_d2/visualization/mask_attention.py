@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..modeling.meta_arch.mask_stage import MaskStage
 from .attention_maps import heat
 
 
@@ -31,10 +30,10 @@ class QueryAttention(NamedTuple):
 
 
 @torch.no_grad()
-def query_attention(model: MaskStage, item: dict[str, Any], num_queries: int) -> QueryAttention:
+def query_attention(model: nn.Module, item: dict[str, Any], num_queries: int) -> QueryAttention:
     """Attention maps of the ``num_queries`` most certain queries of one image, a dict as the model takes it.
 
-    The model must be in evaluation mode.
+    The model must be in evaluation mode, and its facts say that it has ``mask_attention``.
     """
     images = model.preprocess([item])
     detection = model.crop(model.mask_inputs(model.detect(images)), images, 0)

@@ -84,11 +84,11 @@ def test_every_file_named_is_there(page):
 @by_name
 def test_every_command_is_understood(page, options_of):
     for words in commands_of(page):
-        script = next((word for word in words if re.fullmatch(r"(tools|docs)/\w+\.(py|sh)", word)), None)
+        script = next((word for word in words if re.fullmatch(r"tools/\w+\.(py|sh)", word)), None)
         if script is None:
             continue
         flags = {word.split("=")[0] for word in words if word.startswith("--")}
-        if script.endswith(".sh") or script.startswith("docs/"):
+        if script.endswith(".sh"):
             assert [flag for flag in flags if flag not in (REPO / script).read_text()] == [], words
         else:
             assert flags - options_of(Path(script).stem) == set(), words

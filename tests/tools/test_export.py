@@ -1,4 +1,4 @@
-"""tools/export.py and docs/run_onnx.py: from a checkpoint to detections without torch, on real images."""
+"""tools/export.py and tools/run_onnx.py: from a checkpoint to detections without torch, on real images."""
 
 import importlib.util
 import json
@@ -43,12 +43,12 @@ def export(load_tool, tiny, folder: Path, family: str, images: list[str], *more:
 
 
 def run_script(repo: Path, folder: Path, model: Path, image: str, *more: str) -> list[dict]:
-    """What docs/run_onnx.py finds where neither torch nor Detectron2 can be imported."""
+    """What tools/run_onnx.py finds where neither torch nor Detectron2 can be imported."""
     blocked = ["torch", "torchvision", "detectron2", "detr_d2", "cv2", "onnx"]
     argv = ["run_onnx.py", str(model), image, "--json", str(folder / "found.json"), *more]
     code = (
         f"import sys, runpy; sys.modules.update(dict.fromkeys({blocked})); sys.argv = {argv!r}; "
-        f"runpy.run_path({str(repo / 'docs' / 'run_onnx.py')!r}, run_name='__main__')"
+        f"runpy.run_path({str(repo / 'tools' / 'run_onnx.py')!r}, run_name='__main__')"
     )
     environment = {**os.environ, "PYTHONPATH": ""}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)

@@ -14,7 +14,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ...facts import ModelFacts, methods, num_classes_of
+from ...facts import ModelFacts, itself, methods, num_classes_of
 from ...layers import MLP, MaskedGroupNorm
 from ...structures import FeatureLevels, PaddedImages
 from ..classification import FocalClassification
@@ -78,6 +78,7 @@ class DeformableDETR(SetPredictor):
         ),
         transformers="deformable_detr",
         postprocessing=methods("postprocess"),
+        attention=itself,
     )
     position_offset = -0.5
 

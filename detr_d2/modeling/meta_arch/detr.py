@@ -10,7 +10,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ...facts import ModelFacts, methods, num_classes_of
+from ...facts import ModelFacts, itself, methods, num_classes_of
 from ...layers import MLP
 from ...structures import PaddedImages
 from ..classification import SoftmaxClassification
@@ -60,6 +60,7 @@ class DETR(SetPredictor):
         weights=(r"(^|\.)transformer\.decoder\.layers\.", r"(^|\.)query_embed\.", r"(^|\.)class_embed\."),
         transformers="detr",
         postprocessing=methods("postprocess"),
+        attention=itself,
     )
 
     @configurable

@@ -31,6 +31,7 @@ MASK_STAGE_FACTS = ModelFacts(
     weights=(r"(^|\.)mask_head\.lay1\.", r"(^|\.)bbox_attention\."),
     postprocessing=methods("postprocess"),
     heads_in_postprocessing=methods("predict_masks"),
+    mask_attention=True,
 )
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Detect objects in an image with an ONNX file that tools/export.py wrote. Needs numpy, Pillow and onnxruntime only.
 
-    python docs/run_onnx.py detr.onnx image.jpg --threshold 0.7 --output drawn.png --json detections.json
+    python tools/run_onnx.py detr.onnx image.jpg --threshold 0.7 --output drawn.png --json detections.json
 
 Prints a line per detection: class, score, and left, top, right, bottom in the image's pixels. It is meant to be read
 and copied: `Detector` is what an application needs.
