@@ -29,6 +29,8 @@ def add_common_config(cfg: CfgNode) -> None:
 def _add_input_keys(cfg: CfgNode) -> None:
     # Name in DATASET_MAPPER_REGISTRY; "" is Detectron2's own DatasetMapper.
     cfg.INPUT.DATASET_MAPPER = ""
+    # Name in AUGMENTATION_REGISTRY; "" is the mapper's own: DETR's ("build_detr_augmentation") or Detectron2's.
+    cfg.INPUT.AUGMENTATION = ""
     # Short sides of the first resize, before the crop, in DETR's "resize - crop - resize" branch.
     cfg.INPUT.MIN_SIZE_TRAIN_CROP = (400, 500, 600)
     # Truncated or unreadable training images end the run with their name; True logs and skips them.

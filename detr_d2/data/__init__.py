@@ -4,7 +4,7 @@ Importing it registers the dataset mappers and the data sets.
 """
 
 from . import datasets
-from .augmentation import build_detr_augmentation
+from .augmentation import AUGMENTATION_REGISTRY, build_augmentation, build_detr_augmentation
 from .build import (
     DATASET_MAPPER_REGISTRY,
     build_dataset_mapper,
@@ -22,9 +22,11 @@ from .datasets.custom import register_datasets
 from .panoptic_mapper import PanopticDatasetMapper
 
 __all__ = [
+    "AUGMENTATION_REGISTRY",
     "DATASET_MAPPER_REGISTRY",
     "DetrDatasetMapper",
     "PanopticDatasetMapper",
+    "build_augmentation",
     "build_dataset_mapper",
     "build_detr_augmentation",
     "build_test_loader",

@@ -1,14 +1,34 @@
-"""DETR's augmentation, put together from Detectron2's transforms."""
+"""Augmentations by name; DETR's, put together from Detectron2's transforms."""
 
 import detectron2.data.transforms as T
 from detectron2.config import CfgNode
+from fvcore.common.registry import Registry
 
-__all__ = ["build_detr_augmentation"]
+__all__ = ["AUGMENTATION_REGISTRY", "build_augmentation", "build_detr_augmentation"]
+
+AUGMENTATION_REGISTRY = Registry("AUGMENTATION")
+AUGMENTATION_REGISTRY.__doc__ = """
+Augmentations, called as ``augmentation(cfg, is_train)`` for a list of Detectron2's; ``INPUT.AUGMENTATION`` names one.
+"""
 
 _FLIPS = ("horizontal", "vertical", "none")
 _CROP_PROBABILITY = 0.5  # published
 
 
+def build_augmentation(cfg: CfgNode, is_train: bool, default: str = "") -> list[T.Augmentation]:
+    """The augmentations of one image, as the entry that ``INPUT.AUGMENTATION`` names, or else ``default``, gives them.
+
+    Raises:
+        ValueError: no augmentation of that name is registered; lists those that are.
+    """
+    name = cfg.INPUT.AUGMENTATION or default
+    if name not in AUGMENTATION_REGISTRY:
+        known = ", ".join(sorted(n for n, _ in AUGMENTATION_REGISTRY))
+        raise ValueError(f"INPUT.AUGMENTATION is {name!r}; registered are {known}, and '' for the mapper's own.")
+    return AUGMENTATION_REGISTRY.get(name)(cfg, is_train)
+
+
+@AUGMENTATION_REGISTRY.register()
 def build_detr_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """The augmentations of one image, in the order in which they apply.
 

@@ -22,6 +22,7 @@ from ..facts import (
     reads_segments,
     unified_class_names,
 )
+from .augmentation import build_augmentation
 from .checks import check_dataset_dicts, check_dataset_name, readable_annotations
 from .class_agreement import check_same_classes, check_same_unified_classes, check_semantic_maps
 
@@ -48,7 +49,8 @@ def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
     """
     name = cfg.INPUT.DATASET_MAPPER
     if name == "":
-        return DatasetMapper(cfg, is_train)
+        named = {"augmentations": build_augmentation(cfg, is_train)} if cfg.INPUT.AUGMENTATION else {}
+        return DatasetMapper(cfg, is_train, **named)
     if name not in DATASET_MAPPER_REGISTRY:
         known = ", ".join(sorted(n for n, _ in DATASET_MAPPER_REGISTRY))
         raise ValueError(

@@ -15,7 +15,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
 from detectron2.utils.logger import log_first_n
 
-from .augmentation import build_detr_augmentation
+from .augmentation import build_augmentation
 from .build import DATASET_MAPPER_REGISTRY
 
 __all__ = ["DetrDatasetMapper"]
@@ -81,7 +81,7 @@ class DetrDatasetMapper:
                 )
         return {
             "is_train": is_train,
-            "augmentations": build_detr_augmentation(cfg, is_train),
+            "augmentations": build_augmentation(cfg, is_train, default="build_detr_augmentation"),
             "image_format": cfg.INPUT.FORMAT,
             "mask_on": cfg.MODEL.MASK_ON,
             "skip_unreadable": cfg.INPUT.SKIP_UNREADABLE_IMAGES,

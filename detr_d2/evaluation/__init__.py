@@ -3,6 +3,12 @@
 from .build import build_evaluator
 from .coco import HotCOCOEvaluator
 from .panoptic import PanopticQualityEvaluator
-from .semantic import SemanticEvaluator
+from .semantic import SemanticEvaluator, UnifiedSemanticEvaluator
 
-__all__ = ["HotCOCOEvaluator", "PanopticQualityEvaluator", "SemanticEvaluator", "build_evaluator"]
+__all__ = [
+    "HotCOCOEvaluator",
+    "PanopticQualityEvaluator",
+    "SemanticEvaluator",
+    "UnifiedSemanticEvaluator",
+    "build_evaluator",
+]

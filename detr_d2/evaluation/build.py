@@ -7,9 +7,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from ..facts import separate_stuff, unified_class_names
 from .coco import HotCOCOEvaluator
 from .panoptic import PanopticQualityEvaluator
-from .semantic import SemanticEvaluator
+from .semantic import SemanticEvaluator, UnifiedSemanticEvaluator
 
 # What metadata.evaluator_type may be.
 COCO_TYPES = ("coco", "coco_panoptic_seg")
@@ -41,7 +42,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
 
 def _panoptic_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> list[DatasetEvaluator]:
-    """For what a panoptic data set is annotated with. Those of the second and third kind give no results for models
+    """For what a panoptic data set is annotated with. All but the first give no results for models
     without such outputs.
     """
     metadata = MetadataCatalog.get(dataset_name)
@@ -53,8 +54,10 @@ def _panoptic_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) ->
             f"{dataset_name} has no things, or its metadata no json_file with their boxes and masks: boxes and masks "
             "are not evaluated."
         )
-    if _has_separate_stuff(dataset_name):
+    if metadata.get("sem_seg_root") and separate_stuff(dataset_name):
         evaluators.append(SemanticEvaluator(dataset_name, output_dir=output_folder))
+    elif unified_class_names(dataset_name):
+        evaluators.append(UnifiedSemanticEvaluator(dataset_name))
     per_category = cfg.TEST.PER_CATEGORY_PQ
     return [*evaluators, PanopticQualityEvaluator(dataset_name, output_folder, per_category=per_category)]
 
@@ -63,12 +66,3 @@ def _boxes_and_masks(dataset_name: str, output_folder: str) -> HotCOCOEvaluator:
     """Evaluates what the model predicts, or only ``coco_tasks`` of the metadata where the annotations hold no more."""
     tasks = MetadataCatalog.get(dataset_name).get("coco_tasks")
     return HotCOCOEvaluator(dataset_name, output_dir=output_folder, tasks=tasks)
-
-
-def _has_separate_stuff(dataset_name: str) -> bool:
-    """Whether stuff has semantic annotations and a class space of its own, as in Detectron2's ``*_separated`` data
-    sets. In a unified space ``stuff_classes`` starts with the things, and no semantic map has such classes.
-    """
-    metadata = MetadataCatalog.get(dataset_name)
-    things, stuff = metadata.get("thing_classes", []), metadata.get("stuff_classes", [])
-    return metadata.get("sem_seg_root") is not None and bool(stuff) and (not things or stuff[: len(things)] != things)

@@ -1,12 +1,25 @@
-"""Semantic segmentation of stuff, for models that predict it beside instances."""
+"""Semantic segmentation: of stuff beside instances, or of things and stuff in one space.
 
+Legend: K classes, H W image size.
+"""
+
+import logging
+from collections import OrderedDict
 from typing import Any
 
+import cv2
 import numpy as np
-from detectron2.evaluation import SemSegEvaluator
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import log_first_n
 from PIL import Image
+
+from ..facts import unified_class_names
+from ..structures import decode_ids
+
+_MAX_IDS = 2**24
 
 
 class SemanticEvaluator(SemSegEvaluator):
@@ -36,6 +49,112 @@ class SemanticEvaluator(SemSegEvaluator):
         if not any(comm.all_gather(self._has_outputs)):  # a process may have had no image
             return {}
         return super().evaluate()
+
+
+class UnifiedSemanticEvaluator(DatasetEvaluator):
+    """mIoU and pixel accuracies of ``sem_seg`` over things and stuff in one class space, as a panoptic dataset has it.
+
+    The truth is each pixel's class in the panoptic PNG, crowds included; a dataset whose dicts have no such PNG gives
+    ``sem_seg_file_name`` with classes of the same space. The figures are those of Detectron2's `SemSegEvaluator`, which
+    reads files of semantic maps alone. A model without ``sem_seg``, or with another number of its classes, gets no
+    results, so the evaluator may be used whatever the model.
+
+    Args:
+        dataset_name: a registered dataset whose metadata names things and stuff.
+
+    Raises:
+        ValueError: the metadata does not name them.
+    """
+
+    def __init__(self, dataset_name: str) -> None:
+        names = unified_class_names(dataset_name)
+        if names is None:
+            raise ValueError(f"The metadata of the dataset {dataset_name!r} names no thing_classes and stuff_classes.")
+        self._dataset_name, self._class_names = dataset_name, names
+        self._ignore_label = MetadataCatalog.get(dataset_name).get("ignore_label", 255)
+        self._records: dict[str, dict[str, Any]] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        # Pixels by predicted class and true class, the last of which is void.
+        self._confusion = np.zeros((len(self._class_names), len(self._class_names) + 1), dtype=np.int64)
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Count the pixels of ``sem_seg``, K x H x W scores, by class.
+
+        Raises:
+            ValueError: the map is not of the truth's size, or an image's PNG and segments do not fit together.
+            FileNotFoundError: an image's truth is missing.
+        """
+        for item, output in zip(inputs, outputs, strict=True):
+            scores = output.get("sem_seg")
+            if scores is None:
+                continue
+            if len(scores) != len(self._class_names):
+                message = (
+                    f"The model's semantic maps have {len(scores)} classes, things and stuff of {self._dataset_name!r} "
+                    f"{len(self._class_names)}: they are not evaluated."
+                )
+                log_first_n(logging.WARNING, message, name=__name__, key="message")
+                continue
+            predicted, truth = scores.argmax(dim=0).cpu().numpy(), self._truth(item["file_name"])
+            if predicted.shape != truth.shape:
+                raise ValueError(
+                    f"The semantic map of {item['file_name']} is {predicted.shape} (height, width), its truth "
+                    f"{truth.shape}."
+                )
+            pairs = predicted.astype(np.int64) * self._confusion.shape[1] + truth
+            self._confusion += np.bincount(pairs.ravel(), minlength=self._confusion.size).reshape(self._confusion.shape)
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """``{"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC", "IoU-<class>", "ACC-<class>": figures}}`` of every class,
+        in percent, in the main process. Means are over the classes that occur in the truth.
+        """
+        gathered = comm.gather(self._confusion)
+        if not comm.is_main_process():
+            return None
+        confusion = np.sum(gathered, axis=0)
+        if not confusion.sum():
+            return OrderedDict()
+        confusion = confusion[:, :-1].astype(np.float64)
+        hits, of_truth, predicted = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # NaN for what does not occur
+            iou = np.where(of_truth > 0, hits / (of_truth + predicted - hits), np.nan)
+            accuracy = hits / of_truth
+            shares = of_truth / of_truth.sum()
+            results = {
+                "mIoU": np.nanmean(iou) if of_truth.any() else np.nan,
+                "fwIoU": np.nansum(iou * shares) if of_truth.any() else np.nan,
+                "mACC": np.nanmean(accuracy) if of_truth.any() else np.nan,
+                "pACC": hits.sum() / of_truth.sum(),
+            }
+        results |= {f"IoU-{name}": value for name, value in zip(self._class_names, iou, strict=True)}
+        results |= {f"ACC-{name}": value for name, value in zip(self._class_names, accuracy, strict=True)}
+        return OrderedDict(sem_seg={name: 100 * float(value) for name, value in results.items()})
+
+    def _truth(self, file_name: str) -> np.ndarray:
+        """H x W, the class of each pixel; K where it is void."""
+        if self._records is None:  # not before it is needed
+            self._records = {record["file_name"]: record for record in DatasetCatalog.get(self._dataset_name)}
+            self._class_of_id = np.full(_MAX_IDS, -1, dtype=np.int16)
+        record, void = self._records[file_name], len(self._class_names)
+        if "pan_seg_file_name" not in record:
+            classes = read_map(record["sem_seg_file_name"])
+            classes[classes == self._ignore_label] = void
+            return classes
+        png = record["pan_seg_file_name"]
+        blue_green_red = cv2.imread(PathManager.get_local_path(png), cv2.IMREAD_COLOR)
+        if blue_green_red is None:
+            raise FileNotFoundError(f"The panoptic annotation {png} is missing or no image.")
+        # A table over all ids is several times as fast as sorting an image's pixels.
+        table, ids = self._class_of_id, [0, *(segment["id"] for segment in record["segments_info"])]
+        table[ids] = [void, *(segment["category_id"] for segment in record["segments_info"])]
+        classes = table[decode_ids(blue_green_red[..., ::-1])]
+        table[ids] = -1
+        if classes.min() < 0:
+            raise ValueError(f"{png} holds segments that its segments_info lacks: they are of different versions.")
+        return classes
 
 
 def read_map(file_name: str, dtype: type = int) -> np.ndarray:

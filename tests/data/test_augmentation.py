@@ -4,8 +4,9 @@ import detectron2.data.transforms as T
 import numpy as np
 import pytest
 from detectron2.config import CfgNode
+from PIL import Image
 
-from detr_d2.data import build_detr_augmentation
+from detr_d2.data import AUGMENTATION_REGISTRY, build_augmentation, build_dataset_mapper, build_detr_augmentation
 from detr_d2.engine import load_config
 
 SHORT_SIDES = (48, 56, 64, 72, 80)
@@ -126,3 +127,36 @@ def test_long_side_is_at_most_one_pixel_off_the_official_resize(cfg):
         differences.append(transform.new_w - int(800 * width / 457))
     assert set(differences) == {0, 1}
     assert 0.4 < np.mean(differences) < 0.6
+
+
+@pytest.fixture
+def vertical_flip(cfg):
+    """An augmentation of somebody's own, by its name, and the cfg that asks for it."""
+
+    def only_a_vertical_flip(cfg, is_train):
+        return [T.RandomFlip(prob=1.0, horizontal=False, vertical=True)] if is_train else []
+
+    AUGMENTATION_REGISTRY.register(only_a_vertical_flip)
+    cfg.INPUT.AUGMENTATION = "only_a_vertical_flip"
+    yield cfg
+    del AUGMENTATION_REGISTRY._obj_map["only_a_vertical_flip"]
+
+
+@pytest.mark.parametrize("mapper", ["DetrDatasetMapper", ""])
+def test_every_mapper_takes_an_augmentation_by_name(vertical_flip, tmp_path, mapper):
+    cfg, image = vertical_flip, np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    Image.fromarray(image).save(tmp_path / "0.png")
+    record = {"file_name": str(tmp_path / "0.png"), "height": 4, "width": 6, "annotations": []}
+    cfg.INPUT.DATASET_MAPPER = mapper
+    expected = image if cfg.INPUT.FORMAT == "RGB" else image[:, :, ::-1]
+    trained, evaluated = (build_dataset_mapper(cfg, is_train)(dict(record))["image"] for is_train in (True, False))
+    np.testing.assert_array_equal(trained, expected[::-1].transpose(2, 0, 1))
+    np.testing.assert_array_equal(evaluated, expected.transpose(2, 0, 1))
+
+
+def test_augmentations_by_name(cfg):
+    cfg.INPUT.AUGMENTATION = "build_detr_augmentation"
+    assert len(build_augmentation(cfg, is_train=True)) == len(build_detr_augmentation(cfg, is_train=True))
+    cfg.INPUT.AUGMENTATION = "jitter"
+    with pytest.raises(ValueError, match=r"INPUT\.AUGMENTATION is 'jitter'; registered are .*build_detr_augmentation"):
+        build_dataset_mapper(cfg, is_train=True)

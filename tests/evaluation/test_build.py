@@ -4,7 +4,13 @@ import pytest
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 
-from detr_d2.evaluation import HotCOCOEvaluator, PanopticQualityEvaluator, SemanticEvaluator, build_evaluator
+from detr_d2.evaluation import (
+    HotCOCOEvaluator,
+    PanopticQualityEvaluator,
+    SemanticEvaluator,
+    UnifiedSemanticEvaluator,
+    build_evaluator,
+)
 
 
 def test_coco_types(small_detr_cfg, shapes_root, tmp_path):
@@ -25,7 +31,8 @@ def kinds(cfg, name: str, folder) -> list[type]:
 
 
 def test_semantic_evaluation_where_stuff_has_classes_of_its_own(small_detr_cfg, shapes_root, tmp_path):
-    assert kinds(small_detr_cfg, "shapes_val", tmp_path) == [HotCOCOEvaluator, PanopticQualityEvaluator]
+    unified = [HotCOCOEvaluator, UnifiedSemanticEvaluator, PanopticQualityEvaluator]
+    assert kinds(small_detr_cfg, "shapes_val", tmp_path) == unified
     separated = [HotCOCOEvaluator, SemanticEvaluator, PanopticQualityEvaluator]
     assert kinds(small_detr_cfg, "shapes_val_separated", tmp_path) == separated
     # Detectron2's own: only the separated ones have semantic maps.
@@ -38,6 +45,6 @@ def test_without_things_there_are_no_boxes_to_evaluate(small_detr_cfg, shapes_ro
     changed = {"stuff_only": {"thing_dataset_id_to_contiguous_id": {}}, "no_boxes": {"json_file": None}}
     for name, change in changed.items():
         MetadataCatalog.get(name).set(**{k: v for k, v in of_shapes.items() if k != "name"} | change)
-        assert kinds(small_detr_cfg, name, tmp_path) == [PanopticQualityEvaluator]
+        assert kinds(small_detr_cfg, name, tmp_path) == [UnifiedSemanticEvaluator, PanopticQualityEvaluator]
         assert f"{name} has no things, or its metadata no json_file" in caplog.text
         MetadataCatalog.remove(name)
