@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..facts import ModelFacts, stated_models
 from .class_rows import has_no_object, head_rows
 from .deformable_layouts import has_shared_heads
 
@@ -23,16 +24,6 @@ RESNETS = {
     152: ((3, 8, 36, 3), True),
 }
 _BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.")
-
-# Meta-architecture -> regular expressions that must all match some key; the first that fits counts.
-_FAMILIES = (
-    ("PanopticDeformableDETR", (r"(^|\.)mask_head\.lay1\.", r"(^|\.)transformer\..*\.sampling_offsets\.")),
-    ("PanopticDETR", (r"(^|\.)mask_head\.lay1\.", r"(^|\.)bbox_attention\.")),
-    ("DeformableDETR", (r"(^|\.)transformer\..*\.sampling_offsets\.",)),
-    ("DETR", (r"^transformer\.decoder\.layers\.", r"^query_embed\.", r"^class_embed\.")),
-    ("FCOS", (r"^head\.cls_tower\.", r"^head\.scales\.")),
-    ("GeneralizedRCNN", (r"^roi_heads\.",)),
-)
 
 
 class _Dimension(NamedTuple):
@@ -129,12 +120,18 @@ def explain_misfit(checkpoint: State, model: State, model_name: str) -> list[str
 
 
 def check_family(checkpoint: Collection[str], model: Collection[str], model_name: str) -> str | None:
-    """A sentence if the weights are of another meta-architecture than the model."""
-    family, model_family = _family(checkpoint), _family(model)
-    if family in (None, model_family) or f"Panoptic{family}" == model_family:
-        return None  # a panoptic model starts from the weights of its box model
-    found = f"the weights are of a {family}, the model is a {model_family or model_name}"
-    return f"{found}; set MODEL.META_ARCHITECTURE {family}"
+    """A sentence if the weights are of another registered meta-architecture than the model, or than a base of it."""
+    box, panoptic = (_best_fit(checkpoint, panoptic=panoptic) for panoptic in (False, True))
+    our_box, our_panoptic = (_best_fit(model, panoptic=panoptic) for panoptic in (False, True))
+    if _is_kind_of(our_box, box) and _is_kind_of(our_panoptic, panoptic):
+        return None  # also where a panoptic model starts from the weights of its box model
+    name, facts = panoptic or box
+    settings = [f"MODEL.META_ARCHITECTURE {name}"]
+    if panoptic and box and "." in facts.box_model:  # the key that names it
+        settings.append(f"{facts.box_model} {box[0]}")
+    elif our_panoptic and "." in our_panoptic[1].box_model:
+        settings = [f"{our_panoptic[1].box_model} {name}"]
+    return f"the weights are of a {name}, the model is a {model_name}; set {' and '.join(settings)}"
 
 
 def check_shared_heads(checkpoint: State, model: State) -> str | None:
@@ -163,8 +160,19 @@ def resnet_depth(keys: Collection[str]) -> int | None:
     return next(fits, None) if counts else None
 
 
-def _family(keys: Collection[str]) -> str | None:
-    return next((name for name, patterns in _FAMILIES if all(_any_match(p, keys) for p in patterns)), None)
+def _best_fit(keys: Collection[str], *, panoptic: bool) -> tuple[str, ModelFacts] | None:
+    """Name and facts of the registered model that names of tensors are most likely of; None where they fit none."""
+    fits = (
+        (name, facts)
+        for name, facts in stated_models()
+        if facts.weights and facts.is_panoptic == panoptic and all(_any_match(p, keys) for p in facts.weights)
+    )
+    return max(fits, key=lambda fit: len(fit[1].weights), default=None)
+
+
+def _is_kind_of(model: tuple[str, ModelFacts] | None, base: tuple[str, ModelFacts] | None) -> bool:
+    """Whether everything that identifies weights of ``base`` identifies those of ``model``, too."""
+    return base is None or (model is not None and set(base[1].weights) <= set(model[1].weights))
 
 
 def _any_match(pattern: str, keys: Collection[str]) -> bool:

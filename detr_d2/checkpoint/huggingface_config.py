@@ -4,20 +4,21 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 
-from ..facts import num_classes_of
+from ..facts import model_facts, num_classes_of
 from .diagnosis import RESNETS
 from .huggingface_layouts import Backbone, Kind
 
-# Our meta-architecture -> kind, ``model_type``, the class with heads, and that of the image processor.
-MODELS: dict[str, tuple[Kind, str, str, str]] = {
-    "DETR": ("detr", "detr", "DetrForObjectDetection", "DetrImageProcessor"),
-    "PanopticDETR": ("panoptic", "detr", "DetrForSegmentation", "DetrImageProcessor"),
-    "DeformableDETR": (
-        "deformable",
-        "deformable_detr",
-        "DeformableDetrForObjectDetection",
-        "DeformableDetrImageProcessor",
-    ),
+# ``model_type`` of the counterpart of a box model, and whether a model is panoptic -> its kind.
+_KINDS: dict[tuple[str, bool], Kind] = {
+    ("detr", False): "detr",
+    ("detr", True): "panoptic",
+    ("deformable_detr", False): "deformable",
+}
+# Kind -> ``model_type``, the class with heads, and that of the image processor.
+MODELS: dict[Kind, tuple[str, str, str]] = {
+    "detr": ("detr", "DetrForObjectDetection", "DetrImageProcessor"),
+    "panoptic": ("detr", "DetrForSegmentation", "DetrImageProcessor"),
+    "deformable": ("deformable_detr", "DeformableDetrForObjectDetection", "DeformableDetrImageProcessor"),
 }
 _TRANSFORMERS = {"detr": "DetrTransformer", "panoptic": "DetrTransformer", "deformable": "DeformableTransformer"}
 # The temperature of sine encodings, which ``transformers`` has as a constant.
@@ -30,12 +31,14 @@ def kind_of_model(cfg: CfgNode) -> Kind:
     Raises:
         ValueError: there is none of this meta-architecture in ``transformers``.
     """
-    name = cfg.MODEL.META_ARCHITECTURE
-    if name not in MODELS:
+    facts = model_facts(cfg)
+    kind = _KINDS.get((facts.transformers, facts.is_panoptic))
+    if kind is None:
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE is {name!r}, which transformers has no model for: it has {', '.join(MODELS)}."
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}, which transformers has no model for: it has "
+            "DETR, panoptic DETR and Deformable DETR."
         )
-    return MODELS[name][0]
+    return kind
 
 
 def backbone_of(cfg: CfgNode) -> Backbone:
@@ -107,8 +110,8 @@ def model_config(cfg: CfgNode, backbone: Backbone | None = None) -> dict[str, ob
     Args:
         backbone: whose ResNet; None: `backbone_of`.
     """
-    kind, model_type, architecture, _ = MODELS[cfg.MODEL.META_ARCHITECTURE]
-    detr = cfg.MODEL.DETR
+    kind, detr = kind_of_model(cfg), cfg.MODEL.DETR
+    model_type, architecture, _ = MODELS[kind]
     config: dict[str, object] = {
         "model_type": model_type,
         "architectures": [architecture],
@@ -199,12 +202,12 @@ def processor_config(cfg: CfgNode) -> dict[str, object]:
     Raises:
         ValueError: ``INPUT.FORMAT`` is not RGB.
     """
-    processor, data = MODELS[cfg.MODEL.META_ARCHITECTURE][3], cfg.INPUT
+    kind, data = kind_of_model(cfg), cfg.INPUT
     if data.FORMAT != "RGB":
         raise ValueError(f"INPUT.FORMAT is {data.FORMAT!r}, but image processors of transformers read RGB.")
     return {
-        "image_processor_type": processor,
-        "format": "coco_panoptic" if kind_of_model(cfg) == "panoptic" else "coco_detection",
+        "image_processor_type": MODELS[kind][2],
+        "format": "coco_panoptic" if kind == "panoptic" else "coco_detection",
         "do_resize": data.MIN_SIZE_TEST > 0,
         "size": {"shortest_edge": data.MIN_SIZE_TEST or 800, "longest_edge": data.MAX_SIZE_TEST},
         "do_rescale": True,

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 
 from ..checkpoint.class_names import read_dataset_metadata
 from ..checkpoint.huggingface import check_expressible, check_folder, class_names_of, write_huggingface
-from ..facts import num_classes_of
+from ..facts import model_facts, num_classes_of
 from .trained_model import load_trained_model
 
 
@@ -32,10 +32,10 @@ def save_for_huggingface(cfg: CfgNode, folder: str | os.PathLike, *, overwrite: 
     if names is None:
         logging.getLogger(__name__).warning("The names of the classes are unknown, so they are LABEL_0, LABEL_1, ...")
     written = write_huggingface(cfg, model.state_dict(), folder, class_names=names, overwrite=overwrite)
-    kind = "ImageSegmentation" if cfg.MODEL.META_ARCHITECTURE == "PanopticDETR" else "ObjectDetection"
+    task = "ImageSegmentation" if model_facts(cfg).is_panoptic else "ObjectDetection"
     return (
         f"{written}: {cfg.MODEL.META_ARCHITECTURE} with {num_classes_of(cfg)[0]} classes from {cfg.MODEL.WEIGHTS}; "
-        f"open it with transformers.AutoModelFor{kind}.from_pretrained({str(written)!r})."
+        f"open it with transformers.AutoModelFor{task}.from_pretrained({str(written)!r})."
     )
 
 

@@ -44,19 +44,16 @@ def require_transformers() -> None:
 
 def check_reference(cfg: CfgNode) -> None:
     """Raise a ValueError that names the key where the reference cannot be the model of ``cfg``."""
-    name = cfg.MODEL.META_ARCHITECTURE
-    if name not in MODELS:
-        raise ValueError(
-            f"--reference transformers is one of {', '.join(MODELS)}, but MODEL.META_ARCHITECTURE is {name!r}: "
-            "use --reference none."
-        )
-    refused = inexpressible_keys(cfg)
+    try:
+        refused = inexpressible_keys(cfg)
+    except ValueError as error:
+        raise ValueError(f"{error} Use --reference none.") from error
     if cfg.MODEL.RESNETS.NORM != "FrozenBN" and "MODEL.RESNETS.NORM" not in refused:
         refused.append("MODEL.RESNETS.NORM")  # it freezes its norms, so the work of training would differ
     if refused:
         raise ValueError(
-            f"transformers' {name} cannot be built like this config's, because of {', '.join(refused)}: "
-            "use --reference none."
+            f"transformers' {cfg.MODEL.META_ARCHITECTURE} cannot be built like this config's, because of "
+            f"{', '.join(refused)}: use --reference none."
         )
 
 
@@ -71,7 +68,7 @@ def build_reference(cfg: CfgNode, ours: DETR | DeformableDETR) -> "Reference":
     check_reference(cfg)
     import transformers
 
-    model = getattr(transformers, MODELS[cfg.MODEL.META_ARCHITECTURE][2])(reference_config(cfg))
+    model = getattr(transformers, MODELS[kind_of_model(cfg)][1])(reference_config(cfg))
     if uses_torchvision_backbone(cfg):
         features = [f"layer{stage.removeprefix('stage')}" for stage in model.config.backbone_config.out_features]
         detector(model).model.backbone.model = TorchvisionBackbone(cfg.MODEL.RESNETS.DEPTH, features)

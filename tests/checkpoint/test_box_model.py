@@ -20,6 +20,7 @@ class FakePanoptic(nn.Module):
         self.detr = FakeDetr(**arguments)
         self.mask_head = nn.Module()
         self.mask_head.lay1 = nn.Conv2d(8, 8, 3)
+        self.mask_head.out_lay = nn.Conv2d(8, 1, 3)
         self.bbox_attention = nn.Module()
         self.bbox_attention.q_linear = nn.Linear(8, 8)
 

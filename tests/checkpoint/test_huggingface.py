@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detr_d2.checkpoint import DetrCheckpointer, UnreadableCheckpoint, read_checkpoint, recognise
-from detr_d2.checkpoint.huggingface import class_names_of, write_huggingface
+from detr_d2.checkpoint.huggingface import check_expressible, class_names_of, write_huggingface
 from detr_d2.checkpoint.huggingface_config import label_config, processor_config
 from detr_d2.checkpoint.huggingface_layouts import (
     HUGGINGFACE_DEFORMABLE,
@@ -386,3 +386,24 @@ def test_a_failed_write_leaves_nothing(cfg_of, tmp_path, monkeypatch):
         write_huggingface(cfg, state, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
     assert shutil.disk_usage(tmp_path).free > 0
+
+
+def test_a_model_of_another_name_has_the_counterpart_of_its_base(cfg_of, tmp_path):
+    class Renamed(META_ARCH_REGISTRY.get("DeformableDETR")):
+        pass
+
+    META_ARCH_REGISTRY.register(Renamed)
+    try:
+        cfg = cfg_of("deformable", "MODEL.META_ARCHITECTURE", "Renamed")
+        write_huggingface(cfg, build_model(cfg).state_dict(), tmp_path / "hf")
+    finally:
+        del META_ARCH_REGISTRY._obj_map["Renamed"]
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"] == [
+        "DeformableDetrForObjectDetection"
+    ]
+
+
+def test_a_model_without_counterpart(cfg_of):
+    cfg = cfg_of("panoptic", "MODEL.META_ARCHITECTURE", "FCOS")
+    with pytest.raises(ValueError, match="FCOS', which transformers has no model for: it has DETR, panoptic DETR and"):
+        check_expressible(cfg)
