@@ -37,6 +37,7 @@ ALLOWED = {
     "modeling.transformer": ("facts", "kernels", "layers", "structures"),
     "modeling.heads": ("facts", "layers", "structures"),
     **dict.fromkeys(SHARED, ("facts", "layers", "structures", *SHARED)),
+    "modeling.fcos": ("facts", "layers", "structures", "modeling.criterion"),
     "modeling.meta_arch": ("facts", "layers", "structures", "modeling", "checkpoint"),
     "evaluation": ("facts", "layers", "structures"),
     "solver": ("facts", "layers", "structures"),

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..modeling import FCOS
-from ..modeling.fcos_outputs import FCOSOutputs, Locations
-from ..modeling.fcos_postprocessing import nms_within_classes
-from ..modeling.fcos_targets import boxes_around
+from ..modeling.fcos.outputs import FCOSOutputs, Locations
+from ..modeling.fcos.postprocessing import nms_within_classes
+from ..modeling.fcos.targets import boxes_around
 from .graphs import Graph, exports
 from .images import cells_beyond
 

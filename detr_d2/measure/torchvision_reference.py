@@ -20,7 +20,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from ..checkpoint.fcos_layouts import TORCHVISION_NAMES
 from ..facts import num_classes_of
 from ..modeling import FCOS
-from ..modeling.fcos_outputs import FCOSOutputs
+from ..modeling.fcos.outputs import FCOSOutputs
 from .workloads import OurWorkload, Workload
 
 TOLERANCE = 1e-3

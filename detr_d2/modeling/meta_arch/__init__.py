@@ -2,13 +2,11 @@
 
 from .deformable_detr import DeformableDETR
 from .detr import DETR
-from .fcos import FCOS
 from .panoptic_deformable_detr import PanopticDeformableDETR
 from .panoptic_detr import PanopticDETR
 
 __all__ = [
     "DETR",
-    "FCOS",
     "DeformableDETR",
     "PanopticDETR",
     "PanopticDeformableDETR",

@@ -10,8 +10,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import nms
 
-from .fcos_outputs import FCOSOutputs, Locations
-from .fcos_targets import boxes_around
+from .outputs import FCOSOutputs, Locations
+from .targets import boxes_around
 
 THRESHOLDED = ("class", "product")
 
@@ -48,14 +48,14 @@ class FCOSPostprocessor:
             first.
         """
         return [
-            self.detect(FCOSOutputs(*(field[None] for field in image)), locations, size)
-            for *image, size in zip(outputs.logits, outputs.distances, outputs.quality, image_sizes, strict=True)
+            self.detect(FCOSOutputs(*image), locations, size)
+            for *image, size in zip(*outputs, image_sizes, strict=True)
         ]
 
     def detect(self, outputs: FCOSOutputs, locations: Locations, image_size: tuple[int, int]) -> Instances:
-        """The detections of one image, a batch of one."""
+        """The detections of one image, whose outputs have no batch dimension."""
         scores, location, classes = self.select(outputs, locations, image_size)
-        boxes = Boxes(boxes_around(locations.points[location], outputs.distances[0, location]))
+        boxes = Boxes(boxes_around(locations.points[location], outputs.distances[location]))
         boxes.clip(image_size)
         keep = nms_within_classes(boxes.tensor, scores, classes, self.nms_threshold)[: self.max_detections]
         return Instances(image_size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=classes[keep])
@@ -63,15 +63,15 @@ class FCOSPostprocessor:
     def select(
         self, outputs: FCOSOutputs, locations: Locations, image_size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Final scores, locations and classes of the candidates, (D,) each.
+        """Final scores, locations and classes of the candidates of one image, (D,) each.
 
         Locations in the padding are none: in training they belong to no object, and whether there are any depends on
         the batch.
         """
         height, width = image_size
         inside = (locations.points[:, 0] < width) & (locations.points[:, 1] < height)
-        class_scores = outputs.logits[0].sigmoid()  # N x K
-        products = class_scores * outputs.quality[0].sigmoid()[:, None]
+        class_scores = outputs.logits.sigmoid()  # N x K
+        products = class_scores * outputs.quality.sigmoid()[:, None]
         passes = (products if self.threshold_on == "product" else class_scores) > self.score_threshold
         passes &= inside[:, None]
 

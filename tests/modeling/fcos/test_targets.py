@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detr_d2.modeling.fcos_outputs import Locations
-from detr_d2.modeling.fcos_targets import FCOSTargetAssigner, boxes_around, distances_to_sides
+from detr_d2.modeling.fcos.outputs import Locations
+from detr_d2.modeling.fcos.targets import FCOSTargetAssigner, boxes_around, distances_to_sides
 
 STRIDES = (8, 16, 32)
 SIZES = ((12, 16), (6, 8), (3, 4))

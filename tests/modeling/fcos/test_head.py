@@ -3,7 +3,7 @@ import torch
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
-from detr_d2.modeling.heads import FCOSHead
+from detr_d2.modeling.fcos.head import FCOSHead
 
 STRIDES = (8, 16)
 

@@ -1,7 +1,7 @@
 """FCOS: fully convolutional one-stage object detection (Tian et al., ICCV 2019 and TPAMI 2020).
 
 Detectron2 has a class of this name, which it does not register and which reads no yaml; it differs from the paper: no
-scales, locations at cells' corners, an unweighted box loss, another normaliser.
+scales, locations at the corners of what they stand for, an unweighted box loss, another normaliser.
 
 Legend: B batch, C channels, H W size of one level.
 """
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from ...facts import ModelFacts, methods
 from ...structures import PaddedImages
-from ..fcos_criterion import FCOSCriterion
-from ..fcos_outputs import FCOSOutputs, Locations
-from ..fcos_postprocessing import FCOSPostprocessor
-from ..fcos_targets import FCOSTargetAssigner
-from ..heads.fcos_head import FCOSHead
+from .criterion import FCOSCriterion
+from .head import FCOSHead
+from .outputs import FCOSOutputs, Locations
+from .postprocessing import FCOSPostprocessor
+from .targets import FCOSTargetAssigner
 
 
 @META_ARCH_REGISTRY.register()
@@ -133,7 +133,7 @@ class FCOS(nn.Module):
         return [features[name] for name in self.in_features]
 
     def locate(self, features: Sequence[Tensor]) -> Locations:
-        """The locations that the cells of each level stand for."""
+        """The locations of all levels."""
         sizes = [tuple(feature.shape[-2:]) for feature in features]
         return Locations.of_levels(sizes, self.strides, self.location_offset, self.device)
 

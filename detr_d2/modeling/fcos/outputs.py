@@ -4,17 +4,16 @@ Legend: B batch, N locations of all levels, K classes, H W size of one level.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .heads.fcos_head import LevelPredictions
+from .head import LevelPredictions
 
 
 class Locations(NamedTuple):
-    """The points of the image that cells of the feature maps stand for, level by level, each row by row.
+    """The points of the image that the maps' locations stand for, level by level, each row by row.
 
     Attributes:
         points: N x 2, x and y in pixels.
@@ -30,7 +29,7 @@ class Locations(NamedTuple):
     def of_levels(
         cls, sizes: Sequence[tuple[int, int]], strides: Sequence[int], offset: float, device: torch.device
     ) -> "Locations":
-        """Of maps of these (height, width); cell (0, 0) stands for the point ``offset * stride`` in both axes."""
+        """The locations of maps of these (height, width); the first stands for ``offset * stride`` in both axes."""
         points = []
         for (height, width), stride in zip(sizes, strides, strict=True):
             y = (torch.arange(height, dtype=torch.float32, device=device) + offset) * stride
@@ -45,8 +44,7 @@ class Locations(NamedTuple):
         return per_level.repeat_interleave(torch.tensor(self.counts, device=device), output_size=sum(self.counts))
 
 
-@dataclass(frozen=True)
-class FCOSOutputs:
+class FCOSOutputs(NamedTuple):
     """Predictions at every location.
 
     Attributes:
@@ -61,6 +59,7 @@ class FCOSOutputs:
 
     @classmethod
     def from_levels(cls, levels: Sequence[LevelPredictions]) -> "FCOSOutputs":
+        """One level after another."""
         logits, distances, quality = (
             torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in field], dim=1)  # B x N x channels
             for field in zip(*levels, strict=True)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from detr_d2.modeling.fcos_outputs import FCOSOutputs, Locations
-from detr_d2.modeling.fcos_postprocessing import FCOSPostprocessor, nms_within_classes
+from detr_d2.modeling.fcos.outputs import FCOSOutputs, Locations
+from detr_d2.modeling.fcos.postprocessing import FCOSPostprocessor, nms_within_classes
 
 CPU = torch.device("cpu")
 CLASSES = 3

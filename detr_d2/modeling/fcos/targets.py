@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .fcos_outputs import FCOSTargets, Locations
+from .outputs import FCOSTargets, Locations
 
 
 class FCOSTargetAssigner(nn.Module):

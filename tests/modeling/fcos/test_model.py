@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from detr_d2.modeling import FCOS
 
-from .inputs import make_inputs as of_sizes
+from ..meta_arch.inputs import make_inputs as of_sizes
 
 SIZES = [(65, 90), (48, 130)]
 make_inputs = partial(of_sizes, sizes=SIZES)

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou, generalized_box_iou
 
-from detr_d2.modeling.fcos_criterion import FCOSCriterion
-from detr_d2.modeling.fcos_losses import LOCALIZATION_LOSSES, centerness, focal_loss, overlap
-from detr_d2.modeling.fcos_outputs import FCOSOutputs, FCOSTargets
+from detr_d2.modeling.fcos.criterion import LOCALIZATION_LOSSES, FCOSCriterion, centerness, focal_loss, overlap
+from detr_d2.modeling.fcos.outputs import FCOSOutputs, FCOSTargets
 
 
 def random_distances(count: int, seed: int) -> Tensor:

@@ -1,0 +1,5 @@
+"""FCOS, from its model down to its losses."""
+
+from .model import FCOS
+
+__all__ = ["FCOS"]
