@@ -12,8 +12,7 @@ from tqdm import tqdm
 from ..data import build_dataset_mapper, build_train_loader
 from .accuracy import evaluate, ground_truth_files
 from .compared_memory import measure_peak
-from .flop_formulas import CONVENTION
-from .flops import count_flops, mean_count
+from .flops import CONVENTION, count_flops, count_parameters, mean_count
 from .latency import Candidate, measure_latency, with_precision
 from .models import ComparedModel, load_records
 from .provenance import describe_environment, identity
@@ -167,7 +166,7 @@ class Measurements:
         counts = []
         for place, record in enumerate(self._records(model)):
             bar.set_description(f"{model.label}: counting {place + 1}/{self.settings.images}")
-            counts.append(count_flops(network, [mapper(dict(record))]))
+            counts.append(count_flops(network.eval(), [mapper(dict(record))]))
         mean = mean_count(counts)
         return {
             "mean": mean.total,
@@ -233,15 +232,6 @@ class Measurements:
             warmup=settings.warmup,
             advance=_turns(bar, "training speed", settings.rounds * len(self.models)),
         )
-
-
-def count_parameters(network: nn.Module) -> dict[str, int]:
-    """All, and those that are trained."""
-    parameters = list(network.parameters())
-    return {
-        "total": sum(p.numel() for p in parameters),
-        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-    }
 
 
 def _turns(bar: tqdm, name: str, total: int) -> Callable[[int], None]:

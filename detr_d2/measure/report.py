@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .bootstrap import Interval
-from .flop_formulas import CONVENTION
+from .flops import CONVENTION
 from .table import Row
 
 LEGEND = (
