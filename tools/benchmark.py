@@ -45,39 +45,25 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.utils.events import EventStorage
 
 import detr_d2  # noqa: F401 (registers the models)
 from detr_d2.command_line import check_output, command_line_tool, positive, whole_file
 from detr_d2.measure import (
-    Settings,
-    Workload,
-    build_workloads,
-    compare_outputs,
-    environment,
-    measure_memory,
-    measure_times,
-    mode_results,
-    settings_of,
-    speed_ratio,
-    to_markdown,
-)
-from detr_d2.measure.operator import (
+    MODES,
+    OPERATOR_REFERENCES,
     OPERATORS,
+    REFERENCES,
     OperatorSettings,
+    Repeats,
+    Settings,
+    benchmark_model,
+    benchmark_operator,
+    model_markdown,
     operator_markdown,
-    operator_modes,
-    run_operator,
 )
-from detr_d2.measure.operator_references import OPERATOR_REFERENCES
-from detr_d2.measure.reference import check_reference, require_transformers
-from detr_d2.measure.settings import MODES, REFERENCES
-from detr_d2.measure.torchvision_reference import check_torchvision
 
 
 @command_line_tool
@@ -88,13 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.output.parent.is_dir():
             raise FileNotFoundError(f"--output: there is no folder {str(args.output.parent)!r}.")
     try:
-        report = benchmark_operator(args) if args.operator else run(args)
+        modes = MODES if args.mode == "both" else (args.mode,)
+        repeats = Repeats(args.rounds, args.iters, args.warmup, memory=not args.no_memory)
+        if args.operator:
+            report = benchmark_operator(operator_settings(args), modes, repeats)
+        else:
+            report = benchmark_model(model_settings(args), modes, repeats)
     except (ImportError, RuntimeError) as error:  # no transformers; a backend that cannot run here; too little memory
         raise ValueError(str(error)) from error
     if args.output:
         with whole_file(args.output) as partial:
             partial.write_text(json.dumps(report, indent=2) + "\n")
-    print(operator_markdown(report) if args.operator else to_markdown(report))
+    print(operator_markdown(report) if args.operator else model_markdown(report))
     return 0
 
 
@@ -139,9 +130,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> dict:
-    """Check, measure, and return the report."""
-    settings = Settings(
+def model_settings(args: argparse.Namespace) -> Settings:
+    """What a model is measured with."""
+    return Settings(
         config_file=args.config_file,
         opts=tuple(args.opts),
         sizes=tuple(tuple(size) for size in args.size or [(800, 1066)]),
@@ -152,83 +143,18 @@ def run(args: argparse.Namespace) -> dict:
         threads=args.threads,
         seed=args.seed,
     )
-    cfg = settings.load()
-    if settings.reference == "transformers":
-        require_transformers()
-        check_reference(cfg)
-    if settings.reference == "torchvision":
-        check_torchvision(cfg)
-    # The processes that measure memory need not look for a device again.
-    settings = replace(settings, opts=(*settings.opts, "MODEL.DEVICE", cfg.MODEL.DEVICE))
-    workloads = build_workloads(cfg, settings)
-    report = {
-        "settings": settings_of(settings, cfg)
-        | {"rounds": args.rounds, "iterations": iterations(args, cfg), "warmup": warmup(args, cfg)},
-        "environment": environment(cfg),
-    }
-    if settings.reference != "none":
-        report["reference"] = workloads[settings.reference].description
-        agreement = compare_outputs(workloads["ours"], workloads[settings.reference])
-        if not agreement.holds:
-            raise ValueError(f"the two models do not compute the same, nothing was timed. Differences: {agreement}.")
-        report["agreement"] = asdict(agreement) | {"summary": agreement.summary()}
-    modes = MODES if args.mode == "both" else (args.mode,)
-    report["results"] = {mode: measure(mode, cfg, settings, workloads, args) for mode in modes}
-    return report
 
 
-def benchmark_operator(args: argparse.Namespace) -> dict:
-    """The report of one operator alone."""
-    if args.reference == "transformers":
-        require_transformers()
-    on_gpu = torch.cuda.is_available()
-    settings = OperatorSettings(
+def operator_settings(args: argparse.Namespace) -> OperatorSettings:
+    """What an operator is measured with, on a GPU where there is one."""
+    return OperatorSettings(
         reference=args.reference,
         batch_size=args.batch_size,
         precision="bfloat16" if args.amp else "float32",
-        device="cuda" if on_gpu else "cpu",
+        device="cuda" if torch.cuda.is_available() else "cpu",
         threads=args.threads,
         seed=args.seed,
     )
-    return run_operator(
-        settings,
-        operator_modes(args.mode),
-        rounds=args.rounds,
-        iterations=args.iters or (10 if on_gpu else 1),
-        warmup=args.warmup or (10 if on_gpu else 2),
-        memory=not args.no_memory,
-    )
-
-
-def measure(
-    mode: str, cfg: CfgNode, settings: Settings, workloads: dict[str, Workload], args: argparse.Namespace
-) -> dict:
-    """Time and memory of every implementation in one mode."""
-    steps = {name: workload.step(mode, cfg) for name, workload in workloads.items()}
-    with EventStorage():  # a trainer has one open, and models log to it
-        timings = measure_times(
-            steps,
-            rounds=args.rounds,
-            iterations=iterations(args, cfg),
-            warmup=warmup(args, cfg),
-            device=torch.device(cfg.MODEL.DEVICE),
-        )
-    del steps  # the optimizers' state, before other processes measure memory
-    for workload in workloads.values():
-        workload.model.zero_grad(set_to_none=True)
-    ratio = speed_ratio(timings["ours"], timings[settings.reference]) if settings.reference != "none" else None
-    memory = {} if args.no_memory else {name: measure_memory(settings, name, mode) for name in workloads}
-    return mode_results(timings, memory, ratio, settings.batch_size)
-
-
-def iterations(args: argparse.Namespace, cfg: CfgNode) -> int:
-    """Steps per round."""
-    return args.iters or (1 if cfg.MODEL.DEVICE == "cpu" else 10)
-
-
-def warmup(args: argparse.Namespace, cfg: CfgNode) -> int:
-    """Uncounted steps of each implementation."""
-    return args.warmup or (2 if cfg.MODEL.DEVICE == "cpu" else 10)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+import torch
+
 from detr_d2.command_line import check_output_folder, command_line_tool, positive
 from detr_d2.measure import (
     PARTS,
@@ -36,7 +38,7 @@ from detr_d2.measure import (
     write_report,
 )
 from detr_d2.measure.comparison import device_of
-from detr_d2.measure.provenance import describe_environment, set_threads
+from detr_d2.measure.machine import environment
 from detr_d2.measure.trained import record_training
 
 
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output_folder(args.output)
     early = io.StringIO()
     with logging_to(early):  # what is wrong with the models is found before anything is written
-        set_threads(args.threads)
+        torch.set_num_threads(args.threads or torch.get_num_threads())
         models = read(args)
     args.output.mkdir(parents=True, exist_ok=True)
     try:
@@ -85,7 +87,7 @@ def trained(args: argparse.Namespace, models: list[ComparedModel]) -> list[Compa
     opts = ["MODEL.DEVICE", models[0].cfg.MODEL.DEVICE]
     results = read_models(words, opts, dataset=args.dataset)
     for config, model in zip(models, results, strict=True):
-        record_training(args.output / model.label, config, model, budget, describe_environment(model.cfg))
+        record_training(args.output / model.label, config, model, budget, environment(model.cfg.MODEL.DEVICE))
     return results
 
 

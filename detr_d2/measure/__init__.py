@@ -3,40 +3,35 @@
 ``tools/benchmark.py`` and ``tools/compare.py`` are the command lines. Nothing else of the package imports this folder.
 """
 
-from .agreement import Agreement, compare_outputs
-from .benchmark_report import environment, mode_results, settings_of, to_markdown
+from .benchmark import MODES, Repeats, benchmark_model, model_markdown
 from .budget import Budget, train
-from .build import build_workloads
-from .clock import Ratio, Timing, measure_times, speed_ratio
 from .comparison import PARTS, ComparisonSettings, Measurements
-from .memory import PeakMemory, measure_memory
+from .inputs import Settings
 from .models import ComparedModel, read_models
-from .settings import Settings
+from .operator import OPERATOR_REFERENCES, OPERATORS, OperatorSettings, benchmark_operator, operator_markdown
+from .references import REFERENCES, build_workload, build_workloads
 from .summary import write_report
-from .workloads import Workload
 
 __all__ = [
+    "MODES",
+    "OPERATORS",
+    "OPERATOR_REFERENCES",
     "PARTS",
-    "Agreement",
+    "REFERENCES",
     "Budget",
     "ComparedModel",
     "ComparisonSettings",
     "Measurements",
-    "PeakMemory",
-    "Ratio",
+    "OperatorSettings",
+    "Repeats",
     "Settings",
-    "Timing",
-    "Workload",
+    "benchmark_model",
+    "benchmark_operator",
+    "build_workload",
     "build_workloads",
-    "compare_outputs",
-    "environment",
-    "measure_memory",
-    "measure_times",
-    "mode_results",
+    "model_markdown",
+    "operator_markdown",
     "read_models",
-    "settings_of",
-    "speed_ratio",
-    "to_markdown",
     "train",
     "write_report",
 ]

@@ -1,13 +1,32 @@
-"""Step times of several implementations in one alternating run."""
+"""The time of steps: of several implementations in one alternating run, or of parts of a model within a step."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
 import torch
 
 Step = Callable[[], object]
+_COPIED_BYTES = 2**28  # several times the caches of any device
+_COPIES = 10
+
+
+def now(device: torch.device) -> float:
+    """The time in seconds, when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def time_once(step: Step, device: torch.device) -> float:
+    """Seconds of one call, work on a GPU included."""
+    start = now(device)
+    step()
+    return now(device) - start
 
 
 @dataclass(frozen=True)
@@ -64,21 +83,64 @@ def measure_times(
     }
 
 
-def time_once(step: Step, device: torch.device) -> float:
-    """Seconds of one call, work on a GPU included."""
-    _synchronize(device)
-    start = time.perf_counter()
-    step()
-    _synchronize(device)
-    return time.perf_counter() - start
-
-
 def speed_ratio(ours: Timing, reference: Timing) -> Ratio:
     """The reference's time over ours, round by round."""
     ratios = [theirs / own for own, theirs in zip(ours.rounds, reference.rounds, strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios), ratios)
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes a second, read and written, that a copy of 256 MiB within the device's memory reaches here."""
+    source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
+    target = torch.ones_like(source)
+    times = [time_once(lambda: target.copy_(source), device) for _ in range(_COPIES + 2)][2:]
+    return 2 * _COPIED_BYTES / statistics.median(times)
+
+
+class Stopwatch:
+    """Adds up the time of some functions of a model while it runs.
+
+    Args:
+        device: waited for before time is taken.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        self._depth = 0
+
+    @contextmanager
+    def timing(self, calls: Sequence[tuple[object, str]], without: Sequence[tuple[object, str]] = ()) -> Iterator[None]:
+        """Within it every call of these functions is timed; one inside of another counts once, and what they spend in
+        the functions ``without`` does not count.
+        """
+        with ExitStack() as stack:
+            for functions, wrap in ((calls, self._timed), (without, self._taken_out)):
+                for owner, name in functions:
+                    stack.enter_context(mock.patch.object(owner, name, wrap(getattr(owner, name))))
+            yield
+
+    def _timed(self, function: Callable) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._depth:
+                return function(*args, **kwargs)
+            self._depth += 1
+            start = now(self.device)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._depth -= 1
+                self.seconds += now(self.device) - start
+
+        return run
+
+    def _taken_out(self, function: Callable) -> Callable:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            start = now(self.device)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                if self._depth:
+                    self.seconds -= now(self.device) - start
+
+        return run

@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torch import nn
 from tqdm import tqdm
 
 from ..data import build_dataset_mapper, build_train_loader
 from .accuracy import evaluate, ground_truth_files
-from .compared_memory import measure_peak
+from .clock import Step
 from .flops import CONVENTION, count_flops, count_parameters, mean_count
 from .latency import Candidate, measure_latency, with_precision
+from .machine import environment, identity
+from .memory import measure_memory
 from .models import ComparedModel, load_records
-from .provenance import describe_environment, identity
 from .published import published
 from .store import ResultFile
 from .training_speed import TrainingRun, measure_training, training_cfg
+from .workloads import OurWorkload
 
 PARTS = ("accuracy", "flops", "latency", "memory", "training")
 
@@ -65,7 +68,7 @@ class Measurements:
         self.models = models
         self.settings = settings
         self.output = output
-        self.environment = describe_environment(models[0].cfg)
+        self.environment = environment(models[0].cfg.MODEL.DEVICE)
         self.files = {model.label: ResultFile(self.folder(model) / "result.json") for model in models}
 
     def folder(self, model: ComparedModel) -> Path:
@@ -177,12 +180,17 @@ class Measurements:
         }
 
     def _memory(self, model: ComparedModel) -> dict[str, Any]:
-        cfg = with_precision(model.cfg, "fp32")
-        mapper = build_dataset_mapper(cfg, is_train=False)
+        fp32 = with_precision(model.cfg, "fp32")
+        mapper = build_dataset_mapper(fp32, is_train=False)
         inputs = [mapper(dict(record)) for record in self._records(model)[: self.settings.batch_size]]
-        result = {"inference": measure_peak(model, cfg, inputs, "inference")}
-        cfg = training_cfg(model.cfg, self.settings.train_batch_size)
-        return result | {"train": measure_peak(model, cfg, next(iter(build_train_loader(cfg))), "train")}
+        training = training_cfg(model.cfg, self.settings.train_batch_size)
+        batches = {"inference": (fp32, inputs), "train": (training, next(iter(build_train_loader(training))))}
+        return {
+            mode: measure_memory(
+                build_step, model, *batch, mode, device=model.cfg.MODEL.DEVICE, what=f"{model.label} ({mode})"
+            )
+            for mode, batch in batches.items()
+        }
 
     def _records(self, model: ComparedModel) -> list[dict]:
         """The images of FLOPs and latency, the same for all models."""
@@ -232,6 +240,11 @@ class Measurements:
             warmup=settings.warmup,
             advance=_turns(bar, "training speed", settings.rounds * len(self.models)),
         )
+
+
+def build_step(model: ComparedModel, cfg: CfgNode, inputs: list[dict], mode: str) -> Step:
+    """An inference or training step ("inference", "train") of a model, built anew, on a batch."""
+    return OurWorkload(model.build(), inputs).step(mode, cfg)
 
 
 def _turns(bar: tqdm, name: str, total: int) -> Callable[[int], None]:

@@ -1,32 +1,66 @@
-"""Random images and objects, as Detectron2's loaders give them and as ``transformers``' DETR takes them."""
+"""What a benchmark runs: its settings, and random images and objects as Detectron2's loaders give them."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
-from torch import Tensor
 
-from ..facts import num_classes_of
-from ..layers import box_xyxy_to_cxcywh
-from ..structures import PaddedImages
-from .settings import Settings
+from ..engine import autocast, load_config, prepare_device
+from ..facts import model_facts, num_classes_of, reads_segments, value_of
 
 
-class ReferenceInputs(NamedTuple):
-    """A batch in the interface of ``transformers``' DETR models, on the model's device.
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what is run, so that another process can build the same.
 
     Attributes:
-        pixel_values: B x 3 x H x W, normalised and padded.
-        pixel_mask: B x H x W, 1 = image.
-        labels: ``class_labels``, relative cx, cy, w, h ``boxes`` and, where there are any, ``masks`` of each image.
-        target_sizes: B x 2, height and width of the results.
+        config_file, opts: as of ``tools/train_net.py``.
+        sizes: (height, width) of the images; the images of a batch take them in turn.
+        batch_size: images per step.
+        objects: ground-truth objects per image; an image of COCO's train2017 has 7.3 on average.
+        reference: "none", or what a model of ours is measured beside (``references.py``).
+        amp: run under autocast, in ``SOLVER.AMP.PRECISION``.
+        threads: of torch on the CPU.
+        seed: of weights, images and objects.
     """
 
-    pixel_values: Tensor
-    pixel_mask: Tensor
-    labels: list[dict[str, Tensor]]
-    target_sizes: Tensor
+    config_file: str
+    opts: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ((800, 1066),)
+    batch_size: int = 1
+    objects: int = 7
+    reference: str = "none"
+    amp: bool = False
+    threads: int = 1
+    seed: int = 0
+
+    def load(self) -> CfgNode:
+        """The frozen cfg, on a device that this machine has.
+
+        ``MODEL.WEIGHTS`` is read from ``opts`` alone and is empty where they do not name it: speed does not depend on
+        it.
+
+        Raises:
+            ValueError, FileNotFoundError: see `load_config` and `autocast`.
+        """
+        cfg = load_config(self.config_file, self.opts)
+        prepare_device(cfg)
+        if "MODEL.WEIGHTS" not in self.opts[::2]:
+            cfg.MODEL.WEIGHTS = ""
+        cfg.SOLVER.AMP.ENABLED = self.amp
+        cfg.freeze()
+        autocast(cfg)  # refuses a precision that the device does not have
+        return cfg
+
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image of a batch."""
+        return [self.sizes[i % len(self.sizes)] for i in range(self.batch_size)]
+
+    def prepare_process(self) -> None:
+        """Set what is global in torch."""
+        torch.set_num_threads(self.threads)
+        torch.manual_seed(self.seed)
 
 
 def make_inputs(cfg: CfgNode, settings: Settings) -> list[dict]:
@@ -39,43 +73,24 @@ def make_inputs(cfg: CfgNode, settings: Settings) -> list[dict]:
 
 def _make_input(cfg: CfgNode, num_objects: int, size: tuple[int, int], generator: torch.Generator) -> dict:
     height, width = size
-    num_classes = num_classes_of(cfg)[0] or 1  # of a model that does not say, one class is valid
+    num_classes = num_classes_of(cfg)[0] or 1  # a model that states no number takes objects of class 0
     extents = 0.05 + 0.45 * torch.rand(num_objects, 2, generator=generator)
     corners = (1 - extents) * torch.rand(num_objects, 2, generator=generator)
     boxes = torch.cat([corners, corners + extents], dim=1) * torch.tensor([width, height, width, height])
     instances = Instances(size, gt_boxes=Boxes(boxes))
     instances.gt_classes = torch.randint(0, num_classes, (num_objects,), generator=generator)
-    if cfg.MODEL.MASK_ON or cfg.INPUT.DATASET_MAPPER == "PanopticDatasetMapper":
+    if cfg.MODEL.MASK_ON or reads_segments(cfg):
         masks = PolygonMasks([[box[[0, 1, 2, 1, 2, 3, 0, 3]].numpy()] for box in boxes])
         # This package's mappers always give bitmasks, Detectron2's gives what the key says.
         as_polygons = cfg.INPUT.DATASET_MAPPER == "" and cfg.INPUT.MASK_FORMAT == "polygon"
         instances.gt_masks = masks if as_polygons else BitMasks.from_polygon_masks(masks, height, width)
-    return {
+    item = {
         "image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator),
         "height": height,
         "width": width,
         "instances": instances,
-        "sem_seg": torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, size, generator=generator),
     }
-
-
-def to_reference(cfg: CfgNode, inputs: list[dict], size_divisibility: int = 1) -> ReferenceInputs:
-    """The same batch for the reference, normalised with the cfg's pixel statistics and padded as the model pads it:
-    to multiples of ``size_divisibility``.
-    """
-    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
-    images = PaddedImages.from_tensors([(item["image"] - mean) / std for item in inputs], size_divisibility)
-    device = torch.device(cfg.MODEL.DEVICE)
-    labels = []
-    for item, (height, width) in zip(inputs, images.image_sizes, strict=True):
-        boxes = item["instances"].gt_boxes.tensor / torch.tensor([width, height, width, height])
-        classes = item["instances"].gt_classes
-        labels.append({"class_labels": classes.to(device), "boxes": box_xyxy_to_cxcywh(boxes).to(device)})
-        if isinstance(item["instances"].get_fields().get("gt_masks"), BitMasks):
-            labels[-1]["masks"] = item["instances"].gt_masks.tensor.to(device)
-    return ReferenceInputs(
-        images.tensor.to(device),
-        (~images.mask).long().to(device),
-        labels,
-        torch.tensor([(item["height"], item["width"]) for item in inputs], device=device),
-    )
+    semantic_classes = model_facts(cfg).semantic_classes
+    if semantic_classes:
+        item["sem_seg"] = torch.randint(0, value_of(cfg, semantic_classes), size, generator=generator)
+    return item

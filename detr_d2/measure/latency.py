@@ -8,12 +8,10 @@ border.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -22,64 +20,10 @@ from torch import nn
 
 from ..engine import autocast
 from ..facts import facts_of
+from .clock import Stopwatch, now
 
 PARTS = ("preprocessing", "model", "postprocessing")
 PRECISIONS = ("fp32", "amp")
-
-
-class Clock:
-    """Adds up the time of some functions of a model while it runs.
-
-    Args:
-        device: waited for before time is taken.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds = 0.0
-        self._depth = 0
-
-    def now(self) -> float:
-        """The time, when the device has done all that it was given."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-    @contextmanager
-    def timing(self, calls: Sequence[tuple[object, str]], without: Sequence[tuple[object, str]] = ()) -> Iterator[None]:
-        """Within it every call of these functions is timed; one inside of another counts once, and what they spend in
-        the functions ``without`` does not count.
-        """
-        with ExitStack() as stack:
-            for functions, wrap in ((calls, self._timed), (without, self._taken_out)):
-                for owner, name in functions:
-                    stack.enter_context(mock.patch.object(owner, name, wrap(getattr(owner, name))))
-            yield
-
-    def _timed(self, function: Callable) -> Callable:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if self._depth:
-                return function(*args, **kwargs)
-            self._depth += 1
-            start = self.now()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._depth -= 1
-                self.seconds += self.now() - start
-
-        return run
-
-    def _taken_out(self, function: Callable) -> Callable:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            start = self.now()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                if self._depth:
-                    self.seconds -= self.now() - start
-
-        return run
 
 
 @dataclass
@@ -186,16 +130,16 @@ def _run(
     batches = [slice(i, i + size) for i in range(0, len(inputs) - size + 1, size)]
     times = []
     for place, batch in enumerate([*(batches * warmup)[:warmup], *batches]):
-        clock = Clock(device)
+        watch = Stopwatch(device)
         network = candidate.network
         facts = facts_of(type(network))
-        timing = clock.timing(facts.postprocessing(network), facts.heads_in_postprocessing(network))
+        timing = watch.timing(facts.postprocessing(network), facts.heads_in_postprocessing(network))
         with torch.no_grad(), autocast(cfg), timing:
-            start = clock.now()
+            start = now(device)
             network(inputs[batch])
-            seconds = clock.now() - start
+            seconds = now(device) - start
         if place >= warmup:
-            parts = (sum(mapped[batch]), seconds - clock.seconds, clock.seconds)
+            parts = (sum(mapped[batch]), seconds - watch.seconds, watch.seconds)
             by_part = {name: 1000 * value / size for name, value in zip(PARTS, parts, strict=True)}
             times.append(by_part | {"total": sum(by_part.values())})
     return times

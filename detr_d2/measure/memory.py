@@ -14,44 +14,30 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from detectron2.utils.events import EventStorage
 
-from .build import build_workload
-from .settings import Settings
+from .clock import Step
 
 STEPS = 2
 MIB = 2**20
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class PeakMemory:
-    """In MiB: held before the steps, most held during them, and the difference."""
+def measure_memory(
+    build_step: Callable[..., Step], *args: Any, device: torch.device | str, what: str
+) -> dict[str, float] | None:
+    """The memory of a step in MiB: ``baseline``, held before it, ``peak``, most held during it, and ``growth``.
 
-    baseline: float
-    peak: float
+    Args:
+        build_step: called with ``args`` in a new process, with as many threads as this one has; returns the step.
+        device: where the step runs.
+        what: the name of what is measured, for the error.
 
-    @property
-    def growth(self) -> float:
-        return self.peak - self.baseline
-
-
-def measure_memory(settings: Settings, implementation: str, mode: str) -> PeakMemory | None:
-    """Peak memory of one implementation in one mode; None on a CPU whose system does not tell it.
-
-    Raises:
-        RuntimeError: the process died, most likely because memory ran out.
-    """
-    return in_own_process(_measure_here, settings, implementation, mode, what=f"{implementation} ({mode})")
-
-
-def in_own_process(function: Callable[..., T], *args: object, what: str) -> T:
-    """What ``function`` returns in a new process; ``what`` is measured there, for the error.
+    Returns:
+        None on a CPU whose system does not report it.
 
     Raises:
         RuntimeError: the process died, most likely because memory ran out.
@@ -59,7 +45,8 @@ def in_own_process(function: Callable[..., T], *args: object, what: str) -> T:
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-            return pool.submit(function, *args).result()
+            work = (build_step, args, torch.device(device), torch.get_num_threads())
+            return pool.submit(_measure_here, *work).result()
     except BrokenProcessPool as error:
         raise RuntimeError(
             f"The process that measures the memory of {what} died, most likely because memory ran out: use a smaller "
@@ -67,14 +54,11 @@ def in_own_process(function: Callable[..., T], *args: object, what: str) -> T:
         ) from error
 
 
-def _measure_here(settings: Settings, implementation: str, mode: str) -> PeakMemory | None:
-    cfg = settings.load()
-    workload = build_workload(cfg, settings, implementation)
-    return peak_of(workload.step(mode, cfg), torch.device(cfg.MODEL.DEVICE))
-
-
-def peak_of(step: Callable[[], object], device: torch.device) -> PeakMemory | None:
-    """Peak memory of `STEPS` steps in this process, which holds nothing else; None as in `measure_memory`."""
+def _measure_here(
+    build_step: Callable[..., Step], args: tuple, device: torch.device, threads: int
+) -> dict[str, float] | None:
+    torch.set_num_threads(threads)
+    step = build_step(*args)
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -88,7 +72,7 @@ def peak_of(step: Callable[[], object], device: torch.device) -> PeakMemory | No
         for _ in range(STEPS):
             step()
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else rss_bytes("VmHWM")
-    return PeakMemory(baseline / MIB, peak / MIB)
+    return {"baseline": baseline / MIB, "peak": peak / MIB, "growth": (peak - baseline) / MIB}
 
 
 def return_freed_memory() -> None:

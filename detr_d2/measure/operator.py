@@ -1,30 +1,35 @@
 """Speed and memory of multi-scale deformable attention alone, beside another implementation.
 
-The size is that of the encoder at 800 x 1066: every cell of every level is a query. Its points lie within 4 cells of it
-in each level, as in an untrained model. Forward is without gradients; training is forward and backward to all inputs.
-The share of memory bandwidth is that of the least traffic, each input read and each output written once, of what a copy
-reaches in the same run.
+The size is that of the encoder at 800 x 1066: every location of every level is a query. Its points lie within 4
+locations of it in each level, as in an untrained model. Forward is without gradients; training is forward and backward
+to all inputs. The share of memory bandwidth is that of the least traffic, each input read and each output written once,
+of what a copy reaches in the same run.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..kernels.ms_deform_attn import ms_deform_attn, ms_deform_attn_flops
+from ..kernels.ms_deform_attn import BACKENDS, VARIABLE, ms_deform_attn, ms_deform_attn_flops
 from .agreement import full_precision
-from .bandwidth import copy_bandwidth
-from .benchmark_report import hardware, mode_results
-from .clock import measure_times, speed_ratio
-from .memory import PeakMemory, in_own_process, peak_of
-from .operator_references import Operator, operator_reference
-from .settings import MODES
+from .benchmark import Repeats, add_memory, measure_steps, spread, to_markdown
+from .clock import Step, copy_bandwidth
+from .machine import environment
+from .transformers_model import require_transformers
 
 OPERATORS = ("ms_deform_attn",)
-TITLES = {"inference": "forward", "train": "forward + backward"}
+# Other packages' implementations, and our own backends.
+OPERATOR_REFERENCES = ("none", "transformers", "deformops", *(name for name in BACKENDS if name != "auto"))
+_TITLES = {"inference": "forward", "train": "forward + backward"}
 # Of the largest output or gradient. Sums in another order differ by this much in fp32, values in bf16 by an ulp or two.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+# Of values, locations and weights, as `ms_deform_attn` takes them.
+Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,19 +50,19 @@ class OperatorSettings:
     def inputs(self) -> list[Tensor]:
         """Values, locations and attention weights, with gradients; the locations in fp32."""
         generator = torch.Generator().manual_seed(self.seed)
-        levels, cells = len(self.shapes), sum(height * width for height, width in self.shapes)
+        levels, tokens = len(self.shapes), sum(height * width for height, width in self.shapes)
         sides = torch.tensor(self.shapes).flip(1)  # L x 2, width and height
         centres = []
         for height, width in self.shapes:
             y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
             centres.append(torch.stack([(x + 0.5) / width, (y + 0.5) / height], dim=-1).flatten(0, 1))
-        draw = (self.batch_size, cells, self.heads, levels, self.points)
+        draw = (self.batch_size, tokens, self.heads, levels, self.points)
         offsets = 8 * torch.rand(*draw, 2, generator=generator) - 4
-        positions = torch.cat(centres)[:, None, None, None] * sides[:, None] - 0.5 + offsets  # in cells
-        # Away from cell centres, where slopes jump and rounding decides which of the two is the gradient.
+        positions = torch.cat(centres)[:, None, None, None] * sides[:, None] - 0.5 + offsets  # in units of locations
+        # Away from the centres of locations, where slopes jump and rounding decides which of the two is the gradient.
         positions = positions.floor() + 0.05 + 0.9 * positions.frac().abs()
         locations = (positions + 0.5) / sides[:, None]
-        value = torch.randn(self.batch_size, cells, self.heads, self.head_dim, generator=generator)
+        value = torch.randn(self.batch_size, tokens, self.heads, self.head_dim, generator=generator)
         weights = torch.randn(draw, generator=generator).flatten(3).softmax(-1).view(draw)
         dtype = getattr(torch, self.precision)
         inputs = [value.to(self.device, dtype), locations.to(self.device), weights.to(self.device, dtype)]
@@ -76,14 +81,14 @@ class OperatorSettings:
     def least_traffic(self, mode: str) -> int:
         """Bytes if each input is read once and each output written once; in training of both directions."""
         itemsize = getattr(torch, self.precision).itemsize
-        cells = self.batch_size * sum(height * width for height, width in self.shapes) * self.heads
-        points = cells * len(self.shapes) * self.points
-        value, locations, weights = cells * self.head_dim * itemsize, points * 2 * 4, points * itemsize
-        forward = 2 * value + locations + weights  # every cell is a query, so the output has the values' size
+        tokens = self.batch_size * sum(height * width for height, width in self.shapes) * self.heads
+        points = tokens * len(self.shapes) * self.points
+        value, locations, weights = tokens * self.head_dim * itemsize, points * 2 * 4, points * itemsize
+        forward = 2 * value + locations + weights  # every location is a query, so the output has the values' size
         # Backward reads the output's gradient and the inputs, and writes the inputs' gradients.
         return forward if mode == "inference" else forward + 3 * value + 2 * (locations + weights)
 
-    def step(self, name: str, mode: str) -> Callable[[], object]:
+    def step(self, name: str, mode: str) -> Step:
         """One call, with backward in training, on inputs of its own."""
         function, inputs = self.function(name), self.inputs()
 
@@ -97,36 +102,39 @@ class OperatorSettings:
 
         return infer if mode == "inference" else train
 
+    def multiply_adds(self) -> int:
+        """The cost of a forward pass."""
+        tokens = sum(height * width for height, width in self.shapes)
+        return ms_deform_attn_flops(
+            (self.batch_size, tokens, self.heads, self.head_dim),
+            (self.batch_size, tokens, self.heads, len(self.shapes), self.points),
+        )
 
-def run_operator(
-    settings: OperatorSettings, modes: tuple[str, ...], *, rounds: int, iterations: int, warmup: int, memory: bool
-) -> dict:
+
+def benchmark_operator(settings: OperatorSettings, modes: Sequence[str], repeats: Repeats) -> dict[str, Any]:
     """Check, measure, and return the report.
 
     Raises:
-        ValueError: the two implementations do not compute the same.
+        ValueError: the two implementations do not compute the same, or one cannot be chosen.
+        ImportError: a package is missing. RuntimeError: a backend that cannot run here; see also `measure_memory`.
     """
     torch.set_num_threads(settings.threads)
-    counts = {"rounds": rounds, "iterations": iterations, "warmup": warmup}
-    report = {
-        "settings": asdict(settings) | counts,
-        "environment": hardware(torch.device(settings.device)),
-        "multiply_adds": _multiply_adds(settings),
-        "copy_gb_per_s": copy_bandwidth(torch.device(settings.device)) / 1e9,
+    device = torch.device(settings.device)
+    repeats = repeats.on(device)
+    report: dict[str, Any] = {
+        "settings": asdict(settings) | repeats.report(),
+        "environment": environment(device),
+        "multiply_adds": settings.multiply_adds(),
+        "copy_gb_per_s": copy_bandwidth(device) / 1e9,
     }
     if settings.reference != "none":
         report["agreement"] = compare_implementations(settings)
     report["results"] = {}
     for mode in modes:
         steps = {name: settings.step(name, mode) for name in settings.implementations()}
-        device = torch.device(settings.device)
-        timings = measure_times(steps, rounds=rounds, iterations=iterations, warmup=warmup, device=device)
-        ratio = speed_ratio(timings["ours"], timings[settings.reference]) if len(steps) > 1 else None
-        peaks = {}
-        if memory:
-            for name in steps:
-                peaks[name] = in_own_process(_peak_memory, settings, name, mode, what=f"{name} ({mode})")
-        results = mode_results(timings, peaks, ratio, settings.batch_size)
+        results = measure_steps(steps, settings.batch_size, repeats, device)
+        if repeats.memory:
+            add_memory(results, list(steps), OperatorSettings.step, settings, mode, device)
         gigabytes = settings.least_traffic(mode) / 1e9
         for name in steps:
             reached = gigabytes / (results[name]["batch_ms"]["p50"] / 1000)
@@ -157,50 +165,61 @@ def compare_implementations(settings: OperatorSettings) -> dict[str, float]:
     return differences
 
 
-def operator_markdown(report: dict) -> str:
+def operator_markdown(report: dict[str, Any]) -> str:
     """The report for people."""
     settings, environment = report["settings"], report["environment"]
-    lines = [
+    title = (
         f"ms_deform_attn at encoder size, batch {settings['batch_size']}, {settings['precision']}, "
         f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}, "
         f"{report['multiply_adds'] / 1e9:.2f} G multiply-adds forward; a copy reaches "
-        f"{report['copy_gb_per_s']:.1f} GB/s",
-        "",
-        "| | | ms, p50 (min - max) | memory MiB, growth | share of memory bandwidth |",
-        "|---|---|---|---|---|",
-    ]
-    ratios = []
-    for mode, results in report["results"].items():
-        for name in ("ours", settings["reference"]):
-            if name in results:
-                times, memory = results[name]["batch_ms"], results[name].get("memory_mib")
-                growth = f"{memory['growth']:.0f}" if memory else "-"
-                span = f"{times['p50']:.1f} ({times['min']:.1f} - {times['max']:.1f})"
-                share = f"{100 * results[name]['bandwidth']['share_of_copy']:.1f} %"
-                lines.append(f"| {TITLES[mode]} | {name} | {span} | {growth} | {share} |")
-        if "times_as_fast" in results:
-            ratio = results["times_as_fast"]
-            line = f"{TITLES[mode].capitalize()}: {ratio['median']:.2f} times as fast as the reference"
-            line += f" ({ratio['min']:.2f} - {ratio['max']:.2f})"
-            if "memory_growth_ratio" in results:
-                line += f"; {results['memory_growth_ratio']:.2f} of its memory growth"
-            ratios += ["", line + "."]
-    return "\n".join(lines + ratios)
+        f"{report['copy_gb_per_s']:.1f} GB/s"
+    )
+
+    def columns(result: dict[str, Any]) -> dict[str, str]:
+        memory = result.get("memory_mib")
+        return {
+            "ms, p50 (min - max)": spread(result["batch_ms"]),
+            "memory MiB, growth": f"{memory['growth']:.0f}" if memory else "-",
+            "share of memory bandwidth": f"{result['bandwidth']['share_of_copy']:.1%}",
+        }
+
+    return to_markdown(report, title, _TITLES, columns)
 
 
-def _peak_memory(settings: OperatorSettings, name: str, mode: str) -> PeakMemory | None:
-    torch.set_num_threads(settings.threads)
-    return peak_of(settings.step(name, mode), torch.device(settings.device))
+def operator_reference(name: str, shapes: Sequence[tuple[int, int]], device: str) -> Operator:
+    """The implementation ``name``, one of `OPERATOR_REFERENCES` but "none", for levels of ``shapes``.
+
+    Raises:
+        ImportError: a package is missing.
+        ValueError: one of our backends is asked for while the environment variable forces one for everything.
+    """
+    if name == "transformers":
+        return _transformers(shapes)
+    if name == "deformops":
+        return _deformops(shapes, device)
+    if os.environ.get(VARIABLE):
+        raise ValueError(f"{VARIABLE} forces one backend for both: unset it to compare with {name!r}.")
+    return lambda value, locations, weights: ms_deform_attn(value, shapes, locations, weights, backend=name)
 
 
-def _multiply_adds(settings: OperatorSettings) -> int:
-    cells = sum(height * width for height, width in settings.shapes)
-    return ms_deform_attn_flops(
-        (settings.batch_size, cells, settings.heads, settings.head_dim),
-        (settings.batch_size, cells, settings.heads, len(settings.shapes), settings.points),
+def _transformers(shapes: Sequence[tuple[int, int]]) -> Operator:
+    require_transformers()
+    from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
+
+    module = MultiScaleDeformableAttention()
+    return lambda value, locations, weights: module(
+        value, None, shapes, None, locations.to(value.dtype), weights, im2col_step=64
     )
 
 
-def operator_modes(mode: str) -> tuple[str, ...]:
-    """The modes of ``--mode``."""
-    return MODES if mode == "both" else (mode,)
+def _deformops(shapes: Sequence[tuple[int, int]], device: str) -> Operator:
+    """``deformops`` (PyPI, MIT): PyTorch on CPUs, a Triton kernel on GPUs."""
+    try:
+        from deformops.registry import msda
+    except ImportError as error:
+        raise ImportError(
+            f"--reference deformops needs Python 3.12 or newer and pip install deformops: {error}"
+        ) from error
+    sizes = torch.tensor(shapes, device=device)
+    starts = sizes.prod(1).cumsum(0) - sizes.prod(1)
+    return lambda value, locations, weights: msda(value, sizes, starts, locations, weights)

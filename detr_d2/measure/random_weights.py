@@ -59,11 +59,11 @@ def separate_queries(ours: OurWorkload, sharpness: float = 3.0, std: float = 1.0
 def spread_samples(ours: OurWorkload) -> None:
     """Draw what Deformable DETR starts at zero: where and how much it samples, and boxes.
 
-    Fresh weights look at the same cells around every query; trained ones spread over some cells, as these do. Inputs of
+    Fresh weights look at the same locations around every query; trained ones spread over some, as these do. Inputs of
     all of these layers are normed, so each output has the given deviation.
     """
     model = ours.model
-    # In cells, and before a softmax or a sigmoid. Boxes move little, or refinement would drive them to the borders.
+    # In locations, and before a softmax or a sigmoid. Boxes move little, or refinement would drive them to the borders.
     spread = {"sampling_offsets": 1.0, "attention_weights": 1.0, "bbox_embed": 0.5}
     for name, parameter in model.named_parameters():
         part = next((part for part in spread if part in name), None)

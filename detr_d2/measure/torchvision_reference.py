@@ -7,7 +7,7 @@ and padded batch, without the resizing that its public ``forward`` makes of ever
 Legend: B batch, N locations of all levels.
 """
 
-from dataclasses import asdict, dataclass
+from typing import Any
 
 import torchvision
 from detectron2.config import CfgNode
@@ -19,11 +19,17 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from ..checkpoint.fcos_layouts import TORCHVISION_NAMES
 from ..facts import num_classes_of
+<<<<<<< HEAD
 from ..modeling import FCOS
 from ..modeling.fcos.outputs import FCOSOutputs
 from .workloads import OurWorkload, Workload
 
 TOLERANCE = 1e-3
+=======
+from ..modeling.fcos_outputs import FCOSOutputs
+from .agreement import relative_difference
+from .workloads import OurWorkload, ReferenceWorkload
+>>>>>>> 1e87208 (One clock, one memory measurer, one description of the machine; one table pairs models with references, the rest comes from their facts)
 
 
 def check_torchvision(cfg: CfgNode) -> None:
@@ -32,7 +38,6 @@ def check_torchvision(cfg: CfgNode) -> None:
     bottleneck = resnets.DEPTH >= 50
     res2_channels = 256 if bottleneck else 64
     refusals = {
-        "MODEL.META_ARCHITECTURE": model.META_ARCHITECTURE != "FCOS",
         "MODEL.BACKBONE.NAME": model.BACKBONE.NAME != "build_torchvision_resnet_fpn_p6p7_backbone",
         "MODEL.RESNETS.NORM": resnets.NORM != "FrozenBN",
         "MODEL.RESNETS.STRIDE_IN_1X1": bottleneck and resnets.STRIDE_IN_1X1,
@@ -60,7 +65,7 @@ def check_torchvision(cfg: CfgNode) -> None:
         )
 
 
-def build_torchvision(cfg: CfgNode, ours: FCOS) -> TorchvisionFCOS:
+def build_torchvision(cfg: CfgNode, ours: nn.Module) -> TorchvisionFCOS:
     """torchvision's model with the weights of ``ours``, on its device; the same parameters are trained.
 
     Raises:
@@ -100,10 +105,10 @@ def build_torchvision(cfg: CfgNode, ours: FCOS) -> TorchvisionFCOS:
     return model.to(ours.device)
 
 
-class TorchvisionWorkload(Workload):
+class TorchvisionWorkload(ReferenceWorkload):
     """torchvision's FCOS on the same batch."""
 
-    def __init__(self, cfg: CfgNode, ours: FCOS, inputs: list[dict]) -> None:
+    def __init__(self, cfg: CfgNode, ours: nn.Module, inputs: list[dict]) -> None:
         self.model = build_torchvision(cfg, ours).eval()
         self.description = {"model": "torchvision FCOS", "backbone": f"its ResNet-{cfg.MODEL.RESNETS.DEPTH}, FrozenBN"}
         images = ours.preprocess(inputs)
@@ -115,6 +120,10 @@ class TorchvisionWorkload(Workload):
             }
             for x in inputs
         ]
+
+    @staticmethod
+    def check(cfg: CfgNode) -> None:
+        check_torchvision(cfg)
 
     def outputs(self) -> tuple[dict[str, Tensor], list[Tensor]]:
         """``cls_logits``, ``bbox_regression`` (in strides) and ``bbox_ctrness``, B x N x channels; and the features."""
@@ -137,54 +146,27 @@ class TorchvisionWorkload(Workload):
     def optimizer_view(self) -> nn.Module:
         return self.model
 
-
-@dataclass(frozen=True)
-class FCOSAgreement:
-    """Greatest absolute differences of raw outputs, each relative to its standard deviation, in fp32.
-
-    Attributes:
-        logits, distances, centerness: the differences.
-        detections: of ours and of the reference's, in all images.
-    """
-
-    logits: float
-    distances: float
-    centerness: float
-    detections: tuple[int, int]
-
-    @property
-    def holds(self) -> bool:
-        """Every difference within `TOLERANCE`."""
-        return all(x <= TOLERANCE for x in (self.logits, self.distances, self.centerness))  # NaN compares false
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in asdict(self).items())
-
-    def summary(self) -> str:
-        """A sentence for the report."""
-        return (
-            f"logits differ by at most {self.logits:.1e} of their deviation, distances by {self.distances:.1e}, "
-            f"centerness by {self.centerness:.1e}; {self.detections[0]} detections beside {self.detections[1]}."
-        )
-
-
-def compare_fcos(ours: OurWorkload, reference: TorchvisionWorkload) -> FCOSAgreement:
-    """Run both once."""
-    model = ours.model
-    features = model.extract(model.preprocess(ours.inputs))
-    own, strides = FCOSOutputs.from_levels(model.head(features)), model.locate(features)
-    theirs, _ = reference.outputs()
-    in_strides = own.distances / strides.per_location(strides.strides)[:, None]
-
-    def difference(a: Tensor, b: Tensor) -> float:
-        return ((a - b).abs().max() / b.std()).item()
-
-    return FCOSAgreement(
-        logits=difference(own.logits, theirs["cls_logits"]),
-        distances=difference(in_strides, theirs["bbox_regression"]),
-        centerness=difference(own.quality, theirs["bbox_ctrness"].squeeze(2)),
-        detections=(
+    def compare(self, ours: OurWorkload) -> tuple[dict[str, float], dict[str, Any], str]:
+        """The differences of raw outputs, each relative to its deviation; beside them the numbers of detections, of
+        ours and of the reference's, in all images.
+        """
+        model = ours.model
+        features = model.extract(model.preprocess(ours.inputs))
+        own, strides = FCOSOutputs.from_levels(model.head(features)), model.locate(features)
+        theirs, _ = self.outputs()
+        in_strides = own.distances / strides.per_location(strides.strides)[:, None]
+        differences = {
+            "logits": relative_difference(own.logits, theirs["cls_logits"]),
+            "distances": relative_difference(in_strides, theirs["bbox_regression"]),
+            "centerness": relative_difference(own.quality, theirs["bbox_ctrness"].squeeze(2)),
+        }
+        detections = [
             sum(len(result["instances"]) for result in ours.infer()),
-            sum(len(result["scores"]) for result in reference.infer()),
-        ),
-    )
+            sum(len(result["scores"]) for result in self.infer()),
+        ]
+        return (
+            differences,
+            {"detections": detections},
+            "logits differ by at most {logits:.1e} of their deviation, distances by {distances:.1e}, centerness by "
+            "{centerness:.1e}; {detections[0]} detections beside {detections[1]}.",
+        )

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
 from ..data import build_train_loader
-from .latency import Clock
+from .clock import now
 from .workloads import OurWorkload
 
 
@@ -39,7 +39,7 @@ class TrainingRun:
         self.cfg = cfg
         self.workload = OurWorkload(network, [])
         self.step = self.workload.step("train", cfg)
-        self.clock = Clock(torch.device(cfg.MODEL.DEVICE))
+        self.device = torch.device(cfg.MODEL.DEVICE)
         self.loader = build_train_loader(cfg)
 
     def run(self, iterations: int, warmup: int) -> tuple[float, float]:
@@ -48,11 +48,11 @@ class TrainingRun:
         batches = iter(self.loader)  # with workers of its own, and the first images again
         with EventStorage():
             for iteration in range(warmup + iterations):
-                start = self.clock.now()
+                start = now(self.device)
                 self.workload.inputs = next(batches)
-                has_data = self.clock.now()
+                has_data = now(self.device)
                 self.step()
-                end = self.clock.now()
+                end = now(self.device)
                 if iteration >= warmup:
                     total += end - start
                     waited += has_data - start

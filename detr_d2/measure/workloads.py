@@ -9,7 +9,7 @@ dropout, but a learning rate of 0: untrained models would diverge over the steps
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -18,18 +18,6 @@ from torch import Tensor, nn
 from ..engine import autocast
 from ..engine.amp import PRECISIONS
 from ..solver import build_optimizer
-
-
-class RawOutputs(NamedTuple):
-    """``logits`` B x Q x K of classes, and relative cx, cy, w, h ``boxes`` B x Q x 4, of the last layer."""
-
-    logits: Tensor
-    boxes: Tensor
-
-    def sorted_by(self, keys: Tensor) -> "RawOutputs":
-        """Each image's queries in the order of B x Q ``keys``."""
-        order = keys.argsort(dim=1)[..., None]
-        return RawOutputs(*(x.gather(1, order.expand_as(x)) for x in self))
 
 
 class Workload(ABC):
@@ -111,3 +99,28 @@ class OurWorkload(Workload):
 
     def optimizer_view(self) -> nn.Module:
         return self.model
+
+
+class ReferenceWorkload(Workload):
+    """An implementation of somebody else, with our weights and on our batch.
+
+    Attributes:
+        description: what it consists of, for the report.
+    """
+
+    description: dict[str, object]
+
+    @abstractmethod
+    def __init__(self, cfg: CfgNode, ours: nn.Module, inputs: list[dict]) -> None:
+        """Build it from our model and our batch; see `check` for errors."""
+
+    @staticmethod
+    @abstractmethod
+    def check(cfg: CfgNode) -> None:
+        """Raise a ValueError that names the key where it cannot be the model of ``cfg``, and an ImportError where its
+        package is missing.
+        """
+
+    @abstractmethod
+    def compare(self, ours: OurWorkload) -> tuple[dict[str, float], dict[str, Any], str]:
+        """Run both once; the differences, details and sentence of an `Agreement`."""

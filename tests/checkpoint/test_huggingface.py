@@ -24,7 +24,7 @@ from detr_d2.checkpoint.huggingface_layouts import (
     HUGGINGFACE_PANOPTIC,
     to_hub,
 )
-from detr_d2.measure.reference import TorchvisionBackbone, reference_config
+from detr_d2.measure.transformers_model import TorchvisionBackbone, reference_config
 
 transformers = pytest.importorskip("transformers", reason="the other side of the layout")
 

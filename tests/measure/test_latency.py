@@ -1,7 +1,5 @@
 """The split of the time of a step, and the turns that models take."""
 
-import time
-
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -10,7 +8,10 @@ from torch import nn
 from detr_d2.engine import load_config
 from detr_d2.facts import facts_of
 from detr_d2.measure import latency
-from detr_d2.measure.latency import Candidate, Clock, measure_latency
+from detr_d2.measure.clock import Stopwatch, now
+from detr_d2.measure.latency import Candidate, measure_latency
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -22,48 +23,13 @@ def test_every_family_spends_time_in_its_postprocessing(repo, name):
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     calls = facts_of(type(model)).postprocessing(model)
     before = [getattr(owner, function) for owner, function in calls]
-    clock = Clock(torch.device("cpu"))
+    clock = Stopwatch(CPU)
     with torch.no_grad(), clock.timing(calls):
-        start = clock.now()
+        start = now(CPU)
         model([{"image": image, "height": 128, "width": 128}])
-        total = clock.now() - start
+        total = now(CPU) - start
     assert 0 < clock.seconds < total
     assert [getattr(owner, function) for owner, function in calls] == before
-
-
-def test_nested_calls_count_once():
-    class Steps:
-        def outer(self) -> None:
-            self.inner()
-            time.sleep(0.02)
-
-        def inner(self) -> None:
-            time.sleep(0.03)
-
-    steps, clock = Steps(), Clock(torch.device("cpu"))
-    with clock.timing([(steps, "outer"), (steps, "inner")]):
-        start = clock.now()
-        steps.outer()
-        elapsed = clock.now() - start
-    assert 0.05 <= clock.seconds <= elapsed
-
-
-def test_a_head_inside_of_postprocessing_is_taken_out():
-    class Steps:
-        def postprocess(self) -> None:
-            self.head()
-            time.sleep(0.02)
-
-        def head(self) -> None:
-            time.sleep(0.1)
-
-    steps, clock = Steps(), Clock(torch.device("cpu"))
-    with clock.timing([(steps, "postprocess")], without=[(steps, "head")]):
-        start = clock.now()
-        steps.postprocess()
-        elapsed = clock.now() - start
-        steps.head()  # outside of post-processing it changes nothing
-    assert 0.02 <= clock.seconds <= elapsed - 0.1
 
 
 def test_the_mask_head_is_the_models(repo):
@@ -73,7 +39,7 @@ def test_the_mask_head_is_the_models(repo):
     inputs = [{"image": torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), "height": 64, "width": 64}]
     called, predict = [], model.predict_masks
     model.predict_masks = lambda *args: called.append(1) or predict(*args)
-    clock = Clock(torch.device("cpu"))
+    clock = Stopwatch(CPU)
     with torch.no_grad(), clock.timing([(model, "postprocess")], without=[(model, "predict_masks")]):
         model(inputs)
     assert called

@@ -6,11 +6,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from detr_d2.measure import Settings, compare_outputs
-from detr_d2.measure.build import build_ours, build_reference_workload
-from detr_d2.measure.deformable_reference import DeformableReferenceWorkload
+from detr_d2.measure import Settings
+from detr_d2.measure.agreement import compare_outputs
 from detr_d2.measure.random_weights import separate_classes
-from detr_d2.measure.reference import OptimizerView, build_reference, check_reference, names_in_reference
+from detr_d2.measure.references import build_ours, build_reference, check_reference
+from detr_d2.measure.transformers_model import OptimizerView, build_transformers, names_in_reference
+from detr_d2.measure.transformers_reference import DeformableTransformersWorkload
 from detr_d2.measure.workloads import OurWorkload
 from detr_d2.solver import build_optimizer
 
@@ -42,18 +43,18 @@ def cfg(small_deformable_cfg, request: pytest.FixtureRequest) -> CfgNode:
     return small_deformable_cfg(variant, *overrides)
 
 
-def build_pair(cfg: CfgNode, settings: Settings = SETTINGS) -> tuple[OurWorkload, DeformableReferenceWorkload]:
+def build_pair(cfg: CfgNode, settings: Settings = SETTINGS) -> tuple[OurWorkload, DeformableTransformersWorkload]:
     ours = build_ours(cfg, settings)
     separate_classes(ours)
-    return ours, build_reference_workload(cfg, ours)
+    return ours, build_reference(cfg, ours)
 
 
 def test_same_weights_agree(cfg: CfgNode) -> None:
     agreement = compare_outputs(*build_pair(cfg))
     assert agreement.holds, str(agreement)
-    assert agreement.detections > 150  # of 2 x 100, boxes outside of the image are dropped
-    assert agreement.classes_seen > 20
-    assert agreement.logits < 1e-4
+    assert agreement.details["detections"] > 150  # of 2 x 100, boxes outside of the image are dropped
+    assert agreement.details["classes_seen"] > 20
+    assert agreement.differences["logits"] < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_every_tensor_is_mapped_and_used(cfg: CfgNode) -> None:
     with torch.no_grad():
         for tensor in ours.state_dict().values():
             tensor.normal_()
-    reference = build_reference(cfg, ours)
+    reference = build_transformers(cfg, ours)
     theirs = reference.state_dict()
     names = {name: names_in_reference(cfg, name) for name in ours.state_dict()}
     seconds = {name for name in theirs if name.startswith(("model.decoder.class_embed.", "model.decoder.bbox_embed."))}
@@ -143,6 +144,6 @@ def test_images_of_several_sizes_are_refused(small_deformable_cfg) -> None:
     ],
 )
 def test_refuses_other_models(small_deformable_cfg, opts: list, key: str) -> None:
-    check_reference(small_deformable_cfg())
+    check_reference(small_deformable_cfg(), "transformers")
     with pytest.raises(ValueError, match=rf"{key}.*--reference none"):
-        check_reference(small_deformable_cfg("", *opts))
+        check_reference(small_deformable_cfg("", *opts), "transformers")

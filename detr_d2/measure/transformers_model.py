@@ -12,19 +12,11 @@ from typing import TYPE_CHECKING
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..checkpoint.huggingface_config import MODELS, backbone_of, inexpressible_keys, kind_of_model, model_config
+from ..checkpoint.huggingface_config import backbone_of, inexpressible_keys, kind_of_model, model_config
 from ..checkpoint.huggingface_layouts import names_in_transformers, to_transformers, with_decoder_heads
-from ..modeling import DETR, DeformableDETR
 
 if TYPE_CHECKING:
-    from transformers import (
-        DeformableDetrForObjectDetection,
-        DetrForObjectDetection,
-        DetrForSegmentation,
-        PreTrainedConfig,
-    )
-
-    Reference = DetrForObjectDetection | DetrForSegmentation | DeformableDetrForObjectDetection
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def require_transformers() -> None:
@@ -42,12 +34,9 @@ def require_transformers() -> None:
         )
 
 
-def check_reference(cfg: CfgNode) -> None:
-    """Raise a ValueError that names the key where the reference cannot be the model of ``cfg``."""
-    try:
-        refused = inexpressible_keys(cfg)
-    except ValueError as error:
-        raise ValueError(f"{error} Use --reference none.") from error
+def check_transformers(cfg: CfgNode) -> None:
+    """Raise a ValueError that names the key where ``transformers`` cannot have the model of ``cfg``."""
+    refused = inexpressible_keys(cfg)
     if cfg.MODEL.RESNETS.NORM != "FrozenBN" and "MODEL.RESNETS.NORM" not in refused:
         refused.append("MODEL.RESNETS.NORM")  # it freezes its norms, so the work of training would differ
     if refused:
@@ -57,18 +46,19 @@ def check_reference(cfg: CfgNode) -> None:
         )
 
 
-def build_reference(cfg: CfgNode, ours: DETR | DeformableDETR) -> "Reference":
+def build_transformers(cfg: CfgNode, ours: nn.Module) -> "PreTrainedModel":
     """The reference with the weights of ``ours``, on its device; no weight is missing or left over.
 
     Raises:
-        ImportError: ``transformers`` is missing. ValueError: see `check_reference`.
+        ImportError: ``transformers`` is missing. ValueError: see `check_transformers`.
         RuntimeError: the names of weights do not fit; then ``transformers`` has changed them.
     """
     require_transformers()
-    check_reference(cfg)
+    check_transformers(cfg)
     import transformers
 
-    model = getattr(transformers, MODELS[kind_of_model(cfg)][1])(reference_config(cfg))
+    config = reference_config(cfg)
+    model = getattr(transformers, config.architectures[0])(config)
     if uses_torchvision_backbone(cfg):
         features = [f"layer{stage.removeprefix('stage')}" for stage in model.config.backbone_config.out_features]
         detector(model).model.backbone.model = TorchvisionBackbone(cfg.MODEL.RESNETS.DEPTH, features)
@@ -76,8 +66,10 @@ def build_reference(cfg: CfgNode, ours: DETR | DeformableDETR) -> "Reference":
     for name in ("class_embed", "bbox_embed"):
         if getattr(decoder, name, None) is not None:  # a copy, where Deformable DETR refines with the heads themselves
             setattr(decoder, name, getattr(model, name))
-    model.load_state_dict(reference_state_dict(cfg, ours.state_dict()), strict=True)
-    _train_the_same(cfg, model, ours)
+    model.load_state_dict(_reference_state_dict(cfg, ours.state_dict()), strict=True)
+    for name, parameter in ours.named_parameters():
+        for theirs in names_in_reference(cfg, name):
+            model.get_parameter(theirs).requires_grad_(parameter.requires_grad)
     return model.to(ours.device)
 
 
@@ -85,11 +77,10 @@ def reference_config(cfg: CfgNode) -> "PreTrainedConfig":
     """The reference's own config of the same model, with its own ResNet."""
     from transformers import AutoConfig
 
-    config = model_config(cfg, backbone="resnet")
-    return AutoConfig.for_model(**config)
+    return AutoConfig.for_model(**model_config(cfg, backbone="resnet"))
 
 
-def detector(model: "Reference") -> "DetrForObjectDetection | DeformableDetrForObjectDetection":
+def detector(model: "PreTrainedModel") -> "PreTrainedModel":
     """The reference's box model, which is itself for boxes, and a part of the panoptic one."""
     return getattr(model, "detr", model)
 
@@ -99,16 +90,12 @@ def uses_torchvision_backbone(cfg: CfgNode) -> bool:
     return backbone_of(cfg) == "timm"  # whose names are torchvision's
 
 
-def describe_reference(cfg: CfgNode, model: "Reference") -> dict[str, object]:
-    """What the reference consists of, for the report."""
-    return {
-        "model": f"transformers {type(model).__name__}",
-        "backbone": "torchvision (transformers' ResNet has no DC5)" if uses_torchvision_backbone(cfg) else "its own",
-        "attention": model.config._attn_implementation,
-    }
+def names_in_reference(cfg: CfgNode, name: str) -> list[str]:
+    """The reference's tensors that one of ours consists of, in order: three for stacked projections."""
+    return names_in_transformers(name, kind_of_model(cfg), backbone_of(cfg))
 
 
-def reference_state_dict(cfg: CfgNode, ours: dict[str, Tensor]) -> dict[str, Tensor]:
+def _reference_state_dict(cfg: CfgNode, ours: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict under the reference's names, stacked projections split."""
     kind, deformable = kind_of_model(cfg), cfg.MODEL.DEFORMABLE_DETR
     state = to_transformers(ours, kind, backbone_of(cfg))
@@ -116,17 +103,6 @@ def reference_state_dict(cfg: CfgNode, ours: dict[str, Tensor]) -> dict[str, Ten
         return state
     two_stage = deformable.QUERY_SELECTION == "TwoStageQueries"
     return with_decoder_heads(state, refine=deformable.BOX_REFINE, two_stage=two_stage)
-
-
-def names_in_reference(cfg: CfgNode, name: str) -> list[str]:
-    """The reference's tensors that one of ours consists of, in order: three for stacked projections."""
-    return names_in_transformers(name, kind_of_model(cfg), backbone_of(cfg))
-
-
-def _train_the_same(cfg: CfgNode, model: nn.Module, ours: nn.Module) -> None:
-    for name, parameter in ours.named_parameters():
-        for theirs in names_in_reference(cfg, name):
-            model.get_parameter(theirs).requires_grad_(parameter.requires_grad)
 
 
 class TorchvisionBackbone(nn.Module):
@@ -153,7 +129,7 @@ class TorchvisionBackbone(nn.Module):
                 self.add_module(name, child)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        """Features, finest first."""
+        """The features, finest first."""
         features = []
         for name, layer in self.named_children():
             pixel_values = layer(pixel_values)
@@ -165,7 +141,7 @@ class TorchvisionBackbone(nn.Module):
 class OptimizerView(nn.Module):
     """The reference's parameters under names from which `build_optimizer` makes the groups that it makes of ours."""
 
-    def __init__(self, model: "Reference") -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         super().__init__()
         self.backbone = detector(model).model.backbone
         self.rest = model  # holds the backbone as well, whose parameters go by their first name

@@ -8,10 +8,10 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from detr_d2.measure.reference import (
+from detr_d2.measure.references import check_reference
+from detr_d2.measure.transformers_model import (
     OptimizerView,
-    build_reference,
-    check_reference,
+    build_transformers,
     names_in_reference,
     require_transformers,
 )
@@ -55,7 +55,7 @@ def test_every_tensor_is_mapped_and_used(cfg: CfgNode) -> None:
     with torch.no_grad():
         for tensor in ours.state_dict().values():
             tensor.normal_()
-    theirs = build_reference(cfg, ours).state_dict()
+    theirs = build_transformers(cfg, ours).state_dict()
     mapped = [(name, names_in_reference(cfg, name)) for name in ours.state_dict()]
     names = [name for _, names in mapped for name in names]
     assert sorted(names) == sorted(theirs)  # so none is there twice either
@@ -65,7 +65,7 @@ def test_every_tensor_is_mapped_and_used(cfg: CfgNode) -> None:
 
 def test_the_same_parameters_are_trained_in_the_same_groups(cfg: CfgNode) -> None:
     ours = build_model(cfg)
-    reference = build_reference(cfg, ours)
+    reference = build_transformers(cfg, ours)
     assert groups(cfg, OptimizerView(reference)) == groups(cfg, ours)
     frozen = {name for name, p in ours.named_parameters() if not p.requires_grad}
     assert any(name.startswith("backbone.res2") for name in frozen)
@@ -82,7 +82,7 @@ def groups(cfg: CfgNode, model: nn.Module) -> dict[tuple[float, float], int]:
 
 
 def test_attention_is_the_default_and_dropout_is_ours(small_detr_cfg: CfgNode) -> None:
-    config = build_reference(small_detr_cfg, build_model(small_detr_cfg)).config
+    config = build_transformers(small_detr_cfg, build_model(small_detr_cfg)).config
     assert config._attn_implementation == "sdpa"
     assert config.dropout == config.attention_dropout == config.activation_dropout == 0.1
 
@@ -104,9 +104,9 @@ def test_attention_is_the_default_and_dropout_is_ours(small_detr_cfg: CfgNode) -
     ],
 )
 def test_refuses_other_models(small_detr_cfg: CfgNode, opts: list, key: str) -> None:
-    check_reference(small_detr_cfg)
+    check_reference(small_detr_cfg, "transformers")
     with pytest.raises(ValueError, match=rf"{key}.*--reference none"):
-        check_reference(changed(small_detr_cfg, opts))
+        check_reference(changed(small_detr_cfg, opts), "transformers")
 
 
 def test_says_how_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,14 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from detr_d2.measure import Settings, compare_outputs
+from detr_d2.measure import Settings
+from detr_d2.measure.agreement import compare_outputs
 from detr_d2.measure.inputs import make_inputs
 from detr_d2.measure.random_weights import randomize_frozen_norms, separate_queries
-from detr_d2.measure.transformers_workloads import ReferenceWorkload
+from detr_d2.measure.transformers_reference import TransformersWorkload, to_reference
 from detr_d2.measure.workloads import OurWorkload
 
-Pair = tuple[OurWorkload, ReferenceWorkload]
+Pair = tuple[OurWorkload, TransformersWorkload]
 # One image is smaller than the other in both directions, so that padding is at work.
 SETTINGS = Settings(config_file="", sizes=((64, 96), (48, 80)), batch_size=2, objects=3)
 
@@ -23,7 +24,7 @@ def build_pair(cfg: CfgNode) -> Pair:
     randomize_frozen_norms(model, seed=0)
     ours = OurWorkload(model, make_inputs(cfg, SETTINGS))
     separate_queries(ours)
-    return ours, ReferenceWorkload(cfg, model, ours.inputs)
+    return ours, TransformersWorkload(cfg, model, ours.inputs)
 
 
 @pytest.fixture
@@ -34,9 +35,9 @@ def pair(small_detr_cfg: CfgNode) -> Pair:
 def test_same_weights_agree(pair: Pair) -> None:
     agreement = compare_outputs(*pair)
     assert agreement.holds, str(agreement)
-    assert agreement.detections == 2 * 12
-    assert agreement.classes_seen > 5
-    assert agreement.logits < 1e-4
+    assert agreement.details["detections"] == 2 * 12
+    assert agreement.details["classes_seen"] > 5
+    assert agreement.differences["logits"] < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,8 @@ def test_other_classes_are_seen(pair: Pair) -> None:
         parameter.data = parameter.data.roll(1, 0)
     agreement = compare_outputs(ours, reference)
     assert not agreement.holds
-    assert agreement.other_class > 0
-    assert agreement.boxes < 1e-4
+    assert agreement.differences["other_class"] > 0
+    assert agreement.differences["boxes"] < 1e-4
 
 
 @pytest.mark.parametrize("deep_supervision", [True, False])
@@ -122,3 +123,15 @@ def test_training_steps_are_whole_and_leave_the_weights(small_detr_cfg: CfgNode,
         norm = torch.linalg.vector_norm(torch.stack([gradient.norm() for gradient in gradients.values()]))
         assert norm.item() == pytest.approx(0.1, rel=1e-2)  # clipped to SOLVER.CLIP_GRADIENTS.CLIP_VALUE
         assert all(torch.equal(p, before[name]) for name, p in workload.model.named_parameters())
+
+
+def test_the_reference_reads_the_same_batch(small_detr_cfg: CfgNode) -> None:
+    inputs = make_inputs(small_detr_cfg, Settings(config_file="", sizes=((40, 60), (50, 30)), batch_size=2))
+    model = build_model(small_detr_cfg)
+    images, targets = model.preprocess(inputs), model.prepare_targets(inputs)
+    batch = to_reference(small_detr_cfg, inputs)
+    torch.testing.assert_close(batch.pixel_values, images.tensor, rtol=0, atol=0)
+    assert torch.equal(batch.pixel_mask == 0, images.mask)
+    for i, labels in enumerate(batch.labels):
+        assert torch.equal(labels["class_labels"], targets.labels[i])
+        torch.testing.assert_close(labels["boxes"], targets.boxes[i])

@@ -6,8 +6,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
 from detr_d2.checkpoint.fcos_layouts import TORCHVISION_NAMES
-from detr_d2.measure import Settings, build_workloads, compare_outputs
-from detr_d2.measure.torchvision_reference import check_torchvision
+from detr_d2.measure import Settings, build_workloads
+from detr_d2.measure.agreement import compare_outputs
+from detr_d2.measure.references import check_reference
 
 SMALL = ("MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64")
 
@@ -30,7 +31,7 @@ def test_the_same_weights_give_the_same_outputs(settings: Settings) -> None:
     ours, reference = workloads["ours"], workloads["torchvision"]
     agreement = compare_outputs(ours, reference)
     assert agreement.holds, agreement
-    assert min(agreement.detections) > 0
+    assert min(agreement.details["detections"]) > 0
     assert "logits differ by at most" in agreement.summary()
     with torch.no_grad():
         ours.model.head.cls_logits.bias[0] += 0.1
@@ -60,9 +61,9 @@ def test_both_train_the_same_parameters(settings: Settings) -> None:
 )
 def test_refuses_other_models(settings: Settings, opts: list, key: str) -> None:
     cfg = settings.load()
-    check_torchvision(cfg)
+    check_reference(cfg, "torchvision")
     with pytest.raises(ValueError, match=rf"{key}.*--reference none"):
-        check_torchvision(changed(cfg, opts))
+        check_reference(changed(cfg, opts), "torchvision")
 
 
 def test_learned_scales_are_refused(settings: Settings, tmp_path) -> None:

@@ -5,9 +5,10 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from detr_d2.measure import Settings, compare_outputs
-from detr_d2.measure.build import build_ours, build_reference_workload
-from detr_d2.measure.transformers_workloads import PanopticReferenceWorkload
+from detr_d2.measure import Settings
+from detr_d2.measure.agreement import compare_outputs
+from detr_d2.measure.references import build_ours, build_reference
+from detr_d2.measure.transformers_reference import PanopticTransformersWorkload
 from detr_d2.measure.workloads import OurWorkload
 
 HEAD = ("mask_head.", "bbox_attention.")
@@ -26,19 +27,19 @@ def cfg(small_detr_cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def build_pair(cfg: CfgNode, **settings: object) -> tuple[OurWorkload, PanopticReferenceWorkload]:
+def build_pair(cfg: CfgNode, **settings: object) -> tuple[OurWorkload, PanopticTransformersWorkload]:
     settings = Settings(**{"config_file": "", "sizes": ((64, 96),), "batch_size": 2, "objects": 3} | settings)
     ours = build_ours(cfg, settings)
-    return ours, build_reference_workload(cfg, ours)
+    return ours, build_reference(cfg, ours)
 
 
 def test_same_weights_agree(cfg: CfgNode) -> None:
     agreement = compare_outputs(*build_pair(cfg))
     assert agreement.holds, str(agreement)
-    assert agreement.masks < 1e-3
+    assert agreement.differences["masks"] < 1e-3
     # 17.5% of 2 x 30 queries; of the segments, some are merged, and others too small.
-    assert 8 <= sum(agreement.queries) <= 13
-    assert sum(agreement.segments) > 2
+    assert 8 <= sum(agreement.details["queries"]) <= 13
+    assert sum(agreement.details["segments"]) > 2
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_the_mask_stage_trains_the_same_with_the_same_losses(cfg: CfgNode) -> No
     assert all(name.startswith(HEAD) for name in learning)
 
 
-def mask_losses_of(reference: PanopticReferenceWorkload) -> dict[str, Tensor]:
+def mask_losses_of(reference: PanopticTransformersWorkload) -> dict[str, Tensor]:
     batch = reference.batch
     outputs = reference.model(pixel_values=batch.pixel_values, pixel_mask=batch.pixel_mask, labels=batch.labels)
     return {name: outputs.loss_dict[name] for name in ("loss_mask", "loss_dice")}
