@@ -19,17 +19,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from ..checkpoint.fcos_layouts import TORCHVISION_NAMES
 from ..facts import num_classes_of
-<<<<<<< HEAD
-from ..modeling import FCOS
 from ..modeling.fcos.outputs import FCOSOutputs
-from .workloads import OurWorkload, Workload
-
-TOLERANCE = 1e-3
-=======
-from ..modeling.fcos_outputs import FCOSOutputs
 from .agreement import relative_difference
 from .workloads import OurWorkload, ReferenceWorkload
->>>>>>> 1e87208 (One clock, one memory measurer, one description of the machine; one table pairs models with references, the rest comes from their facts)
 
 
 def check_torchvision(cfg: CfgNode) -> None:
