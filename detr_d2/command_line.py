@@ -1,20 +1,20 @@
-"""What the scripts of ``tools/`` share: errors of one line, exit status, and files that are whole or not there."""
+"""What the scripts of ``tools/`` share: errors of one line, exit status, and what is to be written."""
 
 import argparse
 import ast
-import contextlib
 import functools
 import os
 import pydoc
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from torch.multiprocessing import ProcessRaisedException
+
+from .files import whole_file
 
 # Set to anything, it shows the whole traceback of an error.
 TRACEBACK_VARIABLE = "DETR_D2_TRACEBACK"
@@ -118,21 +118,6 @@ def check_output_folder(folder: Path) -> None:
         raise PermissionError(f"{folder} cannot hold the output: {existing} may not be written.")
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` with its suffix, renamed to it at the end, removed after an error.
-
-    Makes the folder where it is missing.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write H x W x 3 RGB, uint8; the suffix tells the format.
 
@@ -146,17 +131,3 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
             raise ValueError(f"{path}: OpenCV cannot write pictures of this format.") from error
         if not written:
             raise OSError(f"{path} could not be written.")
-
-
-@contextlib.contextmanager
-def whole_files(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder``, whose files move into it at the end, and vanish after an error.
-
-    Makes the folder where it is missing; what it holds already stays, but for files of the same names.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as partial:
-        yield Path(partial)
-        folder.mkdir(exist_ok=True)
-        for path in sorted(Path(partial).iterdir()):
-            os.replace(path, folder / path.name)

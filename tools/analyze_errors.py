@@ -42,9 +42,10 @@ from detr_d2.analysis.sheets import (
     shown_kinds,
     worst_images,
 )
-from detr_d2.command_line import check_output_folder, command_line_tool, whole_file, write_picture
+from detr_d2.command_line import check_output_folder, command_line_tool, write_picture
 from detr_d2.data.checks import check_dataset_name, readable_annotations
 from detr_d2.engine import load_config
+from detr_d2.files import whole_file
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

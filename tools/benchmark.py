@@ -50,7 +50,8 @@ from pathlib import Path
 import torch
 
 import detr_d2  # noqa: F401 (registers the models)
-from detr_d2.command_line import check_output, command_line_tool, positive, whole_file
+from detr_d2.command_line import check_output, command_line_tool, positive
+from detr_d2.files import whole_file
 from detr_d2.measure import (
     MODES,
     OPERATOR_REFERENCES,

@@ -26,11 +26,12 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
-from detr_d2.command_line import check_output, check_output_folder, command_line_tool, whole_file
+from detr_d2.command_line import check_output, check_output_folder, command_line_tool
 from detr_d2.data.checks import check_dataset_name
 from detr_d2.data.dataset_report import DatasetReport, Demands, report_dataset
 from detr_d2.data.datasets.custom import CustomDataset
 from detr_d2.engine import load_config
+from detr_d2.files import whole_file
 
 
 def registered(name: str) -> CustomDataset:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detr_d2.analysis.log_plots import AXES, LOSSES, METRICS, choose_losses, choose_metrics, plot_runs, read_runs
-from detr_d2.command_line import check_output, command_line_tool, whole_file
+from detr_d2.command_line import check_output, command_line_tool
+from detr_d2.files import whole_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 

@@ -28,11 +28,11 @@ from detr_d2.command_line import (
     check_output_folder,
     command_line_tool,
     positive,
-    whole_files,
     write_picture,
 )
 from detr_d2.data import build_dataset_mapper, evaluation_images, training_images
 from detr_d2.engine import load_config
+from detr_d2.files import whole_files
 from detr_d2.visualization import InputDrawer, describe_input, fit_height, make_sheet, with_title
 
 

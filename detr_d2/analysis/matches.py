@@ -11,7 +11,7 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from ..checkpoint.writing import write_atomically
+from ..files import whole_file
 
 _THRESHOLDS = range(50, 100, 5)  # COCO's, of the IoU in percent
 
@@ -42,9 +42,9 @@ class Matches:
 
     def save(self, path: Path) -> None:
         """Write a compressed ``.npz``."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        write_atomically(str(path), lambda stream: np.savez_compressed(stream, **arrays))
+        with whole_file(path) as partial, partial.open("wb") as stream:  # numpy would add to another suffix
+            np.savez_compressed(stream, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Matches":

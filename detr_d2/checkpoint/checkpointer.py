@@ -12,6 +12,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
+from ..files import remove_partial_files, whole_file
 from .box_model import bare_names, bare_state
 from .diagnosis import check_family
 from .huggingface_folder import weights_in_folder
@@ -19,7 +20,7 @@ from .layouts import OURS, Layout, recognise, strip_data_parallel
 from .planning import LoadPlan, plan_load, resnet_prefixes
 from .reading import UnreadableCheckpoint, is_complete, read_checkpoint
 from .report import LoadReport, group_names
-from .writing import portable, remove_partial_files, write_atomically
+from .writing import portable
 
 
 class DetrCheckpointer(DetectionCheckpointer):
@@ -121,7 +122,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         os.makedirs(self.save_dir, exist_ok=True)
         remove_partial_files(self.save_dir)
         self.logger.info(f"Saving checkpoint to {file}")
-        write_atomically(file, lambda stream: torch.save(data, stream))
+        with whole_file(file) as partial:
+            torch.save(data, partial)
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -129,8 +131,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         if not self._save_dir_is_local():
             super().tag_last_checkpoint(last_filename_basename)
             return
-        tag = os.path.join(self.save_dir, "last_checkpoint")
-        write_atomically(tag, lambda stream: stream.write(last_filename_basename.encode()))
+        with whole_file(os.path.join(self.save_dir, "last_checkpoint")) as partial:
+            partial.write_text(last_filename_basename)
 
     def _save_dir_is_local(self) -> bool:
         return "://" not in self.save_dir
@@ -139,8 +141,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         """Readable checkpoints of a local ``save_dir``, newest first."""
         if not self._save_dir_is_local():
             return []
-        files = sorted(self.get_all_checkpoint_files(), key=os.path.getmtime, reverse=True)
-        return [file for file in files if is_complete(file)]
+        files = [file for file in self.get_all_checkpoint_files() if not os.path.basename(file).startswith(".")]
+        return [file for file in sorted(files, key=os.path.getmtime, reverse=True) if is_complete(file)]
 
     def _require_file(self, path: str) -> str:
         """``path``, or the file of weights in it where it is a folder."""

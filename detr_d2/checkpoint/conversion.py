@@ -8,13 +8,13 @@ import torch
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
+from ..files import whole_file
 from .class_rows import to_category_ids, to_contiguous
 from .deformable_layouts import DEFORMABLE
 from .layouts import OFFICIAL, PANOPTIC, Layout, recognise, strip_data_parallel
 from .planning import TRAINING_ONLY
 from .reading import read_checkpoint
 from .report import group_names
-from .writing import write_atomically
 
 ClassIds = Literal["coco", "contiguous"]
 Target = Literal["detr_d2", "official"]
@@ -100,7 +100,8 @@ def convert_checkpoint(
     result = convert(state) if class_ids is None else convert(state, class_ids)
     if to == "detr_d2" and "dataset_metadata" in checkpoint:
         result["dataset_metadata"] = checkpoint["dataset_metadata"]  # the names of the classes
-    write_atomically(target, lambda stream: torch.save(result, stream))
+    with whole_file(target) as partial:
+        torch.save(result, partial)
     return f"{target}: {len(result['model'])} tensors in the layout of {to}, from {source} ({_recognise(state).name})."
 
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ..facts import num_classes_of
+from ..files import whole_files
 from .huggingface_config import (
     backbone_of,
     inexpressible_keys,
@@ -63,6 +62,8 @@ def write_huggingface(
             the classes.
         FileExistsError: the folder is not empty. OSError: it cannot be written.
     """
+    from safetensors.torch import save_file  # only here: it takes long to import
+
     check_expressible(cfg)
     classes, key = num_classes_of(cfg)
     if class_names is not None and len(class_names) != classes:
@@ -73,7 +74,10 @@ def write_huggingface(
     tensors = to_hub({key: value.cpu() for key, value in tensors.items()}, backbone_of(cfg), refine=refine)
     target = Path(folder)
     check_folder(target, overwrite=overwrite)
-    _write_folder(target, tensors, {CONFIG: config, PROCESSOR: processor_config(cfg)})
+    with whole_files(target) as partial:
+        save_file(tensors, partial / WEIGHTS[0], metadata={"format": "pt"})
+        for name, content in ((CONFIG, config), (PROCESSOR, processor_config(cfg))):
+            (partial / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
 
 
@@ -94,18 +98,3 @@ def class_names_of(metadata: Mapping[str, Any], num_classes: int) -> list[str] |
     """
     lists = (metadata.get("thing_classes"), metadata.get("stuff_classes"))
     return next((list(names) for names in lists if names is not None and len(names) == num_classes), None)
-
-
-def _write_folder(target: Path, tensors: dict[str, Tensor], texts: dict[str, dict]) -> None:
-    from safetensors.torch import save_file
-
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-    try:
-        save_file(tensors, partial / WEIGHTS[0], metadata={"format": "pt"})
-        for name, content in texts.items():
-            (partial / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        target.mkdir(exist_ok=True)
-        for name in (WEIGHTS[0], *texts):
-            os.replace(partial / name, target / name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

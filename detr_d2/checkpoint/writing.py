@@ -1,58 +1,13 @@
-"""Writing files so that a crash at any moment leaves the previous one, and state that ``weights_only`` reads back."""
+"""States that ``torch.load(weights_only=True)`` reads back."""
 
 import argparse
-import contextlib
 import enum
-import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-
-_PARTIAL_SUFFIX = ".detr_d2-partial"
-
-
-def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file under a temporary name in the same folder, bring it to the disk, then rename it.
-
-    Args:
-        path: the final name; replaced if it exists.
-        write: gets the open file. If it raises, the temporary file is removed and ``path`` stays as it was.
-    """
-    folder, name = os.path.split(os.fspath(path))
-    partial = os.path.join(folder, f".{name}.{os.getpid()}{_PARTIAL_SUFFIX}")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
-        raise
-    _sync_folder(folder or ".")
-
-
-def remove_partial_files(folder: str) -> None:
-    """Remove what killed runs left of `write_atomically`."""
-    with os.scandir(folder) as entries:
-        stale = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(_PARTIAL_SUFFIX)]
-    for path in stale:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
-
-
-def _sync_folder(folder: str) -> None:
-    # The new name is on the disk only after this. Not every file system and platform can.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def portable(value: Any, name: str = "state") -> Any:

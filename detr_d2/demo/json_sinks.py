@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import shutil
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any, BinaryIO
 from detectron2.data import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
-from ..command_line import check_output, whole_file
+from ..command_line import check_output
+from ..files import whole_file, whole_files
 from ..structures import encode_ids
 from ..visualization import above
 from .inputs import Source
@@ -151,7 +150,7 @@ class PanopticJson(_JsonSink):
         return f'{{"categories": {json.dumps(categories(self._metadata))}, "annotations": [', "]}"
 
     def _open(self) -> tuple[_JsonList, ...]:
-        self._partial = self._files.enter_context(_whole_folder(self.folder))
+        self._partial = self._files.enter_context(whole_files(self.folder))
         return super()._open()
 
     @contextlib.contextmanager
@@ -211,15 +210,3 @@ def _of(ids: Mapping[int, int] | None, index: int) -> int:
             "classes in the config, are another data set's."
         )
     return ids[index]
-
-
-@contextlib.contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """As `whole_file`, of a folder that is not there or is empty."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from detectron2.data import Metadata
 
-from ..command_line import PICTURE_SUFFIXES, check_output, whole_file, write_picture
+from ..command_line import PICTURE_SUFFIXES, check_output, write_picture
+from ..files import whole_file
 from .inputs import Frame, Source
 from .videos import CODECS, VideoWriter
 

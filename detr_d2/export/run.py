@@ -9,8 +9,8 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..command_line import whole_file
 from ..engine import load_trained_model
+from ..files import whole_file
 from .capture import Shape, check_numbers, check_shape, record
 from .check import Difference, compare, noise_images, read_images
 from .description import describe

@@ -17,7 +17,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from ..analysis.training_log import TrainingLog
-from ..checkpoint.writing import write_atomically
+from ..files import whole_file
 from .models import ComparedModel
 
 # How often a model is evaluated during its training.
@@ -96,7 +96,8 @@ def _fit(
     seconds = TrainingLog.read(probe / "metrics.json").seconds_per_iteration()
     iterations = max(1, round(60 * budget.minutes / seconds))
     text = json.dumps({"iterations": iterations, "seconds_per_iteration": seconds, "minutes": budget.minutes})
-    write_atomically(str(plan), lambda stream: stream.write(text.encode()))
+    with whole_file(plan) as partial:
+        partial.write_text(text, encoding="utf-8")
     return iterations
 
 

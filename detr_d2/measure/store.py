@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.writing import write_atomically
+from ..files import whole_file
 
 
 class ResultFile:
@@ -59,7 +59,8 @@ class ResultFile:
         """Write the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.data, indent=1, allow_nan=False) + "\n"
-        write_atomically(str(self.path), lambda stream: stream.write(text.encode()))
+        with whole_file(self.path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..analysis.matches import Matches
 from ..analysis.training_log import TrainingLog
-from ..checkpoint.writing import write_atomically
+from ..files import whole_file
 from .accuracy import matches_file
 from .bootstrap import Interval, compare_precision
 from .comparison import Measurements
@@ -30,7 +30,8 @@ def write_report(measurements: Measurements) -> dict[str, Path]:
         "html": ("comparison.html", to_html(comparison).encode()),
     } | {title: (names[title], picture) for title, picture in comparison.pictures.items()}
     for name, content in contents.values():
-        write_atomically(str(output / name), lambda stream, content=content: stream.write(content))
+        with whole_file(output / name) as partial:
+            partial.write_bytes(content)
     return {kind: output / name for kind, (name, _) in contents.items()}
 
 

@@ -1,4 +1,4 @@
-"""Atomic files, and states that weights_only reads back."""
+"""States that weights_only reads back."""
 
 import argparse
 import collections
@@ -9,52 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from detr_d2.checkpoint.writing import portable, remove_partial_files, write_atomically
+from detr_d2.checkpoint.writing import portable
 
 
 class Color(enum.Enum):
     RED = 3
-
-
-def test_write_replaces_the_file(tmp_path):
-    path = tmp_path / "a"
-    path.write_bytes(b"old")
-    write_atomically(path, lambda file: file.write(b"new"))
-    assert path.read_bytes() == b"new"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_failed_write_leaves_the_old_file(tmp_path, error):
-    path = tmp_path / "a"
-    path.write_bytes(b"old")
-
-    def fail(file):
-        file.write(b"half of the new")
-        assert path.read_bytes() == b"old"
-        raise error
-
-    with pytest.raises(type(error)):
-        write_atomically(path, fail)
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
-
-
-def test_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
-    calls = []
-    for name in ("fsync", "replace"):
-        original = getattr(torch.os, name)
-        monkeypatch.setattr(f"os.{name}", lambda *args, n=name, f=original: (calls.append(n), f(*args))[1])
-    write_atomically(tmp_path / "a", lambda file: file.write(b"new"))
-    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder
-
-
-def test_only_own_partial_files_are_removed(tmp_path):
-    kept = ["model.pth", "model.pth.tmp", ".hidden", "x.detr_d2-partial"]
-    for name in [*kept, ".model.pth.123.detr_d2-partial", ".last_checkpoint.9.detr_d2-partial"]:
-        (tmp_path / name).touch()
-    remove_partial_files(str(tmp_path))
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted(kept)
 
 
 def test_portable_state_is_read_with_weights_only():

@@ -1,0 +1,72 @@
+"""Writing files so that they are whole or not there: a crash at any moment leaves what was there before."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+# Part of the names of what is being written.
+_PARTIAL = ".detr_d2-partial"
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name beside ``path`` with its suffix, to write to; at the end it is brought to the disk and renamed
+    to ``path``, after an error removed.
+
+    Makes the folder where it is missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(path)
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the new name is on the disk only after this, which not every system can do
+        _sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_files(folder: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder beside ``folder``, to write to; its files move into ``folder`` at the end, and vanish after an
+    error.
+
+    Makes the folder where it is missing; what it holds already stays, but for files of the same names.
+    """
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(folder)
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed run
+    partial.mkdir()
+    try:
+        yield partial
+        if not folder.exists():
+            os.replace(partial, folder)
+        else:
+            for path in sorted(partial.iterdir()):
+                os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial_files(folder: str | os.PathLike) -> None:
+    """Remove what killed runs left of `whole_file` in a folder."""
+    for path in Path(folder).glob(f".*{_PARTIAL}*"):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}{_PARTIAL}{path.suffix}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
