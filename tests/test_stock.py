@@ -1,5 +1,8 @@
 """Detectron2's own trainer and functions with our configs: they run what they can, and refuse the rest in one line."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -10,6 +13,7 @@ from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
 from detr_d2.engine import load_config
+from detr_d2.solver import build_optimizer as build_our_optimizer
 
 TRAINER = r"train with detr_d2\.engine\.Trainer, or override {} in your own trainer to return detr_d2\.{}"
 OPTIMIZER = TRAINER.format("build_optimizer", r"solver\.build_optimizer\(cfg, model\)\.$")
@@ -17,6 +21,12 @@ LOADER = TRAINER.format("build_train_loader", r"data\.build_train_loader\(cfg\)\
 SMALL = [
     *["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2"],
     *["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "TEST.EVAL_PERIOD", "0"],
+]
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+YAMLS = [
+    path
+    for path in sorted([*CONFIGS.glob("COCO-*/*.yaml"), *CONFIGS.glob("Shapes/*.yaml")])
+    if not path.name.startswith("Base-")
 ]
 # What Detectron2 can do of a config for it.
 STOCK = [
@@ -60,6 +70,20 @@ def test_what_the_default_trainer_can_do_it_does(shapes_cfg, tmp_path, config):
     assert isinstance(trainer._trainer.optimizer, torch.optim.SGD)
     assert any(not torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
     assert (tmp_path / "out" / "model_final.pth").is_file()
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_config_is_optimized_as_it_says_or_refused(path):
+    cfg = load_config(str(path))
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    if path.parent.name.startswith("COCO-") and re.match("fcos|faster|retinanet|mask_rcnn|panoptic_fpn", path.stem):
+        stock, ours = build_optimizer(cfg, model), build_our_optimizer(cfg, model)
+        assert type(stock) is type(ours) is torch.optim.SGD
+        assert stock.state_dict() == ours.state_dict()
+        assert cfg.INPUT.DATASET_MAPPER == ""
+    else:
+        with pytest.raises(ValueError, match=OPTIMIZER):
+            build_optimizer(cfg, model)
 
 
 def test_a_panoptic_model_without_masks_says_where_they_come_from(shapes_cfg):

@@ -15,6 +15,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import DetrCheckpointer, check_frozen_weights
+from ..checkpoint.class_names import DATASET_METADATA_KEYS
 from ..data import build_test_loader, build_train_loader, register_datasets
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer
@@ -101,7 +102,7 @@ class Trainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> OrderedDict[str, dict]:
-        """Evaluate on every data set of ``DATASETS.TEST``, in the precision of ``SOLVER.AMP``."""
+        """Evaluate on every dataset of ``DATASETS.TEST``, in the precision of ``SOLVER.AMP``."""
         with autocast(cfg):
             return super().test(cfg, model, evaluators)
 
@@ -126,10 +127,9 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
 
 def class_metadata(cfg: CfgNode) -> dict[str, list[str] | dict[int, int]]:
-    """The classes of the first data set of ``DATASETS.TRAIN``, as far as its metadata tells them."""
+    """The classes of the first dataset of ``DATASETS.TRAIN``, as far as its metadata says them."""
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    keys = ("thing_classes", "stuff_classes", "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
-    return {key: value for key in keys if (value := metadata.get(key)) is not None}
+    return {key: value for key in DATASET_METADATA_KEYS if (value := metadata.get(key)) is not None}
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:

@@ -29,7 +29,11 @@ def test_stock_keys_reach_adamw(small_detr_cfg):
     cfg.defrost()
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
     cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.5
+    cfg.SOLVER.BIAS_LR_FACTOR = 2.0
     model = build_model(cfg)
+    rates = learning_rates(cfg, model)
+    assert rates["class_embed.bias"] == 2e-4
+    assert rates["class_embed.weight"] == 1e-4
     decay = {p: group["weight_decay"] for group in build_optimizer(cfg, model).param_groups for p in group["params"]}
     assert decay[model.transformer.decoder.norm.weight] == 0.0
     assert decay[model.class_embed.bias] == 0.5

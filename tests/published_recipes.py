@@ -1,0 +1,377 @@
+"""The recipes of published models, as their papers and sources state them, by the keys of our configs.
+
+A number here is a fact about a published model: it changes where that source was read wrongly, never with a config.
+"""
+
+IMAGES = 118_287  # of train2017
+IMAGENET_RGB = {
+    "INPUT.FORMAT": "RGB",
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+}
+TORCHVISION = "detectron2://ImageNetPretrained/torchvision/R-{}.pkl"
+MSRA = "detectron2://ImageNetPretrained/MSRA/R-{}.pkl"
+SIZES = {
+    "INPUT.MAX_SIZE_TRAIN": 1333,
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "INPUT.RANDOM_FLIP": "horizontal",
+}
+MULTI_STEP = {"SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR", "SOLVER.GAMMA": 0.1, "SOLVER.AMP.ENABLED": False}
+
+
+def resnet(depth: int, weights: str, **keys: object) -> dict[str, object]:
+    """A ResNet whose stem and res2 are frozen, as are all of its norms."""
+    return {
+        "MODEL.WEIGHTS": weights.format(depth),
+        "MODEL.BACKBONE.FREEZE_AT": 2,
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.NORM": "FrozenBN",
+        "MODEL.RESNETS.STRIDE_IN_1X1": weights == MSRA,
+        "MODEL.RESNETS.RES5_DILATION": 1,
+        "MODEL.RESNETS.NUM_GROUPS": 1,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    } | {f"MODEL.RESNETS.{name}": value for name, value in keys.items()}
+
+
+def epochs(number: int, drop: int, batch: int) -> dict[str, object]:
+    """Whole iterations of an epoch, as the official loaders count them."""
+    return {
+        "SOLVER.MAX_ITER": number * (IMAGES // batch),
+        "SOLVER.STEPS": [drop * (IMAGES // batch)],
+        "SOLVER.IMS_PER_BATCH": batch,
+    }
+
+
+def weights_and_costs(classes: float, l1: float = 5.0, giou: float = 2.0) -> dict[str, object]:
+    """Which are the same numbers in the loss and in the matching, on every decoder layer."""
+    values = {"CLASS": classes, "L1": l1, "GIOU": giou}
+    keys = {f"MODEL.DETR.{name}_WEIGHT": value for name, value in values.items()}
+    return (
+        keys
+        | {f"MODEL.DETR.COST_{name}": value for name, value in values.items()}
+        | {"MODEL.DETR.DEEP_SUPERVISION": True}
+    )
+
+
+# Carion et al., ECCV 2020, and facebookresearch/detr.
+DETR = {
+    **IMAGENET_RGB,
+    **SIZES,
+    **MULTI_STEP,
+    **resnet(50, TORCHVISION),
+    **epochs(500, 400, batch=64),
+    **weights_and_costs(1.0),
+    "MODEL.META_ARCHITECTURE": "DETR",
+    "MODEL.BACKBONE.NAME": "build_torchvision_resnet_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ["res5"],
+    "MODEL.DETR.TRANSFORMER": "DetrTransformer",
+    "MODEL.DETR.IN_FEATURE": "res5",
+    "MODEL.DETR.NUM_OBJECT_QUERIES": 100,
+    "MODEL.DETR.HIDDEN_DIM": 256,
+    "MODEL.DETR.NHEADS": 8,
+    "MODEL.DETR.ENC_LAYERS": 6,
+    "MODEL.DETR.DEC_LAYERS": 6,
+    "MODEL.DETR.DIM_FEEDFORWARD": 2048,
+    "MODEL.DETR.DROPOUT": 0.1,
+    "MODEL.DETR.PRE_NORM": False,
+    "MODEL.DETR.POSITION_EMBEDDING": "sine",
+    "MODEL.DETR.POSITION_TEMPERATURE": 10000.0,
+    "MODEL.DETR.NO_OBJECT_WEIGHT": 0.1,
+    "INPUT.DATASET_MAPPER": "DetrDatasetMapper",
+    "INPUT.MIN_SIZE_TRAIN": list(range(480, 801, 32)),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "INPUT.MIN_SIZE_TRAIN_CROP": [400, 500, 600],
+    "INPUT.CROP.ENABLED": True,
+    "INPUT.CROP.TYPE": "absolute_range",
+    "INPUT.CROP.SIZE": [384, 600],
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
+    "SOLVER.OPTIMIZER": "ADAMW",
+    "SOLVER.BASE_LR": 1e-4,
+    "SOLVER.BACKBONE_MULTIPLIER": 0.1,
+    "SOLVER.LR_MULTIPLIERS": [],
+    "SOLVER.WEIGHT_DECAY": 1e-4,
+    "SOLVER.WEIGHT_DECAY_NORM": 1e-4,
+    "SOLVER.WEIGHT_DECAY_BIAS": None,
+    "SOLVER.WEIGHT_DECAY_MULTIPLIERS": [],
+    "SOLVER.BIAS_LR_FACTOR": 1.0,
+    "SOLVER.WARMUP_ITERS": 0,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": True,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 0.1,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 2.0,
+    "DATASETS.TRAIN": ["coco_2017_train"],
+    "DATASETS.TEST": ["coco_2017_val"],
+}
+R101, DC5 = resnet(101, TORCHVISION), {"MODEL.RESNETS.RES5_DILATION": 2}
+
+PANOPTIC_DATA = {
+    "INPUT.DATASET_MAPPER": "PanopticDatasetMapper",
+    "DATASETS.TRAIN": ["coco_2017_train_panoptic"],
+    "DATASETS.TEST": ["coco_2017_val_panoptic"],
+}
+# The box model is frozen, and the mask head trained for 25 epochs.
+PANOPTIC_DETR = (
+    DETR
+    | PANOPTIC_DATA
+    | epochs(25, 15, batch=64)
+    | {
+        "MODEL.META_ARCHITECTURE": "PanopticDETR",
+        "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.PANOPTIC_DETR.MASK_HEAD": "DetrMaskHead",
+        "MODEL.PANOPTIC_DETR.MASK_FEATURES": ["res4", "res3", "res2"],
+        "MODEL.PANOPTIC_DETR.FREEZE_BOX_MODEL": True,
+        "MODEL.PANOPTIC_DETR.FOCAL_WEIGHT": 1.0,
+        "MODEL.PANOPTIC_DETR.DICE_WEIGHT": 1.0,
+        "MODEL.PANOPTIC_DETR.DENSE_CLASS_WEIGHT": 0.0,
+        "MODEL.PANOPTIC_DETR.OBJECT_MASK_THRESHOLD": 0.85,
+        "MODEL.PANOPTIC_DETR.SMALL_SEGMENT_AREA": 4,
+        "MODEL.PANOPTIC_DETR.INSTANCE_MIN_SCORE": 0.0,
+    }
+)
+
+# Zhu et al., ICLR 2021, and fundamentalvision/Deformable-DETR.
+DEFORMABLE = (
+    DETR
+    | weights_and_costs(2.0)
+    | epochs(50, 40, batch=32)
+    | {
+        "MODEL.META_ARCHITECTURE": "DeformableDETR",
+        "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
+        "MODEL.DETR.TRANSFORMER": "DeformableTransformer",
+        "MODEL.DETR.NUM_OBJECT_QUERIES": 300,
+        "MODEL.DETR.DIM_FEEDFORWARD": 1024,
+        "MODEL.DEFORMABLE_DETR.IN_FEATURES": ["res3", "res4", "res5"],
+        "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": 4,
+        "MODEL.DEFORMABLE_DETR.ENC_POINTS": 4,
+        "MODEL.DEFORMABLE_DETR.DEC_POINTS": 4,
+        "MODEL.DEFORMABLE_DETR.BOX_REFINE": False,
+        "MODEL.DEFORMABLE_DETR.QUERY_SELECTION": "LearnedQueries",
+        "MODEL.DEFORMABLE_DETR.FOCAL_ALPHA": 0.25,
+        "MODEL.DEFORMABLE_DETR.FOCAL_GAMMA": 2.0,
+        "SOLVER.BASE_LR": 2e-4,
+        "SOLVER.LR_MULTIPLIERS": [["reference_points", 0.1], ["sampling_offsets", 0.1]],
+        "TEST.DETECTIONS_PER_IMAGE": 100,
+    }
+)
+SINGLE_SCALE = {
+    "MODEL.RESNETS.OUT_FEATURES": ["res5"],
+    "MODEL.DEFORMABLE_DETR.IN_FEATURES": ["res5"],
+    "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": 1,
+}
+REFINE = {"MODEL.DEFORMABLE_DETR.BOX_REFINE": True}
+TWO_STAGE = REFINE | {"MODEL.DEFORMABLE_DETR.QUERY_SELECTION": "TwoStageQueries"}
+
+# The schedules of Detectron, and of its model zoo: SGD on 16 images a step.
+SGD_16 = {
+    **SIZES,
+    **MULTI_STEP,
+    "INPUT.FORMAT": "BGR",
+    "INPUT.DATASET_MAPPER": "",
+    "INPUT.CROP.ENABLED": False,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": True,
+    "SOLVER.OPTIMIZER": "SGD",
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.MOMENTUM": 0.9,
+    "SOLVER.NESTEROV": False,
+    "SOLVER.WEIGHT_DECAY": 1e-4,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": False,
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+    "DATASETS.TRAIN": ["coco_2017_train"],
+    "DATASETS.TEST": ["coco_2017_val"],
+}
+
+
+def schedule(iterations: int, *steps: int) -> dict[str, object]:
+    return {"SOLVER.MAX_ITER": iterations, "SOLVER.STEPS": list(steps)}
+
+
+ONE_X, TWO_X, THREE_X = (
+    schedule(90_000, 60_000, 80_000),
+    schedule(180_000, 120_000, 160_000),
+    schedule(270_000, 210_000, 250_000),
+)
+
+# Tian et al., ICCV 2019 (the first) and TPAMI 2020 ("imprv"), and tianzhi0549/FCOS.
+FCOS_IMPRV = {
+    **SGD_16,
+    **ONE_X,
+    **resnet(50, MSRA, OUT_FEATURES=["res3", "res4", "res5"], DEFORM_ON_PER_STAGE=[False] * 4),
+    "MODEL.META_ARCHITECTURE": "FCOS",
+    "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "MODEL.BACKBONE.NAME": "build_torchvision_resnet_fpn_p6p7_backbone",
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.OUT_CHANNELS": 256,
+    "MODEL.FPN.NORM": "",
+    "MODEL.FCOS.IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+    "MODEL.FCOS.LOCATION_OFFSET": 0.5,
+    "MODEL.FCOS.NUM_CONVS": 4,
+    "MODEL.FCOS.NORM": "GN",
+    "MODEL.FCOS.DEFORM_IN_TOWER": False,
+    "MODEL.FCOS.QUALITY": "centerness",
+    "MODEL.FCOS.QUALITY_ON_REGRESSION": True,
+    "MODEL.FCOS.NORMALIZE_TARGETS": True,
+    "MODEL.FCOS.PRIOR_PROB": 0.01,
+    "MODEL.FCOS.REGRESSION_RANGES": [64, 128, 256, 512],
+    "MODEL.FCOS.CENTER_SAMPLING_RADIUS": 1.5,
+    "MODEL.FCOS.LOCALIZATION_LOSS": "giou",
+    "MODEL.FCOS.FOCAL_LOSS_ALPHA": 0.25,
+    "MODEL.FCOS.FOCAL_LOSS_GAMMA": 2.0,
+    "MODEL.FCOS.SCORE_THRESH_TEST": 0.05,
+    "MODEL.FCOS.SCORE_THRESH_ON": "class",
+    "MODEL.FCOS.TOPK_CANDIDATES_TEST": 1000,
+    "MODEL.FCOS.NMS_THRESH_TEST": 0.6,
+    "INPUT.MIN_SIZE_TRAIN": [800],
+    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.BIAS_LR_FACTOR": 2.0,
+    "SOLVER.WEIGHT_DECAY_NORM": 1e-4,
+    "SOLVER.WEIGHT_DECAY_BIAS": 0.0,
+    "SOLVER.WARMUP_METHOD": "constant",
+    "SOLVER.WARMUP_ITERS": 500,
+    "SOLVER.WARMUP_FACTOR": 1 / 3,
+}
+FCOS_FIRST = FCOS_IMPRV | {
+    "MODEL.FCOS.QUALITY_ON_REGRESSION": False,
+    "MODEL.FCOS.CENTER_SAMPLING_RADIUS": 0.0,
+    "MODEL.FCOS.LOCALIZATION_LOSS": "iou",
+    "MODEL.FCOS.NORMALIZE_TARGETS": False,
+}
+FCOS_2X = FCOS_IMPRV | TWO_X | {"INPUT.MIN_SIZE_TRAIN": [640, 800], "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range"}
+FCOS_R101 = FCOS_2X | {"MODEL.WEIGHTS": MSRA.format(101), "MODEL.RESNETS.DEPTH": 101}
+DCN = {
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True],
+    "MODEL.RESNETS.DEFORM_MODULATED": True,
+    "MODEL.FCOS.DEFORM_IN_TOWER": True,
+}
+FCOS_TORCHVISION = (
+    FCOS_IMPRV
+    | IMAGENET_RGB
+    | {
+        "MODEL.WEIGHTS": "https://download.pytorch.org/models/fcos_resnet50_fpn_coco-99b0c9b7.pth",
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+        "MODEL.FCOS.LOCATION_OFFSET": 0.0,
+        "MODEL.FCOS.SCORE_THRESH_ON": "product",
+        "MODEL.FCOS.SCORE_THRESH_TEST": 0.2**2,
+    }
+)
+
+
+def resnext(groups: int, width: int) -> dict[str, object]:
+    return FCOS_R101 | {
+        "MODEL.WEIGHTS": f"catalog://ImageNetPretrained/FAIR/X-101-{groups}x{width}d",
+        "MODEL.RESNETS.NUM_GROUPS": groups,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": width,
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    }
+
+
+# Detectron2's model zoo.
+ZOO = (
+    SGD_16
+    | resnet(50, MSRA)
+    | {
+        "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+        "MODEL.FPN.OUT_CHANNELS": 256,
+        "INPUT.MIN_SIZE_TRAIN": [640, 672, 704, 736, 768, 800],
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+        "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+        "SOLVER.WEIGHT_DECAY_BIAS": None,
+        "SOLVER.BIAS_LR_FACTOR": 1.0,
+        "SOLVER.WARMUP_METHOD": "linear",
+        "SOLVER.WARMUP_ITERS": 1000,
+        "SOLVER.WARMUP_FACTOR": 1 / 1000,
+    }
+)
+RCNN = ZOO | {
+    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.MASK_ON": False,
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
+    "SOLVER.BASE_LR": 0.02,
+}
+MASK_RCNN = RCNN | {"MODEL.MASK_ON": True}
+PANOPTIC_FPN = MASK_RCNN | {
+    "MODEL.META_ARCHITECTURE": "PanopticFPN",
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": 0.5,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
+    "DATASETS.TRAIN": ["coco_2017_train_panoptic_separated"],
+    "DATASETS.TEST": ["coco_2017_val_panoptic_separated"],
+}
+RETINANET = ZOO | {
+    "MODEL.META_ARCHITECTURE": "RetinaNet",
+    "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[x, x * 2 ** (1 / 3), x * 2 ** (2 / 3)] for x in (32, 64, 128, 256, 512)],
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+    "MODEL.RETINANET.IOU_THRESHOLDS": [0.4, 0.5],
+    "MODEL.RETINANET.IOU_LABELS": [0, -1, 1],
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0,
+    "SOLVER.BASE_LR": 0.01,
+}
+ZOO_R101 = {"MODEL.WEIGHTS": MSRA.format(101), "MODEL.RESNETS.DEPTH": 101}
+
+# The published models, by file: number of classes, then the recipe.
+PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
+    "COCO-Detection/detr_R_50_300ep": (80, DETR | epochs(300, 200, batch=64)),
+    "COCO-Detection/detr_R_50_500ep": (80, DETR),
+    "COCO-Detection/detr_R_50_DC5": (80, DETR | DC5),
+    "COCO-Detection/detr_R_101": (80, DETR | R101),
+    "COCO-Detection/detr_R_101_DC5": (80, DETR | R101 | DC5),
+    "COCO-PanopticSegmentation/detr_R_50_boxes": (133, DETR | PANOPTIC_DATA),
+    "COCO-PanopticSegmentation/panoptic_detr_R_50": (133, PANOPTIC_DETR),
+    "COCO-PanopticSegmentation/panoptic_detr_R_50_DC5": (133, PANOPTIC_DETR | DC5),
+    "COCO-PanopticSegmentation/panoptic_detr_R_101": (133, PANOPTIC_DETR | R101),
+    "COCO-Detection/deformable_detr_R_50_single_scale": (80, DEFORMABLE | SINGLE_SCALE),
+    "COCO-Detection/deformable_detr_R_50_single_scale_DC5": (80, DEFORMABLE | SINGLE_SCALE | DC5),
+    "COCO-Detection/deformable_detr_R_50": (80, DEFORMABLE),
+    "COCO-Detection/deformable_detr_R_50_refine": (80, DEFORMABLE | REFINE),
+    "COCO-Detection/deformable_detr_R_50_two_stage": (80, DEFORMABLE | TWO_STAGE),
+    "COCO-Detection/fcos_R_50_1x": (80, FCOS_FIRST),
+    "COCO-Detection/fcos_imprv_R_50_1x": (80, FCOS_IMPRV),
+    "COCO-Detection/fcos_imprv_iou_R_50_1x": (80, FCOS_IMPRV | {"MODEL.FCOS.QUALITY": "iou"}),
+    "COCO-Detection/fcos_imprv_R_101_2x": (80, FCOS_R101),
+    "COCO-Detection/fcos_imprv_X_101_32x8d_2x": (80, resnext(32, 8)),
+    "COCO-Detection/fcos_imprv_X_101_64x4d_2x": (80, resnext(64, 4)),
+    "COCO-Detection/fcos_imprv_dcnv2_R_50_1x": (80, FCOS_IMPRV | DCN),
+    "COCO-Detection/fcos_imprv_dcnv2_R_101_2x": (80, FCOS_R101 | DCN),
+    "COCO-Detection/fcos_imprv_dcnv2_X_101_32x8d_2x": (80, resnext(32, 8) | DCN),
+    "COCO-Detection/fcos_imprv_dcnv2_X_101_64x4d_2x": (80, resnext(64, 4) | DCN),
+    "COCO-Detection/fcos_torchvision_R_50": (80, FCOS_TORCHVISION),
+    "COCO-Detection/faster_rcnn_R_50_FPN_1x": (80, RCNN | ONE_X),
+    "COCO-Detection/faster_rcnn_R_50_FPN_3x": (80, RCNN | THREE_X),
+    "COCO-Detection/faster_rcnn_R_101_FPN_3x": (80, RCNN | THREE_X | ZOO_R101),
+    "COCO-Detection/retinanet_R_50_FPN_1x": (80, RETINANET | ONE_X),
+    "COCO-Detection/retinanet_R_50_FPN_3x": (80, RETINANET | THREE_X),
+    "COCO-Detection/retinanet_R_101_FPN_3x": (80, RETINANET | THREE_X | ZOO_R101),
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x": (80, MASK_RCNN | ONE_X),
+    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x": (80, MASK_RCNN | THREE_X),
+    "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x": (80, MASK_RCNN | THREE_X | ZOO_R101),
+    "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x": (80, PANOPTIC_FPN | ONE_X),
+    "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x": (80, PANOPTIC_FPN | THREE_X),
+    "COCO-PanopticSegmentation/panoptic_fpn_R_101_3x": (80, PANOPTIC_FPN | THREE_X | ZOO_R101),
+}
+# On COCO, too, but nobody published them: a short schedule, and two ways to train that are ours.
+OURS = {
+    "COCO-Detection/detr_R_50_50ep",
+    "COCO-PanopticSegmentation/panoptic_detr_R_50_joint",
+    "COCO-PanopticSegmentation/panoptic_deformable_detr_R_50",
+}
