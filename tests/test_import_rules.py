@@ -18,8 +18,6 @@ def name_of(path: Path) -> str:
 
 MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
-# The parts of a model that stand beside the folders of modeling/.
-SHARED = tuple(f"modeling.{name}" for name in ("outputs", "matcher", "losses", "criterion", "postprocessing"))
 # A part of the package -> the other parts that it may import. Of the parts that hold a module, the longest counts.
 ALLOWED = {
     "": ("_detectron2", "_stock", "config", "data", "modeling", "engine"),
@@ -36,9 +34,10 @@ ALLOWED = {
     "modeling": ("facts", "kernels", "layers", "structures", "modeling"),
     "modeling.backbone": ("facts", "layers", "structures"),
     "modeling.transformer": ("facts", "kernels", "layers", "structures"),
-    "modeling.heads": ("facts", "layers", "structures"),
-    **dict.fromkeys(SHARED, ("facts", "layers", "structures", *SHARED)),
-    "modeling.fcos": ("facts", "layers", "structures", "modeling.criterion"),
+    "modeling.workers": (),
+    "modeling.fcos": ("facts", "layers", "structures", "modeling.workers"),
+    "modeling.masks": ("layers", "structures", "modeling.workers"),
+    "modeling.set_prediction": ("layers", "structures", "modeling.workers"),
     "modeling.meta_arch": ("facts", "layers", "structures", "modeling", "checkpoint"),
     "evaluation": ("facts", "layers", "structures"),
     "solver": ("facts", "layers", "structures"),
@@ -116,11 +115,11 @@ def test_module_imports_only_what_its_place_allows(name):
     ("name", "source", "target"),
     [
         ("solver.build", "from ..modeling import DETR", "detr_d2.modeling"),
-        ("data.build", "def f():\n    from ..modeling.matcher import Targets", "detr_d2.modeling.matcher"),
+        ("data.build", "def f():\n    from ..modeling.workers import x", "detr_d2.modeling.workers"),
         ("modeling.transformer.build", "from ..backbone import TorchvisionResNet", "detr_d2.modeling.backbone"),
-        ("modeling.transformer.build", "from .. import matcher", "detr_d2.modeling.matcher"),
-        ("modeling.losses", "from .meta_arch.detr import DETR", "detr_d2.modeling.meta_arch.detr"),
-        ("engine.trainer", "import detr_d2.modeling.criterion", "detr_d2.modeling.criterion"),
+        ("modeling.transformer.build", "from .. import workers", "detr_d2.modeling.workers"),
+        ("modeling.masks.losses", "from ..meta_arch.detr import DETR", "detr_d2.modeling.meta_arch.detr"),
+        ("engine.trainer", "import detr_d2.modeling.workers", "detr_d2.modeling.workers"),
         ("engine.trainer", "from .. import modeling", "detr_d2.modeling"),
         ("checkpoint.paths", "from detr_d2 import __version__", "detr_d2"),
         ("config.detr", "from detectron2.modeling import build_model", "detectron2.modeling"),
@@ -135,7 +134,7 @@ def test_the_rules_are_noticed_when_broken(name, source, target):
     ("name", "source"),
     [
         ("data.build", "import os\nfrom ..layers import box_xyxy_to_cxcywh\nfrom .checks import check_dataset_dicts"),
-        ("modeling.matcher", "from scipy.optimize import linear_sum_assignment\nfrom .outputs import DetectionOutputs"),
+        ("modeling.set_prediction.matcher", "from scipy.optimize import x\nfrom .losses import l1_box_loss"),
         ("layers.mlp", "import math\nfrom torch import nn\nfrom . import attention"),
     ],
 )

@@ -6,6 +6,9 @@ from detectron2.config import CfgNode as CN
 def add_panoptic_detr_config(cfg: CN) -> None:
     """Add ``MODEL.PANOPTIC_DETR``. The defaults are the published R50 model's."""
     cfg.MODEL.PANOPTIC_DETR = CN()
+    # The model that finds boxes, by its name in META_ARCH_REGISTRY: "DETR" (published), "DeformableDETR", or any other
+    # set predictor of boxes.
+    cfg.MODEL.PANOPTIC_DETR.BOX_MODEL = "DETR"
     # Name in DETR_MASK_HEAD_REGISTRY.
     cfg.MODEL.PANOPTIC_DETR.MASK_HEAD = "DetrMaskHead"
     # Backbone features finer than MODEL.DETR.IN_FEATURE that the mask head adds, coarsest first; masks have the size of

@@ -1,43 +1,30 @@
-"""Graphs of the models of the DETR family that find boxes.
+"""The graph of the models of the DETR family that find boxes.
 
-Legend: B batch, Q queries, D detections.
+Legend: B batch, D detections.
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..modeling import DETR, DeformableDETR
-from ..modeling.postprocessing import select_by_sigmoid, select_by_softmax
+from ..modeling.meta_arch import BoxSetPredictor
 from .graphs import Graph, exports, pixel_boxes
 
 
-@exports(DETR)
-class DetrGraph(Graph):
-    """A detection a query: D = Q, in the order of the queries."""
-
-    @property
-    def num_classes(self) -> int:
-        return self.model.class_embed.out_features - 1
-
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model.detect(self.prepare(images, sizes)).outputs
-        return pixel_boxes(outputs.pred_boxes, sizes), *select_by_softmax(outputs.pred_logits)
-
-
-@exports(DeformableDETR)
-class DeformableDetrGraph(Graph):
-    """The best pairs of query and class, best first.
-
-    The attention is recorded as ``grid_sample`` and levels of sizes that Python knows, so a program has one size.
+@exports(BoxSetPredictor)
+class BoxGraph(Graph):
+    """The detections that the model's scoring selects: every query in its order, or the best pairs of query and class,
+    best first.
     """
 
-    has_dynamic_size = False
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.has_dynamic_size = model.exports_dynamic_size
 
     @property
     def num_classes(self) -> int:
-        return self.model.class_embed[0].out_features
+        return self.model.num_classes
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model.detect(self.prepare(images, sizes)).outputs
-        scores, classes, query = select_by_sigmoid(outputs.pred_logits, self.model.detections_per_image)
-        boxes = outputs.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4))
+        predictions = self.model.detect(self.prepare(images, sizes)).predictions
+        scores, classes, query = self.model.scoring.select(predictions.pred_logits)
+        boxes = predictions.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4))
         return pixel_boxes(boxes, sizes), scores, classes

@@ -1,6 +1,6 @@
 """The graph of panoptic models: boxes, classes and masks of their queries.
 
-Legend: B batch, Q queries, D of them that are returned, h w size of the mask logits.
+Legend: B batch, Q queries, D of them that are returned, M queries of any of the B images, h w size of the mask logits.
 """
 
 import copy
@@ -10,22 +10,21 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..modeling import DeformableDETR
-from ..modeling.meta_arch.mask_stage import MaskStage
-from ..modeling.panoptic_postprocessing import instance_masks
-from .boxes import DeformableDetrGraph, DetrGraph
+from ..layers import masked_group_norm
+from ..modeling import PanopticDETR
+from ..modeling.masks import instance_masks
 from .graphs import Graph, exports, pixel_boxes
-from .images import cells_beyond
+from .images import SizedImages, cells_beyond
 
 # More than any batch has queries.
 ALL_QUERIES = 2**24
 
 
-@exports(MaskStage)
+@exports(PanopticDETR)
 class PanopticGraph(Graph):
     """As other graphs, things and stuff alike, and ``masks``, B x D x h x w: logits at the stride that is its
-    ``mask_stride``. To draw one, cut it to ``ceil(size / mask_stride)`` cells, resize it bilinearly to the image, and
-    take what is above 0.
+    ``mask_stride``. To draw one, cut it to ``ceil(size / mask_stride)`` locations, resize it bilinearly to the image,
+    and take what is above 0.
 
     Args:
         model: it is copied.
@@ -39,14 +38,14 @@ class PanopticGraph(Graph):
         # A copy of our own. Chunks would fix the batch size, since their number is one of Python's.
         model.mask_head.chunk_size = ALL_QUERIES
         super().__init__(model)
-        keep = model.num_queries if max_detections is None else min(max_detections, model.num_queries)
-        self.max_detections = keep
-        self.has_dynamic_size = not isinstance(model, DeformableDETR)
+        self.padding = HeadPadding(model.mask_head)
+        num_queries = model.detr.num_queries
+        self.max_detections = num_queries if max_detections is None else min(max_detections, num_queries)
+        self.has_dynamic_size = model.detr.exports_dynamic_size
 
     @property
     def num_classes(self) -> int:
-        graph = DeformableDetrGraph if isinstance(self.model, DeformableDETR) else DetrGraph
-        return graph(self.model).num_classes
+        return self.model.detr.num_classes
 
     @property
     def mask_stride(self) -> int:
@@ -59,28 +58,34 @@ class PanopticGraph(Graph):
             "object_mask_threshold": self.model.object_mask_threshold,
         }
 
+    def prepare(self, images: Tensor, sizes: Tensor) -> SizedImages:
+        return SizedImages.normalised(images, sizes, self.model.detr.pixel_mean, self.model.detr.pixel_std)
+
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         model = self.model
-        features, hidden, outputs = model.mask_inputs(model.detect(self.prepare(images, sizes)))
-        scores, classes = model.best_classes(outputs.pred_logits)
-        boxes = pixel_boxes(outputs.pred_boxes, sizes)
-        if self.max_detections < model.num_queries:
+        detection = model.detect(self.prepare(images, sizes))
+        scores, classes = model.detr.scoring.best(detection.predictions.pred_logits)
+        boxes = pixel_boxes(detection.predictions.pred_boxes, sizes)
+        if self.max_detections < model.detr.num_queries:
             scores, query = scores.topk(self.max_detections, dim=1)
             classes = classes.gather(1, query)
             boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
         else:
-            query = torch.arange(model.num_queries, device=scores.device).expand_as(classes)
+            query = torch.arange(model.detr.num_queries, device=scores.device).expand_as(classes)
 
-        shapes = model.backbone.output_shape()
-        padding = [cells_beyond(sizes, hidden.projected.shape[-2:], model.mask_stride)]
-        padding += [cells_beyond(sizes, features[n].shape[-2:], shapes[n].stride) for n in model.mask_features]
-        batch = torch.arange(images.shape[0], device=images.device)[:, None].expand_as(query)
-        hidden = hidden._replace(padding_mask=padding[0])
-        masks = model.predict_masks(features, hidden, batch.flatten(), query.flatten(), padding)
-        return boxes, scores, classes, masks.unflatten(0, (images.shape[0], self.max_detections))
+        inputs, shapes = model.mask_inputs(detection), model.backbone.output_shape()
+        strides = [shapes[name].stride for name in (model.in_feature, *model.mask_features)]
+        features = [inputs.projected, *inputs.finer]
+        masks = [cells_beyond(sizes, x.shape[-2:], stride) for x, stride in zip(features, strides, strict=True)]
+        batch = torch.arange(images.shape[0], device=images.device)[:, None].expand_as(query).flatten()
+        self.padding.masks = [mask[batch] for mask in masks]
+        projected = inputs.projected.masked_fill(masks[0][:, None], 0.0)
+        inputs = inputs._replace(projected=projected, padding_mask=masks[0])
+        logits = model.predict_masks(inputs, batch, query.flatten())
+        return boxes, scores, classes, logits.unflatten(0, (images.shape[0], self.max_detections))
 
     def least_score(self, outputs: dict[str, Tensor]) -> float:
-        return float(outputs["scores"].min()) if self.max_detections < self.model.num_queries else 0.0
+        return float(outputs["scores"].min()) if self.max_detections < self.model.detr.num_queries else 0.0
 
     def instances(self, outputs: dict[str, Tensor], size: tuple[int, int]) -> Instances:
         model = self.model
@@ -91,3 +96,44 @@ class PanopticGraph(Graph):
         masks = instance_masks(outputs["masks"][kept, :height, :width], size, size, model.mask_chunk_size)
         fields = {"scores": outputs["scores"][kept], "pred_classes": outputs["classes"][kept]}
         return Instances(size, pred_boxes=boxes[kept], pred_masks=masks, **fields)
+
+
+class HeadPadding:
+    """Makes a mask head compute, in a padded batch, what each image gives alone: zeros beyond the image are what a
+    convolution sees beyond a border, and norms leave the padding out.
+
+    Args:
+        head: its convolutions and norms are replaced.
+
+    Attributes:
+        masks: M x height x width of each query, True = padding, at the size of the coarsest feature and of each finer
+            one; to be set before the head is called.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        self.masks: list[Tensor] = []
+        names = [name for name, _ in head.named_children() if name.startswith("gn")]
+        for i in range(1, len(names) + 1):
+            level = max(0, i - 2)
+            setattr(head, f"gn{i}", _PaddedNorm(getattr(head, f"gn{i}"), self, level))
+            if i > 1:  # the first convolution's inputs are blank in the padding
+                setattr(head, f"lay{i}", _PaddedConv(getattr(head, f"lay{i}"), self, level))
+        head.out_lay = _PaddedConv(head.out_lay, self, len(names) - 2)
+
+
+class _PaddedNorm(nn.Module):
+    def __init__(self, norm: nn.GroupNorm, padding: HeadPadding, level: int) -> None:
+        super().__init__()
+        self.norm, self.padding, self.level = norm, padding, level
+
+    def forward(self, x: Tensor) -> Tensor:
+        return masked_group_norm(self.norm, x, self.padding.masks[self.level])
+
+
+class _PaddedConv(nn.Module):
+    def __init__(self, conv: nn.Conv2d, padding: HeadPadding, level: int) -> None:
+        super().__init__()
+        self.conv, self.padding, self.level = conv, padding, level
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.masked_fill(self.padding.masks[self.level][:, None], 0.0))

@@ -15,12 +15,23 @@ from .classes import (
     thing_classes_of,
     unified_class_names,
 )
-from .models import ModelFacts, facts_of, itself, max_objects_of, methods, model_facts, stated_models, value_of
+from .models import (
+    ModelFacts,
+    box_model_of,
+    facts_of,
+    itself,
+    max_objects_of,
+    methods,
+    model_facts,
+    stated_models,
+    value_of,
+)
 
 __all__ = [
     "DATASET_MAPPER_REGISTRY",
     "FOLLOW_DATASET",
     "ModelFacts",
+    "box_model_of",
     "class_keys_for",
     "class_names_of",
     "facts_of",

@@ -38,7 +38,8 @@ class ModelFacts:
         thing_classes: key of the contiguous ids of those classes that are things.
         semantic_classes: key of the number of classes of semantic maps, which it learns from.
         is_panoptic: it returns ``panoptic_seg``.
-        box_model: key that names the model that it is built on, whose facts count where its own claim nothing.
+        box_model: the model that it is built on, whose facts count where its own claim nothing: the key that names it,
+            or its registered name.
         weights: regular expressions, for each of which a state dict of this model has a fitting name. A checkpoint is
             taken for the model with the most expressions among those that fit.
         transformers: the ``model_type`` of the counterpart of its box model in Hugging Face's ``transformers``.
@@ -62,11 +63,10 @@ class ModelFacts:
     mask_attention: bool = False
 
     def upon(self, base: "ModelFacts") -> "ModelFacts":
-        """These facts, and those of ``base`` where these are the defaults; ``weights`` of both."""
+        """These facts, and those of ``base`` where these claim nothing."""
         nothing = ModelFacts()
-        silent = {name for name, value in vars(self).items() if value == getattr(nothing, name)}
-        inherited = {name: getattr(base, name) for name in silent}
-        return replace(self, **inherited | {"weights": self.weights + base.weights, "is_panoptic": self.is_panoptic})
+        silent = [name for name, value in vars(self).items() if value == getattr(nothing, name)]
+        return replace(self, **{name: getattr(base, name) for name in silent})
 
 
 # Of classes that cannot state them, since they are Detectron2's.
@@ -93,7 +93,13 @@ def model_facts(cfg: CfgNode) -> ModelFacts:
     No facts are claimed for a name that is not registered: building the model is where that is an error.
     """
     facts = _facts_of_name(cfg.MODEL.META_ARCHITECTURE)
-    return facts.upon(_facts_of_name(value_of(cfg, facts.box_model))) if facts.box_model else facts
+    return facts.upon(_facts_of_name(box_model_of(cfg))) if facts.box_model else facts
+
+
+def box_model_of(cfg: CfgNode) -> str:
+    """The registered name of the box model that the model of ``cfg`` is built on; "" where it is built on none."""
+    name = _facts_of_name(cfg.MODEL.META_ARCHITECTURE).box_model
+    return value_of(cfg, name) if "." in name else name
 
 
 def stated_models() -> Iterator[tuple[str, ModelFacts]]:

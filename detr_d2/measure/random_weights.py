@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from ..modeling.panoptic_postprocessing import select_segments
 from .workloads import OurWorkload
 
 # Of an untrained panoptic model's queries, those that get into its panoptic map: 17 or 18 of 100.
@@ -38,10 +37,11 @@ def separate_queries(ours: OurWorkload, sharpness: float = 3.0, std: float = 1.0
     attends ``sharpness`` times as sharply in queries and in keys, and each output of a head gets mean 0 and standard
     deviation ``std`` over all queries, before softmax and sigmoid.
     """
-    for name, parameter in ours.model.transformer.decoder.named_parameters():
+    for name, parameter in ours.model.box_model.transformer.decoder.named_parameters():
         if name.endswith("in_proj_weight"):
             parameter[: 2 * parameter.shape[1]] *= sharpness
-    heads = (ours.model.class_embed, ours.model.bbox_embed.layers[-1])
+    box_model = ours.model.box_model
+    heads = (box_model.class_embed, box_model.bbox_embed.layers[-1])
     inputs = {}
     handles = [head.register_forward_pre_hook(lambda head, args: inputs.update({head: args[0]})) for head in heads]
     try:
@@ -62,7 +62,7 @@ def spread_samples(ours: OurWorkload) -> None:
     Fresh weights look at the same locations around every query; trained ones spread over some, as these do. Inputs of
     all of these layers are normed, so each output has the given deviation.
     """
-    model = ours.model
+    model = ours.model.box_model
     # In locations, and before a softmax or a sigmoid. Boxes move little, or refinement would drive them to the borders.
     spread = {"sampling_offsets": 1.0, "attention_weights": 1.0, "bbox_embed": 0.5}
     for name, parameter in model.named_parameters():
@@ -93,33 +93,32 @@ def separate_masks(ours: OurWorkload, sharpness: float = 3.0) -> None:
     which hold a sum of 1 each, the weight that the features have.
     """
     model = ours.model
-    hidden = model.detect(model.preprocess(ours.inputs)).hidden
+    inputs = model.mask_inputs(model.detect(model.preprocess(ours.inputs)))
     attention = model.bbox_attention
     for linear, states, std in (
-        (attention.q_linear, hidden.hidden_states[-1], sharpness),
-        (attention.k_linear, hidden.memory, 1.0),
+        (attention.q_linear, inputs.queries, sharpness),
+        (attention.k_linear, inputs.memory, 1.0),
     ):
         states = states.flatten(0, 1)
         linear.weight *= (std / (states @ linear.weight.T).std(0))[:, None]
         linear.bias.copy_(-(linear.weight @ states.mean(0)))
-    model.mask_head.lay1.weight[:, model.mask_head.dim :] *= attention.num_heads * hidden.memory.shape[1]
+    model.mask_head.lay1.weight[:, model.mask_head.dim :] *= attention.num_heads * inputs.memory.shape[1]
 
 
 @torch.no_grad()
 def keep_queries(ours: OurWorkload, share: float = KEPT_QUERIES) -> None:
     """Scale the class head of a panoptic model so that of its queries about ``share`` enter the panoptic maps."""
     model = ours.model
-    logits = model.detect(model.preprocess(ours.inputs)).outputs.pred_logits
+    logits = model.detect(model.preprocess(ours.inputs)).predictions.pred_logits
     wanted = share * logits.shape[0] * logits.shape[1]
 
     def distance(scale: float) -> float:
-        return abs(
-            sum(len(select_segments(scale * image, model.object_mask_threshold)[0]) for image in logits) - wanted
-        )
+        kept = (model.detr.scoring.segments(scale * image, model.object_mask_threshold)[0] for image in logits)
+        return abs(sum(map(len, kept)) - wanted)
 
     scale = min(torch.logspace(-1, 2, 241).tolist(), key=distance)
-    model.class_embed.weight *= scale
-    model.class_embed.bias *= scale
+    model.detr.class_embed.weight *= scale
+    model.detr.class_embed.bias *= scale
 
 
 @torch.no_grad()

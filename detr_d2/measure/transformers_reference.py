@@ -20,7 +20,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 
 from ..layers import box_xyxy_to_cxcywh
-from ..modeling.panoptic_postprocessing import merge_panoptic, select_segments
+from ..modeling.masks import merge_panoptic
 from ..structures import PaddedImages
 from .agreement import difference, relative_difference
 from .transformers_model import (
@@ -152,7 +152,7 @@ class TransformersWorkload(ReferenceWorkload):
 
     def in_one_order(self, detection: Any, outputs: "ModelOutput") -> tuple[RawOutputs, RawOutputs]:
         """Ours, from what our model's ``detect`` returned, and the reference's, each query beside its counterpart."""
-        own = detection.outputs
+        own = detection.predictions
         return RawOutputs(own.pred_logits, own.pred_boxes), RawOutputs(outputs.logits, outputs.pred_boxes)
 
     def compare(self, ours: OurWorkload) -> tuple[dict[str, float], dict[str, Any], str]:
@@ -225,14 +225,14 @@ class PanopticTransformersWorkload(TransformersWorkload):
         detection = model.detect(images)
         expected = outputs.pred_masks
         every = torch.cartesian_prod(*(torch.arange(n, device=expected.device) for n in expected.shape[:2])).unbind(1)
-        masks = model.predict_masks(detection.features, detection.hidden, *every).view_as(expected)
+        masks = model.predict_masks(model.mask_inputs(detection), *every).view_as(expected)
 
         other, queries, segments = 0.0, [], []
         for item, size, logits, of_image, result in zip(
             ours.inputs, images.image_sizes, outputs.logits, expected, ours.infer(), strict=True
         ):
             own, info = result["panoptic_seg"]
-            kept, scores, classes = select_segments(logits, model.object_mask_threshold)
+            kept, scores, classes = model.detr.scoring.segments(logits, model.object_mask_threshold)
             output_size = (item["height"], item["width"])
             theirs, _ = merge_panoptic(
                 of_image[kept], scores, classes, model.is_thing[classes], size, output_size, model.small_segment_area
@@ -241,8 +241,8 @@ class PanopticTransformersWorkload(TransformersWorkload):
             queries.append(len(kept))
             segments.append(len(info))
         differences = {
-            "logits": relative_difference(detection.outputs.pred_logits, outputs.logits),
-            "boxes": difference(detection.outputs.pred_boxes, outputs.pred_boxes),
+            "logits": relative_difference(detection.predictions.pred_logits, outputs.logits),
+            "boxes": difference(detection.predictions.pred_boxes, outputs.pred_boxes),
             "masks": ((masks - expected).double().square().mean().sqrt() / expected.double().std()).item(),
             "pixels": other,
         }
@@ -273,7 +273,7 @@ class DeformableTransformersWorkload(TransformersWorkload):
         from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 
         self.processor = DeformableDetrImageProcessor()
-        self.detections = {"top_k": ours.detections_per_image}
+        self.detections = {"top_k": ours.scoring.max_detections}
         config = self.model.config
         costs = {name: getattr(config, name) for name in ("class_cost", "bbox_cost", "giou_cost")}
         self.criterion = DeformableDetrImageLoss(

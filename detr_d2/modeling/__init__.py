@@ -1,13 +1,10 @@
 """Models; importing this registers them with Detectron2."""
 
-from . import backbone, detectron2_models, heads, transformer
-from .criterion import SetCriterion
+from . import backbone, detectron2_models, masks, transformer
 from .fcos import FCOS
-from .heads import DETR_MASK_HEAD_REGISTRY
-from .mask_criterion import MaskCriterion
-from .matcher import HungarianMatcher
+from .masks import DETR_MASK_HEAD_REGISTRY
 from .meta_arch import DETR, DeformableDETR, PanopticDeformableDETR, PanopticDETR
-from .outputs import DetectionOutputs
+from .set_prediction import HungarianMatcher, SetCriterion
 from .transformer import QUERY_SELECTION_REGISTRY, TRANSFORMER_REGISTRY
 
 __all__ = [
@@ -17,14 +14,12 @@ __all__ = [
     "QUERY_SELECTION_REGISTRY",
     "TRANSFORMER_REGISTRY",
     "DeformableDETR",
-    "DetectionOutputs",
     "HungarianMatcher",
-    "MaskCriterion",
     "PanopticDETR",
     "PanopticDeformableDETR",
     "SetCriterion",
     "backbone",
     "detectron2_models",
-    "heads",
+    "masks",
     "transformer",
 ]

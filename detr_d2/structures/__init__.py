@@ -3,5 +3,16 @@
 from .feature_levels import FeatureLevels
 from .padded_images import PaddedImages
 from .panoptic_ids import decode_ids, encode_ids
+from .predictions import Predictions, QueryMasks
+from .targets import Matches, Targets
 
-__all__ = ["FeatureLevels", "PaddedImages", "decode_ids", "encode_ids"]
+__all__ = [
+    "FeatureLevels",
+    "Matches",
+    "PaddedImages",
+    "Predictions",
+    "QueryMasks",
+    "Targets",
+    "decode_ids",
+    "encode_ids",
+]

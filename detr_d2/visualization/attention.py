@@ -131,14 +131,14 @@ def record(model: nn.Module, item: dict[str, Any]) -> Recording:
     }
     modules = {(name, i): module for name, stack in stacks.items() for i, module in enumerate(stack)}
     with recorded_inputs({"position": model.position_encoding, **modules}) as inputs:
-        outputs = model.detect(images).outputs
-    scores, labels = model.best_classes(outputs.pred_logits)
+        predictions = model.detect(images).predictions
+    scores, labels = model.scoring.best(predictions.pred_logits)
     return Recording(
         levels=[level_of(next(iter(call.values()))) for call in inputs["position"]],
         layers={name: [(module, inputs[name, i][0]) for i, module in enumerate(stacks[name])] for name in stacks},
         scores=scores[0],
         labels=labels[0],
-        boxes=box_cxcywh_to_xyxy(outputs.pred_boxes[0]),
+        boxes=box_cxcywh_to_xyxy(predictions.pred_boxes[0]),
     )
 
 

@@ -36,13 +36,13 @@ def query_attention(model: nn.Module, item: dict[str, Any], num_queries: int) ->
     The model must be in evaluation mode, and its facts say that it has ``mask_attention``.
     """
     images = model.preprocess([item])
-    detection = model.crop(model.mask_inputs(model.detect(images)), images, 0)
-    hidden, outputs = detection.hidden, detection.outputs
-    scores, classes = (x[0] for x in model.best_classes(outputs.pred_logits))
+    detection = model.detect(images)
+    inputs = model.crop(model.mask_inputs(detection), 0, images.image_sizes[0])
+    scores, classes = model.detr.scoring.best(detection.predictions.pred_logits[0])
     best = scores.topk(min(num_queries, len(scores))).indices
-    maps = model.bbox_attention(hidden.hidden_states[-1][:, best], hidden.memory)[0].sum(1)
-    maps = maps.unflatten(-1, hidden.projected.shape[-2:])
-    return QueryAttention(scores[best], classes[best], outputs.pred_boxes[0, best], maps)
+    maps = model.bbox_attention(inputs.queries[:, best], inputs.memory)[0].sum(1)
+    maps = maps.unflatten(-1, inputs.projected.shape[-2:])
+    return QueryAttention(scores[best], classes[best], detection.predictions.pred_boxes[0, best], maps)
 
 
 def draw_attention(image: np.ndarray, attention: Tensor, box: Tensor, title: str, height: int) -> np.ndarray:

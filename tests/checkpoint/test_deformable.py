@@ -41,7 +41,7 @@ def backbone_name(name: str) -> str:
 
 def official_of(model: nn.Module) -> dict[str, Tensor]:
     """An official checkpoint of the model's weights, by names written out by hand, with all that the real ones hold."""
-    refine, two_stage = model.transformer.decoder.box_refine, model.transformer.query_selection.has_proposals
+    refine, two_stage = model.transformer.decoder.box_refine, model.transformer.query_selection.makes_proposals
     result = {}
     for key, value in model.state_dict().items():
         name = key.replace("transformer.query_selection.query_embed", "query_embed").replace("query_selection.", "")

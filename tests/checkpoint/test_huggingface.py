@@ -102,10 +102,10 @@ def ours(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     images = model.preprocess([{"image": image}])
     with torch.no_grad():
         detection = model.detect(images)
-        result = {"logits": detection.outputs.pred_logits, "pred_boxes": detection.outputs.pred_boxes}
+        result = {"logits": detection.predictions.pred_logits, "pred_boxes": detection.predictions.pred_boxes}
         if hasattr(model, "mask_head"):
             queries = torch.arange(result["logits"].shape[1])
-            masks = model.predict_masks(detection.features, detection.hidden, torch.zeros_like(queries), queries)
+            masks = model.predict_masks(model.mask_inputs(detection), torch.zeros_like(queries), queries)
             result["pred_masks"] = masks[None]
     return result
 

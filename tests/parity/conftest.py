@@ -156,8 +156,8 @@ def run_ours(model: DETR, batch: Batch) -> Stages:
         feature_mask=mask,
         position=position,
         projected=seen["input_proj"][1],
-        memory=transformed.memory,
-        hidden=transformed.hidden_states,
+        memory=transformed[1],
+        hidden=transformed[0],
         logits=outputs.logits,
         boxes=outputs.boxes,
     )

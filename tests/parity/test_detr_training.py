@@ -13,7 +13,8 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from detr_d2.modeling import DETR, DetectionOutputs
+from detr_d2.modeling import DETR
+from detr_d2.structures import Predictions
 
 from .conftest import Pair, Run, with_targets
 from .oracle import Stages, oracle_gradients, oracle_losses, run_oracle
@@ -30,7 +31,7 @@ class DoubleRun:
     """Both models' predictions in fp64 with their graphs."""
 
     pair: Pair
-    ours: DetectionOutputs
+    ours: Predictions
     reference: Stages
 
 
@@ -38,7 +39,7 @@ class DoubleRun:
 def double_run(run: Run) -> DoubleRun:
     ours, oracle = copy.deepcopy(run.pair.ours).double(), copy.deepcopy(run.pair.oracle).double()
     images = ours.preprocess(run.batch.inputs)
-    outputs = ours.predict(ours.transform(ours.backbone(images.tensor)[ours.in_feature], images))
+    outputs = ours.detect(images).predictions
     # The reference sees the images as our model normalises them: rounding them in fp32 would again decide ReLUs.
     stages = run_oracle(oracle, images.tensor, run.batch.pixel_mask)
     return DoubleRun(replace(run.pair, ours=ours, oracle=oracle), outputs, stages)
@@ -72,10 +73,10 @@ def test_gradients(run: Run, double_run: DoubleRun) -> None:
             )
 
 
-def our_gradients(model: DETR, outputs: DetectionOutputs, inputs: list[dict]) -> dict[str, Tensor]:
+def our_gradients(model: DETR, outputs: Predictions, inputs: list[dict]) -> dict[str, Tensor]:
     """Of every trainable parameter; a missing one would be an error. The graph is kept."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    loss = sum(model.criterion(outputs, model.prepare_targets(inputs)).values())
+    loss = sum(model.criterion(outputs, model.prepare_targets(inputs, model.preprocess(inputs))).values())
     gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True)
     return dict(zip(parameters, gradients, strict=True))
 

@@ -144,9 +144,9 @@ def run(request: pytest.FixtureRequest, pair: tuple[PanopticDETR, DetrForSegment
 def test_attention_maps(run: Run) -> None:
     images = run.ours.preprocess(run.batch.inputs)
     with torch.no_grad():
-        hidden = run.ours.detect(images).hidden
-        mask = None if hidden.padding_mask is None else hidden.padding_mask.flatten(1)
-        maps = run.ours.bbox_attention(hidden.hidden_states[-1], hidden.memory, mask)
+        inputs = run.ours.mask_inputs(run.ours.detect(images))
+        mask = None if inputs.padding_mask is None else inputs.padding_mask.flatten(1)
+        maps = run.ours.bbox_attention(inputs.queries, inputs.memory, mask)
     assert run.attention.std(1).mean() > 1e-4, "the queries look at the same cells"
     torch.testing.assert_close(maps, run.attention.flatten(3), rtol=1e-3, atol=1e-6)
 
@@ -156,13 +156,13 @@ def test_mask_logits_of_all_and_of_some_queries(run: Run) -> None:
     assert expected.std(1).mean() > 0.03, "the queries' masks do not differ"
     count = len(expected)
     with torch.no_grad():
-        detection = run.ours.detect(run.ours.preprocess(run.batch.inputs))
+        inputs = run.ours.mask_inputs(run.ours.detect(run.ours.preprocess(run.batch.inputs)))
         batch, query = torch.cartesian_prod(torch.arange(count), torch.arange(100)).unbind(1)
-        masks = run.ours.predict_masks(detection.features, detection.hidden, batch, query)
+        masks = run.ours.predict_masks(inputs, batch, query)
         torch.testing.assert_close(masks.view_as(expected), expected, **TOLERANCE)
         some = torch.tensor([99, 3, 41])
         batch = torch.full_like(some, count - 1)
-        masks = run.ours.predict_masks(detection.features, detection.hidden, batch, some)
+        masks = run.ours.predict_masks(inputs, batch, some)
         torch.testing.assert_close(masks, expected[-1, some], **TOLERANCE)
 
 
@@ -198,11 +198,11 @@ def test_in_fp64_with_gradients_of_the_mask_head(run: Run, counts: tuple[int, in
     detection = ours.detect(images)
     count = len(inputs)
     batch, query = torch.cartesian_prod(torch.arange(count), torch.arange(100)).unbind(1)
-    masks = ours.predict_masks(detection.features, detection.hidden, batch, query)
+    masks = ours.predict_masks(ours.mask_inputs(detection), batch, query)
     torch.testing.assert_close(seen[1], seen[0].flatten(3), rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(masks.view_as(outputs.pred_masks), outputs.pred_masks, rtol=1e-4, atol=1e-4)
 
-    losses = ours.losses(detection, images, inputs)
+    losses = ours.losses(detection, ours.prepare_targets(inputs, images))
     expected = criterion_of_the_reference(torch.float64)(raw_outputs(outputs), labels)
     for name in ("loss_mask", "loss_dice"):
         torch.testing.assert_close(losses[name], expected[name], rtol=1e-5, atol=1e-9)

@@ -16,8 +16,8 @@ from detr_d2.engine import load_config
 from detr_d2.measure.random_weights import keep_queries, separate_queries
 from detr_d2.measure.workloads import OurWorkload
 from detr_d2.modeling import PanopticDETR
-from detr_d2.modeling.meta_arch.detr import Detection
-from detr_d2.modeling.panoptic_postprocessing import instance_masks
+from detr_d2.modeling.masks import MaskInputs
+from detr_d2.modeling.masks.panoptic_merge import instance_masks
 
 from .conftest import make_batch
 from .test_panoptic import CLASSES, CONFIG, official_panoptic
@@ -73,7 +73,7 @@ def test_maps_masks_and_boxes_are_those_of_the_single_images(
     alone = [model([item])[0] for item in inputs]
     assert min(len(x["panoptic_seg"][1]) for x in alone) > 3, "the maps hold too little to differ in"
     features = [model.backbone(model.preprocess([item]).tensor) for item in inputs]
-    monkeypatch.setitem(model._modules, "backbone", AsAlone(model.backbone, features))
+    monkeypatch.setitem(model.detr._modules, "backbone", AsAlone(model.backbone, features))
     torch.manual_seed(0)
     for single, together in zip(alone, model(inputs), strict=True):
         for name in ("pred_boxes", "scores", "pred_classes"):
@@ -90,11 +90,11 @@ def test_maps_masks_and_boxes_are_those_of_the_single_images(
 def masks_of(model: PanopticDETR, inputs: list[dict]) -> list[Tensor]:
     """The masks of all 100 queries of each image of a batch."""
     images = model.preprocess(inputs)
-    detection = model.detect(images)
-    masks = []
+    inputs, masks = model.mask_inputs(model.detect(images)), []
     for i, size in enumerate(images.image_sizes):
-        features, hidden, _ = model.crop(detection, images, i)
-        logits = model.predict_masks(features, hidden, torch.zeros(100, dtype=torch.int64), torch.arange(100))
+        logits = model.predict_masks(
+            model.crop(inputs, i, size), torch.zeros(100, dtype=torch.int64), torch.arange(100)
+        )
         masks.append(instance_masks(logits, size, size, chunk_size=20))
     return masks
 
@@ -104,20 +104,10 @@ def mean_iou(first: Tensor, second: Tensor) -> float:
     return ((first & second).flatten(1).sum(1) / union.clamp(min=1))[union > 0].mean().item()
 
 
-def whole(self: PanopticDETR, detection: Detection, images: object, index: int) -> Detection:
+def whole(self: PanopticDETR, inputs: MaskInputs, index: int, image_size: tuple[int, int]) -> MaskInputs:
     """As published: an image with its padding."""
-    features, hidden, outputs = detection
-    of_image = slice(index, index + 1)
-    return Detection(
-        {name: features[name][of_image] for name in self.mask_features},
-        hidden._replace(
-            projected=hidden.projected[of_image],
-            padding_mask=hidden.padding_mask[of_image],
-            hidden_states=hidden.hidden_states[:, of_image],
-            memory=hidden.memory[of_image],
-        ),
-        outputs.of_image(index),
-    )
+    own = slice(index, index + 1)
+    return MaskInputs(*(x[own] for x in inputs[:4]), [feature[own] for feature in inputs.finer])
 
 
 @torch.no_grad()

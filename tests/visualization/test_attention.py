@@ -155,7 +155,7 @@ def test_the_most_certain_queries(deformable, item) -> None:
     recording = record(deformable, item)
     queries = recording.queries(None, 3)
     with torch.no_grad():
-        logits = deformable.detect(deformable.preprocess([item])).outputs.pred_logits[0]
+        logits = deformable.detect(deformable.preprocess([item])).predictions.pred_logits[0]
     assert [q.index for q in queries] == logits.sigmoid().amax(-1).topk(3).indices.tolist()
     assert len(recording.queries(None, 10_000)) == len(logits)
     with pytest.raises(ValueError, match="There is no query 12: the model has queries 0 to 11"):

@@ -22,15 +22,15 @@ def test_the_most_certain_queries_come_first_with_their_maps(model) -> None:
     attention = query_attention(model, item, 4)
     with torch.no_grad():
         detection = model.detect(model.preprocess([item]))
-    scores = detection.outputs.pred_logits[0].softmax(-1)[:, :-1].max(-1).values
+    scores = detection.predictions.pred_logits[0].softmax(-1)[:, :-1].max(-1).values
     torch.testing.assert_close(attention.scores, scores.sort(descending=True).values[:4])
-    assert attention.maps.shape == (4, *detection.hidden.projected.shape[-2:])
+    assert attention.maps.shape == (4, *detection.projected.shape[-2:])
     torch.testing.assert_close(attention.maps.sum((1, 2)), torch.ones(4))
 
 
 def test_more_queries_than_the_model_has(model) -> None:
     item = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}
-    assert len(query_attention(model, item, 10_000).scores) == model.query_embed.num_embeddings
+    assert len(query_attention(model, item, 10_000).scores) == model.detr.query_embed.num_embeddings
 
 
 def test_the_map_is_brightest_where_the_query_looks() -> None:

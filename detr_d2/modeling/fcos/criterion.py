@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from ..criterion import mean_over_workers
+from ..workers import mean_over_workers
 from .outputs import FCOSOutputs, FCOSTargets
 
 # Below this, -ln IoU would send gradients that undo everything else.

@@ -1,6 +1,6 @@
 """Deformable DETR: attention to a few points around each reference, in features of several strides (Zhu et al., 2021).
 
-Legend: B batch, C transformer width, N cells of all levels, L decoder layers, Q queries, K classes.
+Legend: B batch, C transformer width, N locations of all levels, L decoder layers, Q queries, K classes.
 """
 
 import copy
@@ -11,18 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ...facts import ModelFacts, itself, methods, num_classes_of
 from ...layers import MLP, MaskedGroupNorm
-from ...structures import FeatureLevels, PaddedImages
-from ..classification import FocalClassification
-from ..matcher import Matches, Targets
-from ..outputs import DetectionOutputs
-from ..postprocessing import boxes_to_instances, select_by_sigmoid
-from ..transformer import DeformableOutput, Heads
-from .set_predictor import SetPredictor, build_criterion, output_sizes, require_features
+from ...structures import FeatureLevels, Matches, PaddedImages, Predictions, Targets
+from ..masks import MaskInputs
+from ..set_prediction import SigmoidScoring, build_criterion
+from ..transformer import DeformableOutput, Heads, build_position_encoding, build_transformer
+from .base import BoxSetPredictor, require_features
 
 # Probability of every class at the start: most queries hold no object (Lin et al., ICCV 2017).
 PRIOR_PROBABILITY = 0.01
@@ -34,7 +31,7 @@ class DeformableDetection(NamedTuple):
     features: dict[str, Tensor]
     levels: FeatureLevels
     hidden: DeformableOutput
-    outputs: DetectionOutputs
+    predictions: Predictions
 
 
 class InputProjection(nn.Sequential):
@@ -55,16 +52,19 @@ class InputProjection(nn.Sequential):
 
 
 @META_ARCH_REGISTRY.register()
-class DeformableDETR(SetPredictor):
+class DeformableDETR(BoxSetPredictor):
     """Backbone, projections to levels of one width, deformable transformer, heads of every decoder layer.
 
-    Without box refinement all layers share one pair of heads.
+    Without box refinement all layers share one pair of heads. The encoder's proposals, if it makes any, have a pair of
+    their own, which published weights number after those of the layers.
 
     Args:
         in_features: names of the backbone's features, finest first; further levels are made from the last.
+        position_encoding: padding mask -> position encoding of ``transformer.dim`` channels.
+        transformer: a module of ``TRANSFORMER_REGISTRY``.
         num_classes: K.
-        detections_per_image: how many pairs of query and class are detections.
-        shared: the arguments of `SetPredictor`.
+        aux_losses: train every decoder layer rather than the last.
+        shared: the arguments of `BoxSetPredictor`.
     """
 
     facts = ModelFacts(
@@ -80,26 +80,36 @@ class DeformableDETR(SetPredictor):
         postprocessing=methods("postprocess"),
         attention=itself,
     )
-    position_offset = -0.5
+    exports_dynamic_size = False  # attention is recorded with levels of sizes that Python knows
 
     @configurable
     def __init__(
-        self, *, in_features: Sequence[str], num_classes: int, detections_per_image: int, **shared: Any
+        self,
+        *,
+        in_features: Sequence[str],
+        position_encoding: nn.Module,
+        transformer: nn.Module,
+        num_classes: int,
+        aux_losses: bool,
+        **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        dim, shapes = self.transformer.dim, self.backbone.output_shape()
-        refine, num_predictions = self.transformer.decoder.box_refine, self.transformer.num_predictions
+        dim, shapes, decoder = transformer.dim, self.backbone.output_shape(), transformer.decoder
         self.in_features = list(in_features)
-        self.detections_per_image = detections_per_image
+        self.num_classes = num_classes
+        self.aux_losses = aux_losses
+        self.position_encoding = position_encoding
+        self.transformer = transformer
         channels = [shapes[name].channels for name in in_features]
-        further = self.transformer.num_levels - len(channels)
+        further = transformer.num_levels - len(channels)
         self.input_proj = nn.ModuleList(InputProjection(c, dim, kernel_size=1, stride=1) for c in channels)
         self.input_proj.extend(
             InputProjection(c, dim, kernel_size=3, stride=2) for c in [channels[-1], *[dim] * further][:further]
         )
+        count = len(decoder.layers) + transformer.query_selection.makes_proposals
         class_embed, bbox_embed = nn.Linear(dim, num_classes), MLP(dim, dim, 4, num_layers=3)
-        self.class_embed = one_a_prediction(class_embed, num_predictions, separate=refine)
-        self.bbox_embed = one_a_prediction(bbox_embed, num_predictions, separate=refine)
+        self.class_embed = one_a_prediction(class_embed, count, separate=decoder.box_refine)
+        self.bbox_embed = one_a_prediction(bbox_embed, count, separate=decoder.box_refine)
         self.reset_heads()
 
     @classmethod
@@ -117,12 +127,16 @@ class DeformableDETR(SetPredictor):
                 "MODEL.DETR.DEEP_SUPERVISION False leaves the heads untrained that MODEL.DEFORMABLE_DETR.BOX_REFINE "
                 "gives every decoder layer: change either."
             )
-        classification = FocalClassification(deformable.FOCAL_ALPHA, deformable.FOCAL_GAMMA)
+        scoring = SigmoidScoring(deformable.FOCAL_ALPHA, deformable.FOCAL_GAMMA, cfg.TEST.DETECTIONS_PER_IMAGE)
         return arguments | {
             "in_features": deformable.IN_FEATURES,
+            "position_encoding": build_position_encoding(cfg, offset=-0.5),
+            "transformer": build_transformer(cfg),
+            "num_queries": detr.NUM_OBJECT_QUERIES,
             "num_classes": num_classes_of(cfg)[0],
-            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "criterion": build_criterion(cfg, classification, classification.cost),
+            "scoring": scoring,
+            "criterion": build_criterion(cfg, scoring),
+            "aux_losses": detr.DEEP_SUPERVISION,
         }
 
     @torch.no_grad()
@@ -132,13 +146,28 @@ class DeformableDETR(SetPredictor):
             nn.init.constant_(class_embed.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
             nn.init.zeros_(bbox_embed.layers[-1].weight)
             nn.init.zeros_(bbox_embed.layers[-1].bias)
-        if not self.transformer.query_selection.has_proposals:  # else the first layer starts from boxes as well
+        if not self.transformer.query_selection.makes_proposals:  # else the first layer starts from boxes as well
             self.bbox_embed[0].layers[-1].bias[2:] = -2.0
 
-    def detect(self, images: PaddedImages) -> DeformableDetection:
+    @property
+    def heads(self) -> Heads:
+        """The heads of the decoder's layers and of the proposals, by their task."""
+        class_embed, bbox_embed = list(self.class_embed), list(self.bbox_embed)
+        if not self.transformer.query_selection.makes_proposals:
+            return Heads(class_embed, bbox_embed)
+        return Heads(class_embed[:-1], bbox_embed[:-1], class_embed[-1], bbox_embed[-1])
+
+    def detect(self, images: PaddedImages, targets: Targets | None = None) -> DeformableDetection:
         features = self.backbone(images.tensor)
-        levels = self.project([features[name] for name in self.in_features], images)
-        return self.predict(features, levels)
+        return self.predict(features, self.project([features[name] for name in self.in_features], images))
+
+    def predict(self, features: dict[str, Tensor], levels: FeatureLevels) -> DeformableDetection:
+        """Transformer and heads: class logits L x B x Q x K and boxes L x B x Q x 4."""
+        heads = self.heads
+        hidden = self.transformer(levels, heads, all_layers=self.training and self.aux_losses)
+        states = hidden.hidden_states
+        logits = torch.stack([head(x) for head, x in zip(heads.class_embed[-len(states) :], states, strict=True)])
+        return DeformableDetection(features, levels, hidden, Predictions(logits, hidden.boxes))
 
     def project(self, features: Sequence[Tensor], images: PaddedImages) -> FeatureLevels:
         """The backbone's features, finest first, as the levels that the transformer reads."""
@@ -152,39 +181,24 @@ class DeformableDETR(SetPredictor):
         positions = [self.position_encoding(mask) for mask in masks]
         return FeatureLevels.from_maps(maps, positions, masks, has_padding=images.has_padding)
 
-    def predict(self, features: dict[str, Tensor], levels: FeatureLevels) -> DeformableDetection:
-        """Transformer and heads: class logits L x B x Q x K and boxes L x B x Q x 4."""
-        heads = Heads(self.class_embed, self.bbox_embed)
-        hidden = self.transformer(levels, heads, all_layers=self.training and self.aux_losses)
-        num_layers, states = len(self.transformer.decoder.layers), hidden.hidden_states
-        used = self.class_embed[num_layers - len(states) : num_layers]
-        logits = torch.stack([head(x) for head, x in zip(used, states, strict=True)])
-        return DeformableDetection(features, levels, hidden, DetectionOutputs(logits, hidden.boxes))
-
-    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
-        scores, classes = class_logits.float().sigmoid().max(-1)
-        return scores, classes
-
-    def box_losses(
+    def losses(
         self, detection: DeformableDetection, targets: Targets, matches: Matches | None = None
     ) -> dict[str, Tensor]:
-        """Those of the encoder's proposals, to which all classes are the first, end in ``_enc``."""
-        losses = self.criterion(detection.outputs, targets, matches)
-        proposals = detection.hidden.proposals
+        """Those of the encoder's proposals end in ``_enc``."""
+        losses, proposals = super().losses(detection, targets, matches), detection.hidden.proposals
         if proposals is None:
             return losses
-        outputs = DetectionOutputs(proposals.logits[None], proposals.boxes[None])
-        objects = targets._replace(labels=torch.zeros_like(targets.labels))
-        return losses | self.criterion(outputs, objects, suffix="_enc")
+        task = self.transformer.query_selection.proposal_task(proposals, targets)
+        return losses | self.criterion(*task, suffix="_enc")
 
-    def postprocess(
-        self, detection: DeformableDetection, images: PaddedImages, batched_inputs: list[dict]
-    ) -> list[dict[str, Instances]]:
-        """The best pairs of query and class as detections, at each input's ``height`` and ``width``."""
-        scores, classes, query = select_by_sigmoid(detection.outputs.pred_logits, self.detections_per_image)
-        boxes = detection.outputs.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4))
-        results = boxes_to_instances(scores, classes, boxes, images.image_sizes, output_sizes(images, batched_inputs))
-        return [{"instances": instances} for instances in results]
+    def mask_inputs(self, detection: DeformableDetection, in_feature: str, finer: Sequence[str]) -> MaskInputs:
+        features, levels, hidden, _ = detection
+        level = self.in_features.index(in_feature)
+        shape = levels.spatial_shapes[level]
+        padding = None if levels.padding_mask is None else levels.split(levels.padding_mask)[level].unflatten(1, shape)
+        projected = levels.split(levels.tokens)[level].transpose(1, 2).unflatten(-1, shape)
+        memory = levels.split(hidden.memory)[level]
+        return MaskInputs(projected, memory, padding, hidden.hidden_states[-1], [features[name] for name in finer])
 
 
 def one_a_prediction(head: nn.Module, count: int, *, separate: bool) -> nn.ModuleList:

@@ -1,57 +1,56 @@
 """DETR: object detection as direct set prediction (Carion et al., ECCV 2020).
 
-Legend: B batch, H W size of the backbone feature, C transformer width, L decoder layers, Q queries, K classes + 1.
+Legend: B batch, H W size of the backbone feature, N = H * W, C transformer width, L decoder layers, Q queries,
+K classes + 1.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ...facts import ModelFacts, itself, methods, num_classes_of
 from ...layers import MLP
-from ...structures import PaddedImages
-from ..classification import SoftmaxClassification
-from ..matcher import Matches, Targets, class_probability_cost
-from ..outputs import DetectionOutputs
-from ..postprocessing import boxes_to_instances, select_by_softmax
-from .set_predictor import SetPredictor, build_criterion, output_sizes, require_features
-
-
-class Hidden(NamedTuple):
-    """What the transformer read and returned.
-
-    Attributes:
-        projected: B x C x H x W.
-        padding_mask: B x H x W, True = padding; None where nothing is padded.
-        hidden_states: L x B x Q x C, the last layer last.
-        memory: B x (H * W) x C, the encoder's output.
-    """
-
-    projected: Tensor
-    padding_mask: Tensor | None
-    hidden_states: Tensor
-    memory: Tensor
+from ...structures import PaddedImages, Predictions, Targets
+from ..masks import MaskInputs
+from ..set_prediction import SoftmaxScoring, build_criterion
+from ..transformer import build_position_encoding, build_transformer
+from .base import BoxSetPredictor, require_features
 
 
 class Detection(NamedTuple):
-    """A batch after the box model: the backbone's features by name, the transformer's states, and predictions."""
+    """What DETR computes of a batch.
+
+    Attributes:
+        features: the backbone's, by name.
+        projected: B x C x H x W, what the transformer read.
+        padding_mask: B x H x W, True = padding; None where nothing is padded.
+        memory: B x N x C, the encoder's output.
+        hidden_states: L x B x Q x C, the decoder's, the last layer last.
+        predictions: of the heads on those.
+    """
 
     features: dict[str, Tensor]
-    hidden: Hidden
-    outputs: DetectionOutputs
+    projected: Tensor
+    padding_mask: Tensor | None
+    memory: Tensor
+    hidden_states: Tensor
+    predictions: Predictions
 
 
 @META_ARCH_REGISTRY.register()
-class DETR(SetPredictor):
+class DETR(BoxSetPredictor):
     """Backbone, transformer, a class head and a box head on every object query.
 
     Args:
         in_feature: the name of the feature map that the transformer reads.
+        position_encoding: padding mask -> position encoding of ``transformer.dim`` channels.
+        transformer: a module of ``TRANSFORMER_REGISTRY``.
         num_classes: without the no-object class.
-        shared: the arguments of `SetPredictor`.
+        aux_losses: train every decoder layer rather than the last.
+        shared: the arguments of `BoxSetPredictor`.
     """
 
     facts = ModelFacts(
@@ -64,61 +63,65 @@ class DETR(SetPredictor):
     )
 
     @configurable
-    def __init__(self, *, in_feature: str, num_classes: int, **shared: Any) -> None:
+    def __init__(
+        self,
+        *,
+        in_feature: str,
+        position_encoding: nn.Module,
+        transformer: nn.Module,
+        num_classes: int,
+        aux_losses: bool,
+        **shared: Any,
+    ) -> None:
         super().__init__(**shared)
-        dim = self.transformer.dim
-        self.in_feature = in_feature
+        dim = transformer.dim
+        self.in_features = [in_feature]
+        self.num_classes = num_classes
+        self.aux_losses = aux_losses
+        self.position_encoding = position_encoding
+        self.transformer = transformer
         self.input_proj = nn.Conv2d(self.backbone.output_shape()[in_feature].channels, dim, kernel_size=1)
         self.query_embed = nn.Embedding(self.num_queries, dim)
-        self.class_embed = nn.Linear(dim, num_classes + 1)
+        self.class_embed = nn.Linear(dim, num_classes + self.scoring.extra_columns)
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        detr = cfg.MODEL.DETR
+        detr, scoring = cfg.MODEL.DETR, SoftmaxScoring(cfg.MODEL.DETR.NO_OBJECT_WEIGHT)
         arguments = super().from_config(cfg)
         require_features("MODEL.DETR.IN_FEATURE", [detr.IN_FEATURE], arguments["backbone"])
         return arguments | {
             "in_feature": detr.IN_FEATURE,
+            "position_encoding": build_position_encoding(cfg),
+            "transformer": build_transformer(cfg),
+            "num_queries": detr.NUM_OBJECT_QUERIES,
             "num_classes": num_classes_of(cfg)[0],
-            "criterion": build_criterion(cfg, SoftmaxClassification(detr.NO_OBJECT_WEIGHT), class_probability_cost),
+            "scoring": scoring,
+            "criterion": build_criterion(cfg, scoring),
+            "aux_losses": detr.DEEP_SUPERVISION,
         }
 
-    def detect(self, images: PaddedImages) -> Detection:
-        """Backbone, transformer and heads."""
+    def detect(self, images: PaddedImages, targets: Targets | None = None) -> Detection:
+        """Backbone, transformer and heads; every decoder layer where losses need it."""
         features = self.backbone(images.tensor)
-        hidden = self.transform(features[self.in_feature], images)
-        return Detection(features, hidden, self.predict(hidden))
-
-    def transform(self, feature: Tensor, images: PaddedImages) -> Hidden:
-        """Backbone feature -> hidden states; every decoder layer's where losses need them."""
-        mask = images.mask_at(feature.shape[-2:])
-        projected, padding_mask = self.input_proj(feature), mask if images.has_padding else None
-        output = self.transformer(
+        projected = self.input_proj(features[self.in_features[0]])
+        mask = images.mask_at(projected.shape[-2:])
+        padding_mask = mask if images.has_padding else None
+        hidden_states, memory = self.transformer(
             projected,
             self.position_encoding(mask),
             padding_mask,
             self.query_embed.weight,
             all_layers=self.training and self.aux_losses,
         )
-        return Hidden(projected, padding_mask, output.hidden_states, output.memory)
+        predictions = Predictions(self.class_embed(hidden_states), self.bbox_embed(hidden_states).float().sigmoid())
+        return Detection(features, projected, padding_mask, memory, hidden_states, predictions)
 
-    def predict(self, hidden: Hidden) -> DetectionOutputs:
-        """Class logits (L x B x Q x K) and relative boxes (L x B x Q x 4)."""
-        states = hidden.hidden_states
-        return DetectionOutputs(self.class_embed(states), self.bbox_embed(states).float().sigmoid())
-
-    def best_classes(self, class_logits: Tensor) -> tuple[Tensor, Tensor]:
-        return select_by_softmax(class_logits)
-
-    def box_losses(self, detection: Detection, targets: Targets, matches: Matches | None = None) -> dict[str, Tensor]:
-        return self.criterion(detection.outputs, targets, matches)
-
-    def postprocess(
-        self, detection: Detection, images: PaddedImages, batched_inputs: list[dict]
-    ) -> list[dict[str, Instances]]:
-        """All queries as detections, at each input's ``height`` and ``width``."""
-        scores, classes = self.best_classes(detection.outputs.pred_logits)
-        sizes = output_sizes(images, batched_inputs)
-        results = boxes_to_instances(scores, classes, detection.outputs.pred_boxes, images.image_sizes, sizes)
-        return [{"instances": instances} for instances in results]
+    def mask_inputs(self, detection: Detection, in_feature: str, finer: Sequence[str]) -> MaskInputs:
+        return MaskInputs(
+            detection.projected,
+            detection.memory,
+            detection.padding_mask,
+            detection.hidden_states[-1],
+            [detection.features[name] for name in finer],
+        )

@@ -1,8 +1,8 @@
 """Transformers over backbone features, registered in ``TRANSFORMER_REGISTRY``."""
 
-from .build import TRANSFORMER_REGISTRY, build_transformer
+from .build import TRANSFORMER_REGISTRY, build_position_encoding, build_transformer
 from .deformable_transformer import DeformableOutput, DeformableTransformer
-from .detr_transformer import DetrTransformer, TransformerOutput
+from .detr_transformer import DetrTransformer
 from .query_selection import QUERY_SELECTION_REGISTRY, Heads, Proposals
 
 __all__ = [
@@ -13,6 +13,6 @@ __all__ = [
     "DetrTransformer",
     "Heads",
     "Proposals",
-    "TransformerOutput",
+    "build_position_encoding",
     "build_transformer",
 ]

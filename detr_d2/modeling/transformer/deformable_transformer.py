@@ -1,10 +1,10 @@
 """The encoder-decoder transformer of Deformable DETR (Zhu et al., ICLR 2021).
 
-It differs from DETR's: cells of several levels are one sequence, the encoder and the decoder's look at the memory are
-deformable attention around reference points, and boxes are predicted relative to those points, so that the box heads
-take part in the decoder.
+It differs from DETR's: the locations of several levels are one sequence, the encoder and the decoder's look at the
+memory are deformable attention around reference points, and boxes are predicted relative to those points, so that the
+box heads take part in the decoder.
 
-Legend: B batch, N cells of all levels, F levels, Q object queries, C channels, L decoder layers.
+Legend: B batch, N locations of all levels, F levels, Q object queries, C channels, L decoder layers.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class DeformableOutput(NamedTuple):
 
 
 class DeformableEncoderLayer(FeedForward):
-    """Deformable attention among the cells, then a feed-forward network, each with a residual and a LayerNorm."""
+    """Deformable attention among the locations, then a feed-forward network, each with a residual and a LayerNorm."""
 
     def __init__(self, dim: int, dim_feedforward: int, dropout: float, **attention: int) -> None:
         super().__init__(dim, dim_feedforward, dropout)
@@ -101,12 +101,14 @@ class DeformableDecoder(nn.Module):
 
     Args:
         box_refine: every layer looks where the box of the one before is, rather than all around the first reference.
+        eps: of the inverse sigmoid, by which boxes start from references.
     """
 
-    def __init__(self, num_layers: int, box_refine: bool, **layer: float) -> None:
+    def __init__(self, num_layers: int, box_refine: bool, *, eps: float = 1e-5, **layer: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DeformableDecoderLayer(**layer) for _ in range(num_layers))
         self.box_refine = box_refine
+        self.eps = eps
 
     def forward(
         self, queries: Queries, memory: Tensor, levels: FeatureLevels, bbox_embed: Sequence[nn.Module], all_layers: bool
@@ -114,7 +116,7 @@ class DeformableDecoder(nn.Module):
         """Hidden states and boxes, of every layer or of the last."""
         x, reference = queries.target, queries.reference
         states, boxes, references = [], [], []
-        for i, (layer, head) in enumerate(zip(self.layers, bbox_embed, strict=False)):  # proposals have one more head
+        for i, (layer, head) in enumerate(zip(self.layers, bbox_embed, strict=True)):
             is_last = i == len(self.layers) - 1
             references.append(reference)
             ratios = levels.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
@@ -122,20 +124,21 @@ class DeformableDecoder(nn.Module):
             if all_layers or is_last:
                 states.append(x)
             if all_layers or is_last or self.box_refine:
-                boxes.append(box_around(reference, head(x)))
+                boxes.append(box_around(reference, head(x), self.eps))
             if self.box_refine:
                 reference = boxes[-1].detach()
         count = len(states)
         return DeformableOutput(torch.stack(states), torch.stack(boxes[-count:]), references, memory, queries.proposals)
 
 
-def box_around(reference: Tensor, box_logits: Tensor) -> Tensor:
+def box_around(reference: Tensor, box_logits: Tensor, eps: float = 1e-5) -> Tensor:
     """Relative boxes cx, cy, w, h from a head's logits, which start from those of a point or of a box.
 
-    ``reference`` ... x 2 or 4 in [0, 1], ``box_logits`` ... x 4 -> ... x 4 in the dtype of ``reference``.
+    ``reference`` ... x 2 or 4 in [0, 1], ``box_logits`` ... x 4 -> ... x 4 in the dtype of ``reference``; ``eps`` of
+    the inverse sigmoid.
     """
     box_logits = box_logits.to(reference.dtype)
-    start = inverse_sigmoid(reference)
+    start = inverse_sigmoid(reference, eps)
     if start.shape[-1] == 2:
         return torch.cat([box_logits[..., :2] + start, box_logits[..., 2:]], dim=-1).sigmoid()
     return (box_logits + start).sigmoid()
@@ -143,52 +146,28 @@ def box_around(reference: Tensor, box_logits: Tensor) -> Tensor:
 
 @TRANSFORMER_REGISTRY.register()
 class DeformableTransformer(nn.Module):
-    """Encoder over the cells of all levels, choice of queries, decoder.
+    """Encoder over the locations of all levels, choice of queries, decoder.
 
     Args:
+        encoder, decoder: of width ``dim``.
         query_selection: a module of ``QUERY_SELECTION_REGISTRY``.
-        box_refine: see `DeformableDecoder`.
-        dim: C. num_heads: of every attention. dim_feedforward, dropout: of every layer.
-        num_encoder_layers, num_decoder_layers: 6 and 6 as published. num_levels: F.
-        num_encoder_points, num_decoder_points: that each head reads in each level.
-        attention_backend: see `ms_deform_attn`.
+        dim: C. num_levels: how many levels it reads.
     """
 
     @configurable
     def __init__(
-        self,
-        *,
-        query_selection: nn.Module,
-        box_refine: bool = False,
-        dim: int = 256,
-        num_heads: int = 8,
-        num_encoder_layers: int = 6,
-        num_decoder_layers: int = 6,
-        dim_feedforward: int = 1024,
-        dropout: float = 0.1,
-        num_levels: int = 4,
-        num_encoder_points: int = 4,
-        num_decoder_points: int = 4,
-        attention_backend: str = "auto",
+        self, *, encoder: nn.Module, decoder: nn.Module, query_selection: nn.Module, dim: int, num_levels: int
     ) -> None:
         super().__init__()
-        if query_selection.has_proposals and not box_refine:
+        if query_selection.makes_proposals and not decoder.box_refine:
             raise ValueError(
                 f"{type(query_selection).__name__} starts from boxes, which only box refinement goes on from: set "
                 'MODEL.DEFORMABLE_DETR.BOX_REFINE True, or QUERY_SELECTION "LearnedQueries".'
             )
         self.dim = dim
         self.num_levels = num_levels
-        layer = {
-            "dim": dim,
-            "dim_feedforward": dim_feedforward,
-            "dropout": dropout,
-            "num_levels": num_levels,
-            "num_heads": num_heads,
-            "backend": attention_backend,
-        }
-        self.encoder = DeformableEncoder(num_encoder_layers, num_points=num_encoder_points, **layer)
-        self.decoder = DeformableDecoder(num_decoder_layers, box_refine, num_points=num_decoder_points, **layer)
+        self.encoder = encoder
+        self.decoder = decoder
         self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
         self.query_selection = query_selection
         self.reset_parameters()
@@ -208,39 +187,38 @@ class DeformableTransformer(nn.Module):
         detr, deformable = cfg.MODEL.DETR, cfg.MODEL.DEFORMABLE_DETR
         if detr.PRE_NORM:
             raise ValueError("MODEL.DETR.PRE_NORM: DeformableTransformer has no norms before its blocks; set it False.")
-        return {
-            "query_selection": build_query_selection(cfg),
-            "box_refine": deformable.BOX_REFINE,
+        layer = {
             "dim": detr.HIDDEN_DIM,
-            "num_heads": detr.NHEADS,
-            "num_encoder_layers": detr.ENC_LAYERS,
-            "num_decoder_layers": detr.DEC_LAYERS,
             "dim_feedforward": detr.DIM_FEEDFORWARD,
             "dropout": detr.DROPOUT,
             "num_levels": deformable.NUM_FEATURE_LEVELS,
-            "num_encoder_points": deformable.ENC_POINTS,
-            "num_decoder_points": deformable.DEC_POINTS,
-            "attention_backend": deformable.ATTENTION_BACKEND,
+            "num_heads": detr.NHEADS,
+            "backend": deformable.ATTENTION_BACKEND,
+        }
+        query_selection = build_query_selection(cfg)
+        return {
+            "encoder": DeformableEncoder(detr.ENC_LAYERS, num_points=deformable.ENC_POINTS, **layer),
+            "decoder": DeformableDecoder(
+                detr.DEC_LAYERS, deformable.BOX_REFINE, num_points=deformable.DEC_POINTS, **layer
+            ),
+            "query_selection": query_selection,
+            "dim": detr.HIDDEN_DIM,
+            "num_levels": deformable.NUM_FEATURE_LEVELS,
         }
 
-    @property
-    def num_predictions(self) -> int:
-        """Pairs of heads that it needs: one a decoder layer, and one for proposals where they are made."""
-        return len(self.decoder.layers) + self.query_selection.has_proposals
-
     def forward(self, levels: FeatureLevels, heads: Heads, *, all_layers: bool) -> DeformableOutput:
-        """Transform the cells into one hidden state and one box per object query.
+        """Transform the locations into one hidden state and one box per object query.
 
         Args:
             levels: projected features; their positions are those within each level.
-            heads: `num_predictions` of each kind.
+            heads: of every decoder layer, and of proposals where the query selection makes them.
             all_layers: return every decoder layer's output rather than the last.
         """
-        level_of_cell = [
+        level_of_location = [
             embed.expand(height * width, -1)
             for embed, (height, width) in zip(self.level_embed, levels.spatial_shapes, strict=True)
         ]
-        levels = levels._replace(positions=levels.positions + torch.cat(level_of_cell))
+        levels = levels._replace(positions=levels.positions + torch.cat(level_of_location))
         memory = self.encoder(levels)
         queries = self.query_selection(memory, levels, heads)
         return self.decoder(queries, memory, levels, heads.bbox_embed, all_layers)

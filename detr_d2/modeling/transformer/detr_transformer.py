@@ -4,10 +4,8 @@ It differs from ``torch.nn.Transformer``: positions are added to queries and key
 values, the encoder has a final norm only if norms come first, and the decoder returns every layer's output, each
 through one shared final norm.
 
-Legend: B batch, N = H * W cells of the feature map, Q object queries, C channels, L decoder layers.
+Legend: B batch, N = H * W locations of the feature map, Q object queries, C channels, L decoder layers.
 """
-
-from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -16,19 +14,6 @@ from torch import Tensor, nn
 from ...kernels.cpu import Dropout, relu_dropout_
 from ...layers import MultiheadAttention
 from .build import TRANSFORMER_REGISTRY
-
-
-class TransformerOutput(NamedTuple):
-    """What the heads read.
-
-    Attributes:
-        hidden_states: L x B x Q x C, normed decoder outputs, last layer last; only that layer (L = 1) where the
-            others were not asked for.
-        memory: B x N x C, the encoder's output.
-    """
-
-    hidden_states: Tensor
-    memory: Tensor
 
 
 class FeedForward(nn.Module):
@@ -113,6 +98,7 @@ class Decoder(nn.Module):
 
     def __init__(self, num_layers: int, dim: int, **layer_args: object) -> None:
         super().__init__()
+        self.dim = dim
         self.layers = nn.ModuleList(DecoderLayer(dim, **layer_args) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
@@ -131,31 +117,18 @@ class Decoder(nn.Module):
 
 @TRANSFORMER_REGISTRY.register()
 class DetrTransformer(nn.Module):
-    """Encoder over the feature map's cells, decoder over the object queries.
+    """Encoder over the feature map's locations, decoder over the object queries.
 
     Args:
-        dim: C. num_heads: of every attention. dim_feedforward, dropout: of every layer.
-        num_encoder_layers, num_decoder_layers: 6 and 6 as published.
-        pre_norm: LayerNorm before each block instead of after.
+        encoder, decoder: of one width C.
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        dim: int = 256,
-        num_heads: int = 8,
-        num_encoder_layers: int = 6,
-        num_decoder_layers: int = 6,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        pre_norm: bool = False,
-    ) -> None:
+    def __init__(self, *, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
-        self.dim = dim
-        layer_args = {"num_heads": num_heads, "dim_feedforward": dim_feedforward, "dropout": dropout}
-        self.encoder = Encoder(num_encoder_layers, dim, pre_norm=pre_norm, **layer_args)
-        self.decoder = Decoder(num_decoder_layers, dim, pre_norm=pre_norm, **layer_args)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.dim = decoder.dim
         # As published: every matrix, the stacked query-key-value projections included, is Xavier-uniform.
         for parameter in self.parameters():
             if parameter.dim() > 1:
@@ -164,19 +137,18 @@ class DetrTransformer(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
         detr = cfg.MODEL.DETR
-        return {
+        layer = {
             "dim": detr.HIDDEN_DIM,
             "num_heads": detr.NHEADS,
-            "num_encoder_layers": detr.ENC_LAYERS,
-            "num_decoder_layers": detr.DEC_LAYERS,
             "dim_feedforward": detr.DIM_FEEDFORWARD,
             "dropout": detr.DROPOUT,
             "pre_norm": detr.PRE_NORM,
         }
+        return {"encoder": Encoder(detr.ENC_LAYERS, **layer), "decoder": Decoder(detr.DEC_LAYERS, **layer)}
 
     def forward(
         self, features: Tensor, pos: Tensor, padding_mask: Tensor | None, query_embed: Tensor, *, all_layers: bool
-    ) -> TransformerOutput:
+    ) -> tuple[Tensor, Tensor]:
         """Transform projected features into one hidden state per object query.
 
         Args:
@@ -185,10 +157,14 @@ class DetrTransformer(nn.Module):
             padding_mask: B x H x W, True = padding; None where nothing is padded, which is faster.
             query_embed: Q x C learned query positions.
             all_layers: return every decoder layer's output rather than the last.
+
+        Returns:
+            L x B x Q x C, normed decoder outputs, the last layer last (L = 1 for that alone), and the encoder's output,
+            B x N x C.
         """
         x = features.flatten(2).transpose(1, 2)  # B x N x C
         pos = pos.flatten(2).transpose(1, 2).to(x.dtype)
         attn_mask = None if padding_mask is None else ~padding_mask.flatten(1)[:, None, None]  # B x 1 x 1 x N
         memory = self.encoder(x, pos, attn_mask)
         query_pos = query_embed.to(x.dtype).expand(x.shape[0], -1, -1)
-        return TransformerOutput(self.decoder(query_pos, memory, pos, attn_mask, all_layers=all_layers), memory)
+        return self.decoder(query_pos, memory, pos, attn_mask, all_layers=all_layers), memory

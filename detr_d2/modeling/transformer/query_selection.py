@@ -1,6 +1,6 @@
 """Where the decoder of Deformable DETR begins (Zhu et al., ICLR 2021): learned queries, or the best proposals.
 
-Legend: B batch, N cells of all levels, L levels, Q queries, C channels, K classes.
+Legend: B batch, N locations of all levels, L levels, Q queries, C channels, K classes.
 """
 
 import math
@@ -13,31 +13,39 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from ...layers import sine_features
-from ...structures import FeatureLevels
+from ...structures import FeatureLevels, Predictions, Targets
 
 QUERY_SELECTION_REGISTRY = Registry("QUERY_SELECTION")
 QUERY_SELECTION_REGISTRY.__doc__ = """
 Modules that choose the decoder's queries, built from the whole cfg by ``MODEL.DEFORMABLE_DETR.QUERY_SELECTION``.
 
 They are called with the memory (B x N x C), its `FeatureLevels` and the models' `Heads`, and return `Queries`. Their
-``has_proposals`` says whether they use the last pair of heads for themselves.
+``makes_proposals`` says whether the encoder proposes objects, by heads of its own; then their ``proposal_task`` says
+what those are trained on.
 """
 
 
 class Heads(NamedTuple):
-    """Class heads (C -> K logits) and box heads (C -> 4 logits), one a decoder layer, then that of proposals if any."""
+    """Class heads (C -> K logits) and box heads (C -> 4 logits).
+
+    Attributes:
+        class_embed, bbox_embed: one a decoder layer.
+        proposal_class_embed, proposal_bbox_embed: those of the encoder's proposals, if it makes any.
+    """
 
     class_embed: Sequence[nn.Module]
     bbox_embed: Sequence[nn.Module]
+    proposal_class_embed: nn.Module | None = None
+    proposal_bbox_embed: nn.Module | None = None
 
 
 class Proposals(NamedTuple):
-    """What the encoder says of every cell.
+    """What the encoder says of every location.
 
     Attributes:
         logits: B x N x K; only column 0, whether there is an object, decides anything.
-        boxes: B x N x 4, cx, cy, w, h relative to the image; ones where a cell may propose nothing.
-        selected: B x Q indices of the cells that became queries, best first.
+        boxes: B x N x 4, cx, cy, w, h relative to the image; ones where a location may propose nothing.
+        selected: B x Q indices of the locations that became queries, best first.
     """
 
     logits: Tensor
@@ -69,7 +77,7 @@ class LearnedQueries(nn.Module):
         num_queries: Q. dim: C.
     """
 
-    has_proposals = False
+    makes_proposals = False
 
     @configurable
     def __init__(self, *, num_queries: int, dim: int) -> None:
@@ -90,19 +98,19 @@ class LearnedQueries(nn.Module):
 
 @QUERY_SELECTION_REGISTRY.register()
 class TwoStageQueries(nn.Module):
-    """Every cell of the encoder's output proposes a box; the best become the decoder's references and queries.
+    """Every location of the encoder's output proposes a box; the best become the decoder's references and queries.
 
-    A cell's proposal starts from a square at its centre, of 0.05 of the image in the finest level, doubled from each
-    level to the next. Cells whose square does not lie within the image (0.01 .. 0.99), and padding, propose nothing.
+    A location's proposal starts from a square around it, of 0.05 of the image in the finest level, doubled from each
+    level to the next. Locations whose square is not within the image (0.01 .. 0.99), and padding, propose nothing.
 
-    As published, but that padding is never selected. To the published code it is as good as an image's own cells
+    As published, but that padding is never selected. To the published code it is as good as an image's own locations
     without proposal, which a trained model ranks below all others.
 
     Args:
-        num_queries: Q, or N where there are fewer cells. dim: C.
+        num_queries: Q, or N where there are fewer locations. dim: C.
     """
 
-    has_proposals = True
+    makes_proposals = True
 
     @configurable
     def __init__(self, *, num_queries: int, dim: int) -> None:
@@ -121,9 +129,9 @@ class TwoStageQueries(nn.Module):
 
     def forward(self, memory: Tensor, levels: FeatureLevels, heads: Heads) -> Queries:
         anchors, valid = self.anchors(levels)  # B x N x 4 logits, B x N x 1
-        cells = self.enc_output_norm(self.enc_output(memory.masked_fill(~valid, 0.0)))
-        logits = heads.class_embed[-1](cells)
-        box_logits = heads.bbox_embed[-1](cells).to(anchors.dtype) + anchors
+        tokens = self.enc_output_norm(self.enc_output(memory.masked_fill(~valid, 0.0)))
+        logits = heads.proposal_class_embed(tokens)
+        box_logits = heads.proposal_bbox_embed(tokens).to(anchors.dtype) + anchors
 
         objectness = logits[..., 0].detach()
         if levels.padding_mask is not None:
@@ -133,8 +141,14 @@ class TwoStageQueries(nn.Module):
         position, target = self.queries(reference).to(memory.dtype).chunk(2, dim=-1)
         return Queries(target, position, reference, Proposals(logits, box_logits.sigmoid(), selected))
 
+    @staticmethod
+    def proposal_task(proposals: Proposals, targets: Targets) -> tuple[Predictions, Targets]:
+        """What proposals are trained on: all locations, to which all classes are the first."""
+        predictions = Predictions(proposals.logits[None], proposals.boxes[None])
+        return predictions, targets._replace(labels=torch.zeros_like(targets.labels))
+
     def anchors(self, levels: FeatureLevels) -> tuple[Tensor, Tensor]:
-        """Each cell's square as logits of cx, cy, w, h (infinite where invalid), and whether it is valid."""
+        """Each location's square as logits of cx, cy, w, h (infinite where invalid), and whether it is valid."""
         sides = [torch.full_like(x, 0.05 * 2.0**i) for i, x in enumerate(levels.split(levels.centers))]
         boxes = torch.cat([levels.centers, torch.cat(sides, dim=1)], dim=-1)
         valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)

@@ -66,7 +66,7 @@ def test_evaluation_returns_the_best_pairs(small_deformable_cfg: BuildCfg, varia
     with torch.no_grad():
         results = model(inputs)
         detection = model.detect(model.preprocess(inputs))
-    best = detection.outputs.pred_logits.sigmoid().flatten(1).sort(dim=1, descending=True)[0][:, :20]
+    best = detection.predictions.pred_logits.sigmoid().flatten(1).sort(dim=1, descending=True)[0][:, :20]
     for result, size, scores in zip(results, [(130, 45), SIZES[1]], best, strict=True):
         instances = result["instances"]
         assert instances.image_size == size
@@ -103,7 +103,7 @@ def test_an_image_gives_the_same_alone_and_beside_a_larger_one(small_deformable_
 
     with torch.no_grad():
         expected, result = (
-            model.predict(f, model.project([f[name] for name in model.in_features], images)).outputs
+            model.predict(f, model.project([f[name] for name in model.in_features], images)).predictions
             for f, images in ((cut, alone), (features, beside))
         )
     assert expected.pred_boxes.std(dim=1).min() > 1e-3
@@ -162,7 +162,7 @@ def test_bf16_autocast(small_deformable_cfg: BuildCfg) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         detection = model.detect(model.preprocess(make_inputs()))
         losses = model(make_inputs((3, 0)))
-    assert detection.outputs.boxes.dtype == detection.hidden.proposals.boxes.dtype == torch.float32
+    assert detection.predictions.boxes.dtype == detection.hidden.proposals.boxes.dtype == torch.float32
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
     expected = build(small_deformable_cfg("_two_stage", "MODEL.DETR.DROPOUT", 0.0))(make_inputs((3, 0)))

@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor
 
 from detr_d2.modeling import DETR
+from detr_d2.modeling.set_prediction.matcher import giou_cost
 
 from .inputs import make_inputs as of_sizes
 
@@ -55,8 +56,9 @@ def test_loss_weights_come_from_the_cfg(cfg: CfgNode) -> None:
 
 def test_matching_costs_come_from_the_cfg(cfg: CfgNode) -> None:
     cfg.MODEL.DETR.COST_CLASS, cfg.MODEL.DETR.COST_L1, cfg.MODEL.DETR.COST_GIOU = 7.0, 0.0, 3.0
-    terms = {term.__name__: weight for weight, term in build(cfg).criterion.matcher.terms}
-    assert terms == {"class_probability_cost": 7.0, "giou_cost": 3.0}
+    model = build(cfg)
+    terms = model.criterion.matcher.terms
+    assert terms == [(7.0, model.scoring.cost), (3.0, giou_cost)]
 
 
 def test_without_deep_supervision(cfg: CfgNode) -> None:
@@ -70,7 +72,8 @@ def test_without_deep_supervision(cfg: CfgNode) -> None:
 
 def test_targets_are_relative_to_each_images_own_size(cfg: CfgNode) -> None:
     inputs = make_inputs((2, 1))
-    targets = build(cfg).prepare_targets(inputs)
+    model = build(cfg)
+    targets = model.prepare_targets(inputs, model.preprocess(inputs))
     assert targets.counts == [2, 1]
     for i, ((height, width), count) in enumerate(zip(SIZES, targets.counts, strict=True)):
         left, top, right, bottom = inputs[i]["instances"].gt_boxes.tensor.unbind(1)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from detr_d2.layers import MLP, MSDeformAttn
 from detr_d2.modeling.transformer import DeformableTransformer, Heads
-from detr_d2.modeling.transformer.deformable_transformer import box_around
+from detr_d2.modeling.transformer.deformable_transformer import DeformableDecoder, DeformableEncoder, box_around
 from detr_d2.modeling.transformer.query_selection import LearnedQueries, TwoStageQueries
-from detr_d2.structures import FeatureLevels
+from detr_d2.structures import FeatureLevels, Targets
 
 C, QUERIES, CLASSES, DECODER_LAYERS = 32, 6, 3, 3
 SHAPES = [(6, 8), (3, 4)]
@@ -18,20 +18,25 @@ SHAPES = [(6, 8), (3, 4)]
 def build(two_stage: bool = False, refine: bool = False) -> tuple[DeformableTransformer, Heads]:
     torch.manual_seed(0)
     selection = (TwoStageQueries if two_stage else LearnedQueries)(num_queries=QUERIES, dim=C)
+    layer = {
+        "dim": C,
+        "dim_feedforward": 48,
+        "dropout": 0.0,
+        "num_levels": len(SHAPES),
+        "num_heads": 4,
+        "num_points": 4,
+    }
     transformer = DeformableTransformer(
+        encoder=DeformableEncoder(2, **layer),
+        decoder=DeformableDecoder(DECODER_LAYERS, refine, **layer),
         query_selection=selection,
-        box_refine=refine,
         dim=C,
-        num_heads=4,
-        num_encoder_layers=2,
-        num_decoder_layers=DECODER_LAYERS,
-        dim_feedforward=48,
-        dropout=0.0,
         num_levels=len(SHAPES),
     )
-    count = transformer.num_predictions
-    heads = Heads([nn.Linear(C, CLASSES) for _ in range(count)], [MLP(C, C, 4, 3) for _ in range(count)])
-    return transformer, heads
+    class_embed = [nn.Linear(C, CLASSES) for _ in range(DECODER_LAYERS + two_stage)]
+    bbox_embed = [MLP(C, C, 4, 3) for _ in range(DECODER_LAYERS + two_stage)]
+    proposals = (class_embed.pop(), bbox_embed.pop()) if two_stage else ()
+    return transformer, Heads(class_embed, bbox_embed, *proposals)
 
 
 def levels_of(valid: tuple[int, int] | None = None, maps: list[Tensor] | None = None) -> FeatureLevels:
@@ -100,8 +105,8 @@ def test_boxes_start_from_points_or_boxes() -> None:
 def test_proposals_are_squares_at_the_cells() -> None:
     """Of 0.05 in the first level and 0.1 in the second, moved by what the head says."""
     transformer, heads = build(two_stage=True, refine=True)
-    nn.init.zeros_(heads.bbox_embed[-1].layers[-1].weight)
-    nn.init.zeros_(heads.bbox_embed[-1].layers[-1].bias)
+    nn.init.zeros_(heads.proposal_bbox_embed.layers[-1].weight)
+    nn.init.zeros_(heads.proposal_bbox_embed.layers[-1].bias)
     levels = levels_of(valid=(4, 6))
     proposals = transformer(levels, heads, all_layers=True).proposals
     first, second = levels.split(proposals.boxes)
@@ -124,6 +129,25 @@ def test_best_proposals_by_the_first_class_become_queries() -> None:
         assert torch.equal(proposals.selected[image], best)
         torch.testing.assert_close(reference[image], proposals.boxes[image, best])
     assert not reference.requires_grad
+
+
+def test_what_proposals_are_trained_on() -> None:
+    """All locations, to which all classes are the first; boxes as they are."""
+    transformer, heads = build(two_stage=True, refine=True)
+    proposals = transformer(levels_of(), heads, all_layers=True).proposals
+    targets = Targets(torch.tensor([[2, 1], [1, 0]]), torch.rand(2, 2, 4), [2, 1])
+    predictions, objects = transformer.query_selection.proposal_task(proposals, targets)
+    assert torch.equal(predictions.pred_logits, proposals.logits)
+    assert torch.equal(predictions.pred_boxes, proposals.boxes)
+    assert objects.labels.tolist() == [[0, 0], [0, 0]]
+    assert torch.equal(objects.boxes, targets.boxes)
+    assert objects.counts == [2, 1]
+
+
+def test_the_epsilon_bounds_how_far_boxes_start() -> None:
+    corner = torch.zeros(1, 4)
+    assert box_around(corner, torch.zeros(1, 4)).max() < 2e-5
+    torch.testing.assert_close(box_around(corner, torch.zeros(1, 4), 1e-2), torch.full((1, 4), 0.01 / 1.01))
 
 
 def test_fewer_cells_than_queries() -> None:

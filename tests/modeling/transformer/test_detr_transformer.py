@@ -5,22 +5,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detr_d2.modeling.transformer import DetrTransformer, build_transformer
+from detr_d2.modeling.transformer.detr_transformer import Decoder, Encoder
 
 C, HEADS, FEED_FORWARD, QUERIES, LAYERS = 32, 4, 48, 7, 3
+
+
+def initial(pre_norm: bool = False, dropout: float = 0.0) -> DetrTransformer:
+    layer = {"dim": C, "num_heads": HEADS, "dim_feedforward": FEED_FORWARD, "dropout": dropout, "pre_norm": pre_norm}
+    return DetrTransformer(encoder=Encoder(2, **layer), decoder=Decoder(LAYERS, **layer))
 
 
 def build(pre_norm: bool = False, dropout: float = 0.0) -> DetrTransformer:
     """A small transformer with every parameter away from its initial value."""
     torch.manual_seed(0)
-    model = DetrTransformer(
-        dim=C,
-        num_heads=HEADS,
-        num_encoder_layers=2,
-        num_decoder_layers=LAYERS,
-        dim_feedforward=FEED_FORWARD,
-        dropout=dropout,
-        pre_norm=pre_norm,
-    )
+    model = initial(pre_norm, dropout)
     for parameter in model.parameters():
         if parameter.dim() == 1:
             nn.init.normal_(parameter, mean=float((parameter == 1).all()), std=0.2)
@@ -88,10 +86,10 @@ def test_equals_an_implementation_on_torchs_attention(pre_norm: bool) -> None:
     features, pos, mask, query_embed = inputs = make_inputs([(4, 6), (3, 2)], 4, 6)
     output = model(features, pos, mask, query_embed, all_layers=True)
     hidden, memory = reference_forward(model, inputs, pre_norm)
-    assert output.hidden_states.shape == (LAYERS, 2, QUERIES, C)
-    torch.testing.assert_close(output.hidden_states, hidden, atol=1e-5, rtol=1e-4)
+    assert output[0].shape == (LAYERS, 2, QUERIES, C)
+    torch.testing.assert_close(output[0], hidden, atol=1e-5, rtol=1e-4)
     valid = ~mask.flatten(1)
-    torch.testing.assert_close(output.memory[valid], memory[valid], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(output[1][valid], memory[valid], atol=1e-5, rtol=1e-4)
 
 
 def torch_layer(kind: type[nn.Module], ours: nn.Module, pre_norm: bool) -> nn.Module:
@@ -125,20 +123,18 @@ def test_padded_cells_have_no_influence(pre_norm: bool) -> None:
     mask[:, :3, :5] = False
     garbage = [F.pad(x, (0, 4, 0, 2), value=1e3) for x in (features, pos)]
     padded = model(*garbage, mask, query_embed, all_layers=True)
-    torch.testing.assert_close(padded.hidden_states, alone.hidden_states, atol=1e-5, rtol=0)
-    torch.testing.assert_close(
-        padded.memory.unflatten(1, (5, 9))[:, :3, :5].flatten(1, 2), alone.memory, atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(padded[0], alone[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(padded[1].unflatten(1, (5, 9))[:, :3, :5].flatten(1, 2), alone[1], atol=1e-5, rtol=0)
 
     unmasked = model(*garbage, None, query_embed, all_layers=True)
-    assert (unmasked.hidden_states - alone.hidden_states).abs().max() > 0.1
+    assert (unmasked[0] - alone[0]).abs().max() > 0.1
 
 
 def test_padded_cells_get_no_gradient_from_the_queries() -> None:
     model = build()
     features, pos, mask, query_embed = make_inputs([(4, 6), (3, 2)], 4, 6)
     features.requires_grad_()
-    model(features, pos, mask, query_embed, all_layers=True).hidden_states.square().sum().backward()
+    model(features, pos, mask, query_embed, all_layers=True)[0].square().sum().backward()
     where = features.grad.abs().sum(1) > 0
     assert torch.equal(where, ~mask)
 
@@ -155,8 +151,8 @@ def test_last_layer_alone() -> None:
     features, pos, mask, query_embed = make_inputs([(4, 6), (3, 2)], 4, 6)
     every = model(features, pos, mask, query_embed, all_layers=True)
     last = model(features, pos, mask, query_embed, all_layers=False)
-    assert last.hidden_states.shape == (1, 2, QUERIES, C)
-    torch.testing.assert_close(last.hidden_states, every.hidden_states[-1:])
+    assert last[0].shape == (1, 2, QUERIES, C)
+    torch.testing.assert_close(last[0], every[0][-1:])
 
 
 def test_inputs_are_not_changed() -> None:
@@ -169,15 +165,15 @@ def test_inputs_are_not_changed() -> None:
 def test_dropout_in_training_only() -> None:
     model, without = build(dropout=0.5), build()
     inputs = make_inputs([(4, 6)], 4, 6)
-    expected = without(*inputs, all_layers=True).hidden_states
-    assert not torch.allclose(model(*inputs, all_layers=True).hidden_states, expected, atol=0.1)
-    torch.testing.assert_close(model.eval()(*inputs, all_layers=True).hidden_states, expected)
+    expected = without(*inputs, all_layers=True)[0]
+    assert not torch.allclose(model(*inputs, all_layers=True)[0], expected, atol=0.1)
+    torch.testing.assert_close(model.eval()(*inputs, all_layers=True)[0], expected)
 
 
 def test_gradients_reach_every_parameter_but_the_dead_ones() -> None:
     """Queries start at zero, so that the first self-attention among them moves nothing but its biases."""
     model = build()
-    model(*make_inputs([(4, 6)], 4, 6), all_layers=True).hidden_states.pow(3).sum().backward()
+    model(*make_inputs([(4, 6)], 4, 6), all_layers=True)[0].pow(3).sum().backward()
     dead = {name for name, p in model.named_parameters() if p.grad.abs().max() < 1e-4}
     assert dead == {"decoder.layers.0.self_attn.in_proj_weight"}
 
@@ -192,7 +188,7 @@ def test_final_norms_and_names(pre_norm: bool) -> None:
 
 
 def test_matrices_start_xavier_uniform() -> None:
-    model = DetrTransformer(dim=C, num_heads=HEADS, dim_feedforward=FEED_FORWARD)
+    model = initial()
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             bound = (6 / sum(parameter.shape)) ** 0.5

@@ -111,7 +111,7 @@ def run_ours(model: DeformableDETR, batch: Batch) -> Stages:
 
 
 def stages_of(detection: DeformableDetection, encoder: list[Tensor]) -> Stages:
-    hidden, outputs = detection.hidden, detection.outputs
+    hidden, outputs = detection.hidden, detection.predictions
     proposals = hidden.proposals
     return Stages(
         encoder=encoder,

@@ -1,0 +1,21 @@
+"""Masks of object queries: attention maps, heads, losses, and the merge to a panoptic map."""
+
+from .attention_map import MultiHeadAttentionMap
+from .build import DETR_MASK_HEAD_REGISTRY, build_detr_mask_head
+from .dense import dense_class_loss
+from .head import DetrMaskHead
+from .inputs import MaskInputs
+from .losses import MaskLosses
+from .panoptic_merge import instance_masks, merge_panoptic
+
+__all__ = [
+    "DETR_MASK_HEAD_REGISTRY",
+    "DetrMaskHead",
+    "MaskInputs",
+    "MaskLosses",
+    "MultiHeadAttentionMap",
+    "build_detr_mask_head",
+    "dense_class_loss",
+    "instance_masks",
+    "merge_panoptic",
+]

@@ -1,0 +1,186 @@
+"""The frame of set prediction, and what all of its models that find boxes share.
+
+Legend: B batch, Q queries.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+from detectron2.modeling.backbone import Backbone
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ...facts import ModelFacts, facts_of
+from ...layers import box_xyxy_to_cxcywh
+from ...structures import Matches, PaddedImages, Targets
+from ..masks import MaskInputs
+from ..set_prediction import Scoring, SetCriterion, boxes_to_instances, output_sizes
+
+
+class SetPredictor(nn.Module, ABC):
+    """A model that predicts the objects of an image as a set, matched one to one in training: its steps in order."""
+
+    facts: ModelFacts
+
+    @property
+    @abstractmethod
+    def box_model(self) -> "BoxSetPredictor":
+        """The model whose queries these are: itself, or the one that a panoptic model holds."""
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Detectron2's model interface.
+
+        Args:
+            batched_inputs: a dict per image: ``image`` (3 x h x w, 0..255), in training ``instances`` with
+                ``gt_boxes`` and ``gt_classes``; in inference optionally ``height`` and ``width``, the size of the
+                results.
+
+        Returns:
+            Weighted losses by name in training; else a dict per image with ``instances``: ``pred_boxes``,
+            ``scores`` and ``pred_classes``.
+        """
+        images = self.preprocess(batched_inputs)
+        if self.training:
+            targets = self.prepare_targets(batched_inputs, images)
+            return self.losses(self.detect(images, targets), targets)
+        return self.postprocess(self.detect(images), images, batched_inputs)
+
+    @abstractmethod
+    def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
+        """The images on the model's device, normalised and padded."""
+
+    @abstractmethod
+    def prepare_targets(self, batched_inputs: list[dict], images: PaddedImages) -> Targets:
+        """The ground truth."""
+
+    @abstractmethod
+    def detect(self, images: PaddedImages, targets: Targets | None = None) -> Any:
+        """Backbone, transformer and heads. The result has ``predictions``; ``targets`` are there in training, for
+        models that also learn from queries made of them.
+        """
+
+    @abstractmethod
+    def losses(self, detection: Any, targets: Targets) -> dict[str, Tensor]:
+        """Weighted losses by name."""
+
+    @abstractmethod
+    def postprocess(self, detection: Any, images: PaddedImages, batched_inputs: list[dict]) -> list[dict[str, Any]]:
+        """Results at each input's ``height`` and ``width``."""
+
+
+class BoxSetPredictor(SetPredictor):
+    """A backbone and object queries with a class and a box each; what the mask stage can be put on.
+
+    Args:
+        backbone: any Detectron2 backbone.
+        scoring: how queries are classified.
+        criterion: predictions and targets -> weighted losses.
+        num_queries: Q, the most objects that one image may hold.
+        pixel_mean, pixel_std: per channel, in the channel order of the input images.
+
+    Attributes:
+        in_features: names of the backbone's features that the transformer reads, finest first.
+        num_classes: without a no-object class.
+        exports_dynamic_size: whether one exported program can take images of any size.
+    """
+
+    in_features: list[str]
+    num_classes: int
+    exports_dynamic_size = True
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        scoring: Scoring,
+        criterion: SetCriterion,
+        num_queries: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.scoring = scoring
+        self.criterion = criterion
+        self.num_queries = num_queries
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        """The arguments that no model family has keys of its own for."""
+        return {
+            "backbone": build_backbone(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @property
+    def box_model(self) -> "BoxSetPredictor":
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
+        """Normalise, then pad, to a multiple of what the backbone needs (1 but for FPNs)."""
+        return PaddedImages.from_inputs(
+            batched_inputs, self.pixel_mean, self.pixel_std, self.backbone.size_divisibility
+        )
+
+    def prepare_targets(self, batched_inputs: list[dict], images: PaddedImages) -> Targets:
+        """Ground truth as classes and relative cx, cy, w, h boxes.
+
+        Raises:
+            ValueError: an image holds more objects than there are queries.
+        """
+        labels, boxes = [], []
+        for item in batched_inputs:
+            instances = item["instances"].to(self.device)
+            if len(instances) > self.num_queries:
+                raise ValueError(
+                    f"{item.get('file_name', 'An image')} holds {len(instances)} objects, more than the model's "
+                    f"{self.num_queries} queries: raise {facts_of(type(self)).max_objects}."
+                )
+            height, width = instances.image_size
+            size = torch.tensor([width, height, width, height], dtype=torch.float32, device=self.device)
+            labels.append(instances.gt_classes)
+            boxes.append(box_xyxy_to_cxcywh(instances.gt_boxes.tensor / size))
+        return Targets.from_lists(labels, boxes)
+
+    def losses(self, detection: Any, targets: Targets, matches: Matches | None = None) -> dict[str, Tensor]:
+        """Weighted losses of classes and boxes; ``matches`` are the matcher's, where the caller has them already."""
+        return self.criterion(detection.predictions, targets, matches)
+
+    def postprocess(
+        self, detection: Any, images: PaddedImages, batched_inputs: list[dict]
+    ) -> list[dict[str, Instances]]:
+        """The queries that ``scoring`` selects as detections, at each input's ``height`` and ``width``."""
+        scores, classes, query = self.scoring.select(detection.predictions.pred_logits)
+        boxes = detection.predictions.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4))
+        results = boxes_to_instances(scores, classes, boxes, images.image_sizes, output_sizes(images, batched_inputs))
+        return [{"instances": instances} for instances in results]
+
+    @abstractmethod
+    def mask_inputs(self, detection: Any, in_feature: str, finer: Sequence[str]) -> MaskInputs:
+        """What the mask stage reads of this model's result.
+
+        Args:
+            in_feature: one of ``in_features``: the one that masks start from.
+            finer: names of features of the backbone that are added, coarsest first.
+        """
+
+
+def require_features(key: str, names: Sequence[str], backbone: Backbone) -> None:
+    """Raise a ValueError unless the backbone returns every feature that the cfg key ``key`` names."""
+    shapes = backbone.output_shape()
+    if not names or not set(names) <= set(shapes):
+        value = repr(names[0]) if len(names) == 1 else list(names)
+        raise ValueError(
+            f"{key} is {value}, but the backbone returns {list(shapes)}: change it, or the backbone's OUT_FEATURES."
+        )

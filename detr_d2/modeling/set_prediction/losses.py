@@ -1,0 +1,52 @@
+"""Losses of classes and boxes as pure functions, which return one value per decoder layer.
+
+Legend: L layers, B batch, Q queries, K columns of the class logits, M matched pairs.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+from ...layers import box_cxcywh_to_xyxy, generalized_box_iou
+
+
+def weighted_cross_entropy(logits: Tensor, classes: Tensor, no_object_weight: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy in which the no-object class, the last, weighs less.
+
+    Args:
+        logits: L x B x Q x K, no-object last.
+        classes: L x B x Q target classes.
+        no_object_weight: weight of class K - 1; every other weighs 1.
+
+    Returns:
+        The weighted sum of losses and the sum of weights, both of shape (L,): their quotient is the weighted mean that
+        ``F.cross_entropy`` computes, which over several workers has to be taken after both are summed.
+    """
+    weight = torch.ones(logits.shape[-1], device=logits.device)
+    weight[-1] = no_object_weight
+    losses = F.cross_entropy(logits.float().flatten(0, 2), classes.flatten(), weight, reduction="none")
+    return losses.view_as(classes).sum((1, 2)), weight[classes].sum((1, 2))
+
+
+def focal_class_loss(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017) of L x B x Q x K logits, each for its own class, summed -> (L,).
+
+    Args:
+        logits: L x B x Q x K.
+        positive: of the same shape, 1 for a query's class and 0 elsewhere.
+        alpha: weight of positives; that of negatives is 1 - alpha.
+        gamma: exponent of the probability of being wrong.
+    """
+    logits = logits.float()
+    return sigmoid_focal_loss(logits, positive.to(logits.dtype), alpha, gamma, reduction="none").sum((1, 2, 3))
+
+
+def l1_box_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Summed L1 distance of L x M x 4 relative cx, cy, w, h boxes -> (L,)."""
+    return (predicted - target).abs().sum((1, 2))
+
+
+def giou_box_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Summed 1 - GIoU of L x M x 4 cx, cy, w, h boxes -> (L,)."""
+    return (1 - generalized_box_iou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(target))).sum(1)

@@ -1,0 +1,55 @@
+"""Raw outputs -> Detectron2's ``Instances`` at the size that the user asked for.
+
+Legend: B batch, D detections of an image.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ...layers import box_cxcywh_to_xyxy
+from ...structures import PaddedImages
+
+
+def boxes_to_instances(
+    scores: Tensor,
+    classes: Tensor,
+    boxes: Tensor,
+    image_sizes: Sequence[tuple[int, int]],
+    output_sizes: Sequence[tuple[int, int]],
+    **fields: Tensor,
+) -> list[Instances]:
+    """Detections of each image in pixels of its output size.
+
+    Args:
+        scores, classes: B x D.
+        boxes: B x D x 4, cx, cy, w, h relative to the unpadded image.
+        image_sizes: (height, width) of each image as the model saw it.
+        output_sizes: (height, width) that each result is scaled to.
+        fields: B x D, further fields of the results by name.
+
+    Returns:
+        B ``Instances`` with ``pred_boxes`` (xyxy, clipped; boxes without area dropped), ``scores``, ``pred_classes``.
+    """
+    boxes = box_cxcywh_to_xyxy(boxes.float())
+    results = []
+    for i, ((height, width), output_size) in enumerate(zip(image_sizes, output_sizes, strict=True)):
+        instances = Instances((height, width))
+        instances.pred_boxes = Boxes(boxes[i] * torch.tensor([width, height, width, height], device=boxes.device))
+        instances.scores = scores[i]
+        instances.pred_classes = classes[i]
+        for name, values in fields.items():
+            instances.set(name, values[i])
+        results.append(detector_postprocess(instances, *output_size))
+    return results
+
+
+def output_sizes(images: PaddedImages, batched_inputs: Sequence[dict]) -> list[tuple[int, int]]:
+    """(height, width) of each image's results: what its input asks for, or as the model saw it."""
+    return [
+        (item.get("height", size[0]), item.get("width", size[1]))
+        for item, size in zip(batched_inputs, images.image_sizes, strict=True)
+    ]

@@ -1,0 +1,67 @@
+"""What set prediction learns from, and what of it is assigned to whom.
+
+Legend: L decoder layers, B batch, T the most objects of an image, T_b objects of image b, N = sum of T_b,
+M matched pairs, H W size of the padded batch.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Targets(NamedTuple):
+    """The ground truth of a batch, images padded to one number of objects.
+
+    Attributes:
+        labels: B x T classes; 0 where there is no object.
+        boxes: B x T x 4, cx, cy, w, h relative to the unpadded image, zeros where there is no object; None for models
+            that learn from masks alone.
+        counts: T_b of each image.
+        masks: N x H x W, boolean, image after image, False in the padding; None for models that learn no masks.
+    """
+
+    labels: Tensor
+    boxes: Tensor | None
+    counts: list[int]
+    masks: Tensor | None = None
+
+    @classmethod
+    def from_lists(cls, labels: Sequence[Tensor], boxes: Sequence[Tensor] | None) -> "Targets":
+        """Stack per-image labels (T_b,) and boxes (T_b, 4)."""
+        return cls(
+            nn.utils.rnn.pad_sequence(list(labels), batch_first=True),
+            None if boxes is None else nn.utils.rnn.pad_sequence(list(boxes), batch_first=True),
+            [len(x) for x in labels],
+        )
+
+    @property
+    def image_of_object(self) -> Tensor:
+        """N image indices, ascending."""
+        counts = torch.tensor(self.counts, device=self.labels.device)
+        return torch.arange(len(counts), device=counts.device).repeat_interleave(counts, output_size=sum(self.counts))
+
+    def flat_index(self, image: Tensor, target: Tensor) -> Tensor:
+        """Where the objects ``target`` of the images ``image`` are among all N."""
+        first = torch.tensor([0, *self.counts[:-1]], device=image.device).cumsum(0)
+        return first[image] + target
+
+
+class Matches(NamedTuple):
+    """Which query was assigned to which object, for every layer.
+
+    Attributes:
+        batch: M image indices, ascending; the same in every layer.
+        query: L x M query indices.
+        target: L x M object indices within the image.
+    """
+
+    batch: Tensor
+    query: Tensor
+    target: Tensor
+
+    @property
+    def layer(self) -> Tensor:
+        """L x 1 layer indices, which broadcast with the others."""
+        return torch.arange(self.query.shape[0], device=self.query.device)[:, None]
