@@ -7,6 +7,7 @@ K columns of the class logits.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -71,6 +72,8 @@ class PanopticDETR(SetPredictor):
         ),
         postprocessing=methods("postprocess"),
         heads_in_postprocessing=methods("predict_masks"),
+        attention=attrgetter("detr"),
+        mask_attention=True,
     )
 
     @configurable
@@ -285,7 +288,8 @@ def ground_truth_masks(batched_inputs: list[dict], targets: Targets, images: Ten
         if not item["instances"].has("gt_masks"):
             raise ValueError(
                 f"{item.get('file_name', 'An image')} comes without masks, which panoptic models learn from: set "
-                'INPUT.DATASET_MAPPER "PanopticDatasetMapper", or MODEL.MASK_ON True for "DetrDatasetMapper".'
+                'INPUT.DATASET_MAPPER "PanopticDatasetMapper", or MODEL.MASK_ON True for "DetrDatasetMapper", and let '
+                "detr_d2.engine.Trainer or detr_d2.data.build_train_loader(cfg) load the data."
             )
         mask = item["instances"].gt_masks.tensor
         own[:, : mask.shape[1], : mask.shape[2]] = mask.to(own.device)
