@@ -32,7 +32,7 @@ ALLOWED = {
     "structures": ("layers",),
     "data": ("facts", "layers", "structures"),
     "modeling": ("facts", "kernels", "layers", "structures", "modeling"),
-    "modeling.backbone": ("facts", "layers", "structures"),
+    "modeling.backbone": ("facts", "kernels", "layers", "structures"),
     "modeling.transformer": ("facts", "kernels", "layers", "structures"),
     "modeling.workers": (),
     "modeling.fcos": ("facts", "layers", "structures", "modeling.workers"),

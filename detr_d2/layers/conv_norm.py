@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..kernels.cpu import can_accumulate, conv_add_relu_
+from ..kernels.cpu import conv2d, conv_add_relu
 
 
 class ConvNorm(nn.Conv2d):
@@ -38,28 +38,18 @@ class ConvNorm(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if not isinstance(self.norm, FrozenBatchNorm2d):
             return self.norm(super().forward(x))
-        stride = self.stride
-        if self.kernel_size == (1, 1) != stride and x.device.type == "cpu" and torch.is_grad_enabled():
-            # The same values; oneDNN's gradients of a strided 1x1 convolution take up to twice as long, 1.5 % of a
-            # training step of Deformable DETR with one level.
-            x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
-        return F.conv2d(x, *self._folded(), stride, self.padding, self.dilation, self.groups)
+        return conv2d(x, *self._folded())
 
-    def add_relu(self, x: Tensor, shortcut: Tensor, *, overwrite: bool = False) -> Tensor:
-        """``relu(shortcut + self(x))``, the end of a residual block.
+    def add_relu(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """``relu(self(x) + shortcut)``, the end of a residual block."""
+        if not isinstance(self.norm, FrozenBatchNorm2d):
+            return F.relu_(self(x).add_(shortcut))
+        return conv_add_relu(x, shortcut, *self._folded())
 
-        Args:
-            overwrite: whether nobody needs ``shortcut`` any more; then the result may be written over it.
-        """
-        if overwrite and isinstance(self.norm, FrozenBatchNorm2d) and can_accumulate(x, self.weight, shortcut):
-            return conv_add_relu_(x, *self._folded(), shortcut, self.stride, self.padding, self.dilation, self.groups)
-        out = self(x)
-        out += shortcut
-        return F.relu_(out)
-
-    def _folded(self) -> tuple[Tensor, Tensor]:
+    def _folded(self) -> tuple:
+        """The arguments of one convolution that is this one and its norm."""
         scale, shift = frozen_scale_and_shift(self.norm)
-        return self.weight * scale[:, None, None, None], shift
+        return self.weight * scale[:, None, None, None], shift, self.stride, self.padding, self.dilation, self.groups
 
 
 def frozen_scale_and_shift(norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,15 @@
 """What is faster on CPUs than torch's own, with the same results; elsewhere these are torch's own functions."""
 
-from .accumulated_conv import can_accumulate, conv_add_relu_
+from .convolution import conv2d, conv_add_relu, overwritable
 from .dropout import Dropout, is_drawn_here, relu_dropout_
 from .dropped_attention import attention_with_dropout
 
-__all__ = ["Dropout", "attention_with_dropout", "can_accumulate", "conv_add_relu_", "is_drawn_here", "relu_dropout_"]
+__all__ = [
+    "Dropout",
+    "attention_with_dropout",
+    "conv2d",
+    "conv_add_relu",
+    "is_drawn_here",
+    "overwritable",
+    "relu_dropout_",
+]

@@ -11,7 +11,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
 from .deformable import DeformBottleneckBlock
-from .resnet import BottleneckBlock, TorchvisionResNet
+from .resnet import BottleneckBlock, build_resnet
 
 
 @BACKBONE_REGISTRY.register()
@@ -31,7 +31,7 @@ def build_torchvision_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
 
 
 class LastLevelPool(LastLevelMaxPool):
-    """One level more, by leaving out every second cell of the level named ``in_feature``."""
+    """One level more, by leaving out every second location of the level named ``in_feature``."""
 
     def __init__(self, in_feature: str) -> None:
         super().__init__()
@@ -52,21 +52,7 @@ def build_fpn(cfg: CfgNode, input_shape: ShapeSpec, top_block: nn.Module) -> FPN
     Raises:
         ValueError: a key asks for what this backbone does not have; the message names it.
     """
-    resnets, fpn = cfg.MODEL.RESNETS, cfg.MODEL.FPN
-    if input_shape.channels not in (None, 3):
-        raise ValueError(f"MODEL.PIXEL_MEAN has {input_shape.channels} channels, the ResNet reads 3.")
-    bottom_up = TorchvisionResNet(
-        resnets.DEPTH,
-        out_features=resnets.OUT_FEATURES,
-        norm=resnets.NORM,
-        res5_dilation=resnets.RES5_DILATION,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        stem_channels=resnets.STEM_OUT_CHANNELS,
-        res2_channels=resnets.RES2_OUT_CHANNELS,
-        groups=resnets.NUM_GROUPS,
-        width_per_group=resnets.WIDTH_PER_GROUP,
-        blocks=block_builders(cfg),
-    )
+    fpn, bottom_up = cfg.MODEL.FPN, build_resnet(cfg, input_shape, block_builders(cfg))
     if not set(fpn.IN_FEATURES) <= set(bottom_up.output_shape()):
         raise ValueError(
             f"MODEL.FPN.IN_FEATURES is {list(fpn.IN_FEATURES)}, but the ResNet returns "

@@ -17,14 +17,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
+from ...kernels.cpu import overwritable
 from ...layers import ConvNorm
 
 # Depth -> blocks in res2..res5.
 BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-BOTTLENECK_EXPANSION = 4
 
 
-class BasicBlock(nn.Module):
+class ResidualBlock(nn.Module):
+    """Base of both kinds of block: ``shortcut`` projects what is added to the last convolution, where sizes differ."""
+
+    shortcut: ConvNorm | None
+
+    def project(self, x: Tensor) -> Tensor:
+        """``x``, or its projection, which nobody else reads."""
+        return x if self.shortcut is None else overwritable(self.shortcut(x))
+
+
+class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions with a shortcut (ResNet-18 and -34)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, dilation: int, norm: str) -> None:
@@ -35,14 +45,12 @@ class BasicBlock(nn.Module):
         self.conv2 = ConvNorm(out_channels, out_channels, 3, dilation=dilation, norm=get_norm_layer(norm, out_channels))
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
 
-    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
-        """``overwrite``: whether nobody needs ``x`` afterwards; the result may then take its memory."""
+    def forward(self, x: Tensor) -> Tensor:
         out = F.relu_(self.conv1(x))
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return self.conv2.add_relu(out, shortcut, overwrite=overwrite or shortcut is not x)
+        return self.conv2.add_relu(out, self.project(x))
 
 
-class BottleneckBlock(nn.Module):
+class BottleneckBlock(ResidualBlock):
     """1x1, 3x3 and 1x1 convolutions with a shortcut; ``dilation`` is that of the 3x3 one, and so is ``stride``, unless
     ``stride_in_1x1`` gives it to the first 1x1 one, as in the original ResNet (He et al., CVPR 2016).
     """
@@ -68,12 +76,10 @@ class BottleneckBlock(nn.Module):
         self.conv3 = ConvNorm(width, out_channels, 1, norm=get_norm_layer(norm, out_channels))
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
 
-    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
-        """``overwrite``: whether nobody needs ``x`` afterwards; the result may then take its memory."""
+    def forward(self, x: Tensor) -> Tensor:
         out = F.relu_(self.conv1(x))
         out = F.relu_(self.forward_3x3(out))
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return self.conv3.add_relu(out, shortcut, overwrite=overwrite or shortcut is not x)
+        return self.conv3.add_relu(out, self.project(x))
 
     def forward_3x3(self, x: Tensor) -> Tensor:
         """The convolution in the middle."""
@@ -87,7 +93,7 @@ class ResidualStage(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self):
-            x = block(x, overwrite=i > 0)
+            x = block(overwritable(x) if i else x)
         return x
 
 
@@ -211,8 +217,6 @@ def build_torchvision_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> T
         ValueError: a key asks for what this backbone does not have; the message names it.
     """
     resnets = cfg.MODEL.RESNETS
-    if input_shape.channels not in (None, 3):
-        raise ValueError(f"MODEL.PIXEL_MEAN has {input_shape.channels} channels, the ResNet reads 3.")
     if resnets.STRIDE_IN_1X1 and resnets.DEPTH >= 50:
         raise ValueError(
             "build_torchvision_resnet_backbone strides in the 3x3 convolution: set MODEL.RESNETS.STRIDE_IN_1X1 False, "
@@ -222,6 +226,16 @@ def build_torchvision_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> T
         raise ValueError(
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE: build_torchvision_resnet_backbone has no deformable stages."
         )
+    return build_resnet(cfg, input_shape)
+
+
+def build_resnet(
+    cfg: CfgNode, input_shape: ShapeSpec, blocks: Sequence[Callable[..., nn.Module]] | None = None
+) -> TorchvisionResNet:
+    """`TorchvisionResNet` with these ``blocks`` and all else from the cfg."""
+    resnets = cfg.MODEL.RESNETS
+    if input_shape.channels not in (None, 3):
+        raise ValueError(f"MODEL.PIXEL_MEAN has {input_shape.channels} channels, the ResNet reads 3.")
     return TorchvisionResNet(
         resnets.DEPTH,
         out_features=resnets.OUT_FEATURES,
@@ -232,6 +246,7 @@ def build_torchvision_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> T
         res2_channels=resnets.RES2_OUT_CHANNELS,
         groups=resnets.NUM_GROUPS,
         width_per_group=resnets.WIDTH_PER_GROUP,
+        blocks=blocks,
     )
 
 

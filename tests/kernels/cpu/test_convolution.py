@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import FrozenBatchNorm2d
 
-from detr_d2.kernels.cpu import accumulated_conv
+from detr_d2.kernels.cpu import convolution, overwritable
 from detr_d2.layers import ConvNorm
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
@@ -46,7 +46,7 @@ def test_result_is_that_of_three_operators_and_takes_the_memory_of_the_shortcut(
     x, shortcut = make_inputs(layer)
     before, expected = x.clone(), expected_of(layer, x, shortcut)
     with torch.no_grad():
-        out = layer.add_relu(x, shortcut, overwrite=True)
+        out = layer.add_relu(x, overwritable(shortcut))
     assert out.data_ptr() == shortcut.data_ptr()
     assert torch.equal(x, before)
     assert 0.1 < (expected == 0).float().mean() < 0.9
@@ -57,7 +57,7 @@ def test_result_is_that_of_three_operators_and_takes_the_memory_of_the_shortcut(
 def test_frozen_layers_accumulate_while_others_train() -> None:
     layer = make_layer(kernel_size=1).requires_grad_(False)
     x, shortcut = make_inputs(layer)
-    assert layer.add_relu(x, shortcut, overwrite=True).data_ptr() == shortcut.data_ptr()
+    assert layer.add_relu(x, overwritable(shortcut)).data_ptr() == shortcut.data_ptr()
 
 
 @pytest.mark.parametrize("shape", LAYERS, ids=str)
@@ -65,7 +65,9 @@ def test_gradients_are_those_of_three_operators(shape: dict[str, int]) -> None:
     layer = make_layer(**shape)
     leaves = [t.requires_grad_() for t in make_inputs(layer)]
     target = torch.randn(leaves[1].shape)
-    gradients = torch.autograd.grad((layer.add_relu(*leaves, overwrite=True) * target).sum(), [*leaves, layer.weight])
+    gradients = torch.autograd.grad(
+        (layer.add_relu(leaves[0], overwritable(leaves[1])) * target).sum(), [*leaves, layer.weight]
+    )
     plain = F.conv2d(leaves[0], layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
     out = F.relu(layer.norm(plain) + leaves[1])
     expected = torch.autograd.grad((out * target).sum(), [*leaves, layer.weight])
@@ -90,10 +92,10 @@ def test_shortcut_is_kept_where_it_has_to_be(case: str) -> None:
     context = {
         "autocast": torch.autocast("cpu", dtype=torch.bfloat16),
         "recorded": FlopCounterMode(display=False),
-        "without oneDNN": mock.patch.object(accumulated_conv, "_OPERATOR", None),
+        "without oneDNN": mock.patch.object(convolution, "_OPERATOR", None),
     }.get(case, nullcontext())
     with torch.set_grad_enabled(case == "gradient"), context:
-        out = layer.add_relu(x, shortcut, overwrite=case != "kept")
+        out = layer.add_relu(x, shortcut if case == "kept" else overwritable(shortcut))
     assert torch.equal(shortcut, before)
     tolerance = 0.05 if case == "autocast" else 1e-5
     torch.testing.assert_close(out.detach().to(expected.dtype), expected, atol=tolerance, rtol=tolerance)
@@ -103,7 +105,7 @@ def test_recorders_see_operators_that_they_know() -> None:
     layer = make_layer(kernel_size=3)
     x, shortcut = make_inputs(layer)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        layer.add_relu(x, shortcut, overwrite=True)
+        layer.add_relu(x, overwritable(shortcut))
     assert counter.get_total_flops() == 2 * 2 * 12 * 11 * 14 * 8 * 9
     with torch.no_grad():
         program = torch.export.export(_End(layer), (x, shortcut))
@@ -116,4 +118,4 @@ class _End(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        return self.layer.add_relu(x, shortcut, overwrite=True)
+        return self.layer.add_relu(x, overwritable(shortcut))
