@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 require_detectron2()  # before the imports below, which fail without it and would not say what to do
 
 from . import data, modeling  # noqa: E402
+from ._own_modules import import_own_modules  # noqa: E402
 from ._stock import refuse_in_stock  # noqa: E402
 from .config import add_detr_d2_config  # noqa: E402
 
@@ -22,3 +23,6 @@ def __getattr__(name: str) -> object:
 
         return Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+import_own_modules()  # at the end, since they import this package

@@ -126,6 +126,12 @@ def own_data(tmp_path) -> Iterator[Callable[..., dict[str, str]]]:
         MetadataCatalog.pop(name, None)
 
 
+@pytest.fixture(scope="session")
+def write_data() -> Callable[..., dict[str, str]]:
+    """As `own_data`, with the folder as its first argument, for tests that share what they register."""
+    return write_own_data
+
+
 def write_own_data(
     folder: Path, name: str, things: dict, stuff: dict | None = None, *, masks: bool = True, images: int = 6
 ) -> dict[str, str]:

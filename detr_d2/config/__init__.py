@@ -1,5 +1,7 @@
 """yacs keys of the models in this package, added on top of ``detectron2.config.get_cfg()``."""
 
+from collections.abc import Callable
+
 from detectron2.config import CfgNode
 
 from .common import add_common_config
@@ -15,7 +17,20 @@ __all__ = [
     "add_detr_d2_config",
     "add_fcos_config",
     "add_panoptic_detr_config",
+    "extends_config",
 ]
+
+AddKeys = Callable[[CfgNode], None]
+_OWN_KEYS: list[AddKeys] = []
+
+
+def extends_config(add_keys: AddKeys) -> AddKeys:
+    """Decorates a function that adds keys to a cfg, in place, so that `add_detr_d2_config` calls it, too.
+
+    For models outside of this package, whose keys the tools then know.
+    """
+    _OWN_KEYS.append(add_keys)
+    return add_keys
 
 
 def add_detr_d2_config(cfg: CfgNode) -> None:
@@ -32,3 +47,5 @@ def add_detr_d2_config(cfg: CfgNode) -> None:
     add_panoptic_detr_config(cfg)
     add_deformable_detr_config(cfg)
     add_fcos_config(cfg)
+    for add_keys in _OWN_KEYS:
+        add_keys(cfg)
