@@ -96,7 +96,7 @@ def measure_latency(
                 if result.error:
                     continue
                 try:
-                    times = _run(candidate, inputs, mapped, *setting, warmup=0 if turn else warmup)
+                    times = time_batches(candidate, inputs, mapped, *setting, warmup=0 if turn else warmup)
                     result.rounds.append(times)
                 except (RuntimeError, TypeError) as error:
                     if setting[1] == "fp32":
@@ -121,10 +121,16 @@ def _map(candidate: Candidate) -> tuple[list[dict], list[float]]:
     return inputs, seconds
 
 
-def _run(
+def time_batches(
     candidate: Candidate, inputs: list[dict], mapped: list[float], size: int, precision: str, *, warmup: int
 ) -> list[dict[str, float]]:
-    """One pass over the images."""
+    """Milliseconds an image of each batch by part, with their ``total``, in one pass over the images.
+
+    Args:
+        inputs, mapped: what the mapper gave, and the seconds that it took.
+        size: of a batch. precision: of `PRECISIONS`.
+        warmup: uncounted batches before.
+    """
     cfg = with_precision(candidate.cfg, precision)
     device = torch.device(cfg.MODEL.DEVICE)
     batches = [slice(i, i + size) for i in range(0, len(inputs) - size + 1, size)]

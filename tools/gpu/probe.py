@@ -1,233 +1,283 @@
-# ruff: noqa
-"""What no test covers, on a GPU. Usage: python probe.py OUT.json [seconds]. Every part guards itself and its time."""
+"""What no test covers, on a GPU: kernels alone, where a step waits for the GPU, attention by backend, and what might
+make inference faster.
+
+    python tools/gpu/probe.py OUT.json [SECONDS]
+
+Every figure is written to OUT.json as soon as it is there. A part that fails says so and the others go on; none begins
+when SECONDS (240) are over.
+"""
 
 import collections
+import contextlib
 import json
 import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import detr_d2  # noqa: F401 (registers the models)
 from detr_d2.kernels.ms_deform_attn import plain
-from detr_d2.kernels.ms_deform_attn import triton as K
-from detr_d2.measure.build import build_workload
-from detr_d2.measure.operator import OperatorSettings
-from detr_d2.measure.settings import Settings
+from detr_d2.measure import OperatorSettings, Settings, build_workload
+from detr_d2.measure.workloads import Workload
 
-OUT, LIMIT, T0 = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 240, time.time()
-R = {}
-
-
-def part(name):
-    def deco(f):
-        if time.time() - T0 > LIMIT:
-            R[name] = "skipped: time"
-            return f
-        t = time.time()
-        try:
-            R[name] = f()
-        except Exception as e:
-            R[name] = "FAILED " + "".join(traceback.format_exception_only(e)) + traceback.format_exc()[-1500:]
-        print(
-            f"[{time.time() - T0:5.0f}s +{time.time() - t:4.0f}s] {name}: {json.dumps(R[name], default=str)[:900]}",
-            flush=True,
-        )
-        json.dump(R, open(OUT, "w"), indent=1, default=str)
-        return f
-
-    return deco
-
-
-def bench(f, n=30):
-    for _ in range(5):
-        f()
-    torch.cuda.synchronize()
-    s, e = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    s.record()
-    [f() for _ in range(n)]
-    e.record()
-    torch.cuda.synchronize()
-    return s.elapsed_time(e) / n  # ms
-
-
-def graph(f):
-    """GPU time without the host: replays of a CUDA graph."""
-    f()
-    torch.cuda.synchronize()
-    g = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(g):
-        f()
-    return bench(g.replay, 50)
-
-
+# The levels of Deformable DETR at 800 x 1333.
 SHAPES = ((100, 167), (50, 84), (25, 42), (13, 21))
-
-
-@part(
-    "kernels"
-)  # forward, backward whole / values only / points only, raw kernels without autograd, 3 dtypes, B 1 and 4
-def _():
-    out = {}
-    for dt in ("float32", "bfloat16", "float16"):
-        for B in (1, 4):
-            s = OperatorSettings(shapes=SHAPES, batch_size=B, precision=dt, device="cuda")
-            v, l, a = (x.detach() for x in s.inputs())
-            a = a.float() if dt != "float32" else a  # autocast's softmax gives fp32
-            g = torch.randn(B, v.shape[1], 256, device="cuda", dtype=v.dtype)
-            row = {"fwd": graph(lambda: K.forward(v, SHAPES, l, a))}
-            for k, n in (("bwd", (1, 1, 1)), ("bwd_values", (1, 0, 0)), ("bwd_points", (0, 1, 1))):
-                row[k] = graph(lambda: K.backward(g, v, SHAPES, l, a, tuple(map(bool, n))))
-            row["fwd_host_ms"] = bench(lambda: K.forward(v, SHAPES, l, a))
-            if B == 1:
-                row["plain_fwd"] = bench(lambda: plain.forward(v, SHAPES, l, a), 5)
-            q = 300
-            row["decoder_fwd"] = graph(lambda: K.forward(v, SHAPES, l[:, :q].contiguous(), a[:, :q].contiguous()))
-            for r in (8, 16, 64):
-                tile = K.TILE
-                K.TILE = 32 * r
-                row[f"fwd_rows{r}"] = graph(lambda: K.forward(v, SHAPES, l, a))
-                row[f"bwd_rows{r}"] = graph(lambda: K.backward(g, v, SHAPES, l, a, (True,) * 3))
-                K.TILE = tile
-            out[f"{dt} B{B}"] = {k: round(x, 4) for k, x in row.items()}
-    return out
-
-
-def workload(f, opts=(), B=2, size=(800, 1066), amp="bfloat16"):
-    s = Settings(
-        config_file=f,
-        opts=(*map(str, opts), *(("SOLVER.AMP.PRECISION", amp) if amp else ())),
-        sizes=(size,),
-        batch_size=B,
-        objects=7,
-        amp=bool(amp),
-    )
-    cfg = s.load()
-    return cfg, build_workload(cfg, s, "ours")
-
-
-C = "configs/COCO-Detection/"
-P = "configs/COCO-PanopticSegmentation/"
-TH = ["MODEL.PANOPTIC_DETR.THING_CLASSES", list(range(80))]
-MODELS = {
-    "detr": (C + "detr_R_50_300ep.yaml", ()),
-    "two_stage": (C + "deformable_detr_R_50_two_stage.yaml", ()),
-    "panoptic_joint": (P + "panoptic_detr_R_50_joint.yaml", TH),
-    "fcos": (C + "fcos_imprv_R_50_1x.yaml", ()),
-    "fcos_dcn": (C + "fcos_imprv_dcnv2_R_50_1x.yaml", ()),
-    "panoptic_deformable": (P + "panoptic_deformable_detr_R_50.yaml", TH),
+# Queries of the decoder.
+QUERIES = 300
+# COCO's things come first; the key saves a machine without COCO the dataset's metadata.
+_THINGS = ("MODEL.PANOPTIC_DETR.THING_CLASSES", str(list(range(80))))
+_DETECTION, _PANOPTIC = "configs/COCO-Detection/", "configs/COCO-PanopticSegmentation/"
+MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "detr": (_DETECTION + "detr_R_50_300ep.yaml", ()),
+    "two_stage": (_DETECTION + "deformable_detr_R_50_two_stage.yaml", ()),
+    "panoptic_joint": (_PANOPTIC + "panoptic_detr_R_50_joint.yaml", _THINGS),
+    "fcos": (_DETECTION + "fcos_imprv_R_50_1x.yaml", ()),
+    "fcos_dcn": (_DETECTION + "fcos_imprv_dcnv2_R_50_1x.yaml", ()),
+    "panoptic_deformable": (_PANOPTIC + "panoptic_deformable_detr_R_50.yaml", _THINGS),
 }
 
+# The name of a figure, and the figure.
+Rows = Iterator[tuple[str, Any]]
 
-@part("syncs and GPU share of a step")
-def _():
-    out = {}
-    for name, (f, o) in MODELS.items():
+
+def main(arguments: Sequence[str]) -> int:
+    """Run every part; status 1 without a GPU."""
+    if not torch.cuda.is_available():
+        print("probe.py: there is no GPU.", file=sys.stderr)
+        return 1
+    output, limit = Path(arguments[0]), float(arguments[1]) if len(arguments) > 1 else 240.0
+    start, results = time.monotonic(), {}
+    for part in PARTS:
+        rows = results[part.__name__] = {}
+        try:
+            late = time.monotonic() - start > limit
+            for name, row in [("skipped", "no time left")] if late else part():
+                rows[name] = row
+                print(f"[{time.monotonic() - start:5.0f} s] {part.__name__}, {name}: {json.dumps(row)}", flush=True)
+                output.write_text(json.dumps(results, indent=1))
+        except Exception as error:  # what one part cannot do is its result
+            rows["failed"] = "".join(traceback.format_exception(error))[-2000:]
+            print(f"{part.__name__} failed: {error}", flush=True)
+        output.write_text(json.dumps(results, indent=1))
+    return 0
+
+
+def kernels() -> Rows:
+    """Milliseconds of our Triton kernels without autograd, by precision and batch: forward, backward to all inputs, to
+    the values and to the points alone, with the decoder's queries, and with other sizes of a tile.
+    """
+    from detr_d2.kernels.ms_deform_attn import triton as kernel
+
+    for precision in ("float32", "bfloat16", "float16"):
+        for batch_size in (1, 4):
+            settings = OperatorSettings(shapes=SHAPES, batch_size=batch_size, precision=precision, device="cuda")
+            value, locations, weights = (x.detach() for x in settings.inputs())
+            weights = weights.float()  # as autocast's softmax gives them
+            grad = torch.randn(batch_size, value.shape[1], 256, device="cuda", dtype=value.dtype)
+            inputs = (value, SHAPES, locations, weights)
+            few = (value, SHAPES, locations[:, :QUERIES].contiguous(), weights[:, :QUERIES].contiguous())
+            row = {
+                "forward": replay(lambda inputs=inputs: kernel.forward(*inputs)),
+                "forward with the host": bench(lambda inputs=inputs: kernel.forward(*inputs)),
+                "decoder forward": replay(lambda few=few: kernel.forward(*few)),
+            }
+            gradients = {"all": (True, True, True), "values": (True, False, False), "points": (False, True, True)}
+            for name, needed in gradients.items():
+                row[f"backward {name}"] = replay(
+                    lambda grad=grad, inputs=inputs, needed=needed: kernel.backward(grad, *inputs, needed)
+                )
+            if batch_size == 1:
+                row["plain forward"] = bench(lambda inputs=inputs: plain.forward(*inputs), 5)
+            row |= _other_tiles(kernel, inputs, grad)
+            yield f"{precision}, batch {batch_size}", rounded(row, 4)
+
+
+def _other_tiles(kernel: Any, inputs: tuple, grad: torch.Tensor) -> dict[str, float]:
+    row, tile = {}, kernel.TILE
+    try:
+        for rows in (8, 16, 64):
+            kernel.TILE = 32 * rows
+            row[f"forward, {rows} rows"] = replay(lambda: kernel.forward(*inputs))
+            row[f"backward, {rows} rows"] = replay(lambda: kernel.backward(grad, *inputs, (True,) * 3))
+    finally:
+        kernel.TILE = tile
+    return row
+
+
+def steps() -> Rows:
+    """Of a step of every family in bf16: its time, how long the GPU is busy, its kernels and those that take longest,
+    how often and where the host waits for the GPU, and the peak of memory.
+    """
+    for name in MODELS:
         for mode in ("train", "inference"):
-            cfg, w = workload(f, o)
-            step = w.step(mode, cfg)
+            cfg, workload = build(name)
+            step = workload.step(mode, cfg)
+            torch.cuda.reset_peak_memory_stats()
             with EventStorage():
                 for _ in range(3):
                     step()
-                torch.cuda.synchronize()
-                torch.cuda.set_sync_debug_mode("warn")
-                with warnings.catch_warnings(record=True) as ws:
-                    warnings.simplefilter("always")
-                    step()
-                torch.cuda.set_sync_debug_mode("default")
-                torch.cuda.synchronize()
-                c = collections.Counter(
-                    f"{x.filename.split('/site-packages/')[-1].split('/detr_d2/')[-1]}:{x.lineno}"
-                    for x in ws
-                    if "synchroniz" in str(x.message)
-                )
-                t = bench(step, 10)
-                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as prof:
+                waits = _waits(step)
+                milliseconds = bench(step, 10)
+                with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
                     step()
                     torch.cuda.synchronize()
-            ev = [e for e in prof.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-            top = collections.Counter()
-            for e in ev:
-                top[e.name[:60]] += e.device_time
-            out[f"{name} {mode}"] = {
-                "ms": round(t, 2),
-                "gpu_busy_ms": round(sum(e.device_time for e in ev) / 1e3, 2),
-                "kernels": len(ev),
-                "syncs": sum(c.values()),
-                "where": c.most_common(12),
-                "top_us": top.most_common(8),
-                "peak_MiB": torch.cuda.max_memory_allocated() >> 20,
-            }
-            torch.cuda.reset_peak_memory_stats()
-            del w, step
+            events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+            longest: collections.Counter[str] = collections.Counter()
+            for event in events:
+                longest[event.name[:60]] += event.device_time
+            yield (
+                f"{name}, {mode}",
+                {
+                    "ms": round(milliseconds, 2),
+                    "GPU busy, ms": round(sum(event.device_time for event in events) / 1e3, 2),
+                    "kernels": len(events),
+                    "waits": sum(waits.values()),
+                    "where": waits.most_common(12),
+                    "longest, us": longest.most_common(8),
+                    "peak, MiB": torch.cuda.max_memory_allocated() >> 20,
+                },
+            )
+            del workload, step
             torch.cuda.empty_cache()
-    return out
 
 
-@part("SDPA with a padding mask: first step of a new shape, by backend")
-def _():
-    import torch.nn.functional as F
-    from torch.nn.attention import SDPBackend as S
-    from torch.nn.attention import sdpa_kernel
+def _waits(step: Callable[[], object]) -> "collections.Counter[str]":
+    """How often each line of code makes the host wait for the GPU in one step."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    places = collections.Counter()
+    for warning in caught:
+        if "synchroniz" in str(warning.message):
+            file = warning.filename.split("/site-packages/")[-1].split("/detr_d2/")[-1]
+            places[f"{file}:{warning.lineno}"] += 1
+    return places
 
-    out = {}
-    for name, b in (
-        ("default", None),
-        ("cudnn", S.CUDNN_ATTENTION),
-        ("efficient", S.EFFICIENT_ATTENTION),
-        ("flash, no mask", S.FLASH_ATTENTION),
+
+def attention() -> Rows:
+    """Milliseconds of attention with a padding mask, forward and backward, by backend: of the first call of each new
+    shape, which some backends plan, and of later calls.
+    """
+    for name, backend, masked in (
+        ("default", None, True),
+        ("cudnn", SDPBackend.CUDNN_ATTENTION, True),
+        ("efficient", SDPBackend.EFFICIENT_ATTENTION, True),
+        ("flash, no mask", SDPBackend.FLASH_ATTENTION, False),
     ):
         first, later = [], []
-        for n in (850, 867, 884):
-            q, k, v = (
-                torch.randn(4, 8, n, 32, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
-            )
-            m = None if "no mask" in name else torch.ones(4, 1, 1, n, dtype=torch.bool, device="cuda")
-            if m is not None:
-                m[1:, ..., n // 2 :] = False
-
-            def f():
-                if b is None:
-                    o = F.scaled_dot_product_attention(q, k, v, attn_mask=m, dropout_p=0.1)
-                else:
-                    with sdpa_kernel(b):
-                        o = F.scaled_dot_product_attention(q, k, v, attn_mask=m, dropout_p=0.1)
-                o.sum().backward()
-
+        for length in (850, 867, 884):
+            call = _attention_call(length, backend, masked)
+            start = time.perf_counter()
+            call()
             torch.cuda.synchronize()
-            t = time.perf_counter()
-            f()
-            torch.cuda.synchronize()
-            first.append(1e3 * (time.perf_counter() - t))
-            later.append(bench(f, 10))
-        out[name] = {"first_ms": [round(x, 1) for x in first], "later_ms": [round(x, 3) for x in later]}
-    return out
+            first.append(1e3 * (time.perf_counter() - start))
+            later.append(bench(call, 10))
+        yield name, {"first": [round(x, 1) for x in first], "later": [round(x, 3) for x in later]}
 
 
-@part("levers on inference B1 and training B4: TF32, cudnn sdp off, compile(detect), cached fold")
-def _():
-    out = {}
+def _attention_call(length: int, backend: SDPBackend | None, masked: bool) -> Callable[[], None]:
+    shape = (4, 8, length, 32)
+    query, key, value = (torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    mask = None
+    if masked:
+        mask = torch.ones(4, 1, 1, length, dtype=torch.bool, device="cuda")
+        mask[1:, ..., length // 2 :] = False
+    torch.cuda.synchronize()
+
+    def call() -> None:
+        with sdpa_kernel(backend) if backend is not None else contextlib.nullcontext():
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=0.1)
+        out.sum().backward()
+
+    return call
+
+
+def levers() -> Rows:
+    """Milliseconds of inference at batch 1 as it is, and with what might make it faster: TF32, channels-last weights of
+    the backbone, compiled detection.
+    """
     for name in ("detr", "two_stage"):
-        for amp in ("bfloat16", None):
-            cfg, w = workload(*MODELS[name], B=1, amp=amp)
-            step = w.step("inference", cfg)
+        for precision in ("bfloat16", None):
+            cfg, workload = build(name, batch_size=1, precision=precision)
+            step = workload.step("inference", cfg)
             row = {"now": bench(step, 20)}
-            if amp is None:
+            if precision is None:
                 torch.set_float32_matmul_precision("high")
-                row["tf32"] = bench(step, 20)
+                row["TF32"] = bench(step, 20)
                 torch.set_float32_matmul_precision("highest")
-            w.model.backbone.to(memory_format=torch.channels_last)
-            row["channels_last weights"] = bench(step, 20)
-            if amp:
-                w.model.detect = torch.compile(w.model.detect)
-                t = time.time()
+            workload.model.backbone.to(memory_format=torch.channels_last)
+            row["channels-last weights"] = bench(step, 20)
+            if precision is not None:
+                workload.model.detect = torch.compile(workload.model.detect)
+                start = time.perf_counter()
                 step()
-                row["compile_s"] = time.time() - t
+                row["compiling, s"] = time.perf_counter() - start
                 row["compiled"] = bench(step, 20)
-            out[f"{name} {amp} inference"] = {k: round(x, 2) for k, x in row.items()}
-            json.dump(out, open(OUT + ".levers", "w"))
-            del w, step
+            yield f"{name}, {precision or 'float32'}", rounded(row, 2)
+            del workload, step
             torch.cuda.empty_cache()
-    return out
+
+
+PARTS: tuple[Callable[[], Rows], ...] = (kernels, steps, attention, levers)
+
+
+def settings_of(name: str, batch_size: int = 2, precision: str | None = "bfloat16") -> Settings:
+    """How one of `MODELS` is built; ``precision`` is that of autocast, None for none."""
+    config_file, opts = MODELS[name]
+    if precision is not None:
+        opts = (*opts, "SOLVER.AMP.PRECISION", precision)
+    return Settings(config_file, opts, batch_size=batch_size, amp=precision is not None)
+
+
+def build(name: str, batch_size: int = 2, precision: str | None = "bfloat16") -> tuple[CfgNode, Workload]:
+    """The cfg of one of `MODELS`, and the model with its batch."""
+    settings = settings_of(name, batch_size, precision)
+    cfg = settings.load()
+    return cfg, build_workload(cfg, settings, "ours")
+
+
+def bench(function: Callable[[], object], repeats: int = 30) -> float:
+    """Milliseconds of a call, the host included."""
+    for _ in range(5):
+        function()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(repeats):
+        function()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / repeats
+
+
+def replay(function: Callable[[], object]) -> float:
+    """Milliseconds of a call on the GPU alone: of the replay of a CUDA graph."""
+    function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return bench(graph.replay, 50)
+
+
+def rounded(row: dict[str, float], digits: int) -> dict[str, float]:
+    """The same with fewer digits."""
+    return {name: round(value, digits) for name, value in row.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
