@@ -37,9 +37,8 @@ from detr_d2.measure import (
     train,
     write_report,
 )
-from detr_d2.measure.comparison import device_of
+from detr_d2.measure.budget import record_training
 from detr_d2.measure.machine import environment
-from detr_d2.measure.trained import record_training
 
 
 @command_line_tool
@@ -68,7 +67,6 @@ def read(args: argparse.Namespace) -> list[ComparedModel]:
     """The models of the command line."""
     needs_weights = "accuracy" in args.parts and not args.train
     models = read_models(args.models, args.opts, dataset=args.dataset, needs_weights=needs_weights)
-    device_of(models)
     for word, model in zip(args.models, models, strict=True) if args.train else ():
         if model.config_file.name == "config.yaml" or "@" in word:
             raise ValueError(f"{word}: --train takes configs; what is trained already is compared without it.")
@@ -81,7 +79,7 @@ def trained(args: argparse.Namespace, models: list[ComparedModel]) -> list[Compa
     script = Path(__file__).with_name("train_net.py")
     words = []
     for model in models:
-        folder = train(model, budget, args.output / model.label, script, args.opts, _tell)
+        folder = train(model, budget, args.output / model.label, script, args.opts, _say)
         words.append(f"{model.label}={folder}")
     print(file=sys.stderr)
     opts = ["MODEL.DEVICE", models[0].cfg.MODEL.DEVICE]
@@ -143,7 +141,7 @@ def settings_of(args: argparse.Namespace) -> ComparisonSettings:
     )
 
 
-def _tell(text: str) -> None:
+def _say(text: str) -> None:
     print(f"\r{text:<60}", end="", file=sys.stderr, flush=True)
 
 

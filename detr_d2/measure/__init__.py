@@ -10,7 +10,7 @@ from .inputs import Settings
 from .models import ComparedModel, read_models
 from .operator import OPERATOR_REFERENCES, OPERATORS, OperatorSettings, benchmark_operator, operator_markdown
 from .references import REFERENCES, build_workload, build_workloads
-from .summary import write_report
+from .report import write_report
 
 __all__ = [
     "MODES",

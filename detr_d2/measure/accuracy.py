@@ -1,4 +1,4 @@
-"""Accuracy of one model by its data set's evaluators, and the matches that intervals are made of."""
+"""Accuracy of one model by its dataset's evaluators, and the matches that intervals are made of."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ PREDICTIONS = "coco_instances_results.json"
 
 
 class _Counted:
-    """A loader that tells how many images have been taken."""
+    """A loader that says how many images have been taken."""
 
     def __init__(self, loader: Any, advance: Callable[[int], object]) -> None:
         self.loader, self.advance = loader, advance

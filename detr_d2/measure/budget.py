@@ -13,16 +13,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 
 from ..analysis.training_log import TrainingLog
 from ..files import whole_file
 from .models import ComparedModel
+from .store import ResultFile
 
 # How often a model is evaluated during its training.
 EVALUATIONS = 5
-# Iterations whose time tells how many fit into the minutes.
+# Iterations whose time says how many fit into the minutes.
 PROBE = 40
 
 
@@ -42,7 +44,7 @@ class Budget:
 
 
 def train(
-    model: ComparedModel, budget: Budget, folder: Path, script: Path, opts: list[str], tell: Callable[[str], object]
+    model: ComparedModel, budget: Budget, folder: Path, script: Path, opts: list[str], say: Callable[[str], object]
 ) -> Path:
     """The output folder of a complete training below ``folder``.
 
@@ -50,7 +52,7 @@ def train(
         model: its config is trained from the ``MODEL.WEIGHTS`` that it names.
         script: ``tools/train_net.py``.
         opts: overrides that were given for all models.
-        tell: called with what is going on.
+        say: called with what is going on.
 
     Raises:
         RuntimeError: the training failed; names its log.
@@ -60,10 +62,34 @@ def train(
     if (output / "model_final.pth").is_file():
         return output
     common = [*opts, "SEED", str(budget.seed), "MODEL.DEVICE", model.cfg.MODEL.DEVICE]
-    iterations = budget.iterations or _fit(model, budget, output, script, common, tell)
+    iterations = budget.iterations or _fit(model, budget, output, script, common, say)
     overrides = [*common, *stretched(model.cfg, iterations), "OUTPUT_DIR", str(output)]
-    _run(model, script, output, overrides, budget.num_gpus, iterations, tell)
+    _run(model, script, output, overrides, budget.num_gpus, iterations, say)
     return output
+
+
+def record_training(
+    folder: Path, config: ComparedModel, trained: ComparedModel, budget: Budget, environment: dict[str, Any]
+) -> None:
+    """Add iterations, images and minutes of the training to the model's ``result.json``.
+
+    Args:
+        folder: of the model's results.
+        config, trained: before and after the training.
+        budget: what it was given.
+    """
+    minutes = TrainingLog.read(trained.metrics_file).minutes if trained.metrics_file else 0.0
+    iterations = trained.cfg.SOLVER.MAX_ITER
+    result = {
+        "iterations": iterations,
+        "images": iterations * trained.cfg.SOLVER.IMS_PER_BATCH,
+        "minutes": minutes,
+        "seed": budget.seed,
+        "num_gpus": budget.num_gpus,
+        "config_file": str(config.config_file),
+    }
+    hashes = {"config": trained.config_hash, "weights": trained.weights_hash}
+    ResultFile(folder / "result.json").put("budget", hashes, result, environment)
 
 
 def stretched(cfg: CfgNode, iterations: int) -> list[str]:
@@ -83,7 +109,7 @@ def stretched(cfg: CfgNode, iterations: int) -> list[str]:
 
 
 def _fit(
-    model: ComparedModel, budget: Budget, output: Path, script: Path, common: list[str], tell: Callable[[str], object]
+    model: ComparedModel, budget: Budget, output: Path, script: Path, common: list[str], say: Callable[[str], object]
 ) -> int:
     """How many iterations fit into the minutes on this machine, measured once and kept for a resume."""
     plan = output / "budget.json"
@@ -92,7 +118,7 @@ def _fit(
     probe = output / "probe"
     never = ["TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", str(10 * PROBE)]
     overrides = [*common, *stretched(model.cfg, PROBE), *never, "OUTPUT_DIR", str(probe)]
-    _run(model, script, probe, overrides, budget.num_gpus, PROBE, tell)
+    _run(model, script, probe, overrides, budget.num_gpus, PROBE, say)
     seconds = TrainingLog.read(probe / "metrics.json").seconds_per_iteration()
     iterations = max(1, round(60 * budget.minutes / seconds))
     text = json.dumps({"iterations": iterations, "seconds_per_iteration": seconds, "minutes": budget.minutes})
@@ -108,7 +134,7 @@ def _run(
     overrides: list[str],
     num_gpus: int,
     iterations: int,
-    tell: Callable[[str], object],
+    say: Callable[[str], object],
 ) -> None:
     """One training in processes of its own, resumed if it was begun."""
     output.mkdir(parents=True, exist_ok=True)
@@ -119,7 +145,7 @@ def _run(
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
-                tell(f"{model.label}: training {_last_iteration(output / 'metrics.json')}/{iterations}")
+                say(f"{model.label}: training {_last_iteration(output / 'metrics.json')}/{iterations}")
                 time.sleep(1.0)
         finally:
             if process.poll() is None:

@@ -1,13 +1,13 @@
 """A comparison from models to files: what has not been measured yet is, then everything is reported."""
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from torch import nn
 from tqdm import tqdm
 
 from ..data import build_dataset_mapper, build_train_loader
@@ -32,7 +32,7 @@ class ComparisonSettings:
 
     Attributes:
         parts: of `PARTS`.
-        images: for FLOPs and latency, spread evenly over the data set.
+        images: for FLOPs and latency, spread evenly over the dataset.
         batch_size: the larger of the two batches of inference; the other is 1.
         train_batch_size: of training speed and memory.
         rounds: in which the models take turns. warmup: uncounted steps of each.
@@ -79,14 +79,15 @@ class Measurements:
         """Measure what is not there yet; a bar shows how far it is."""
         for model in self.models:
             self._describe(model)
-        settings, count = self.settings, len(self.models)
-        steps = {"accuracy": count, "flops": count, "memory": 2 * count, "latency": 1, "training": 1}
-        with tqdm(total=sum(steps[part] for part in settings.parts), unit="part", dynamic_ncols=True) as bar:
+        parts, count = self.settings.parts, len(self.models)
+        alone, together = ("accuracy", "flops", "memory"), {"latency": self._latency, "training": self._training}
+        total = count * sum(part in parts for part in alone) + sum(part in parts for part in together)
+        with tqdm(total=total, unit="part", dynamic_ncols=True) as bar:
             for model in self.models:
                 self._measure_alone(model, bar)
-            for part, measure in (("latency", self._latency), ("training", self._training)):
-                if part in settings.parts:
-                    self._together(part, measure, bar)
+            for part, measure in together.items():
+                if part in parts:
+                    self._measure_together(part, measure, bar)
 
     def _describe(self, model: ComparedModel) -> None:
         file = self.files[model.label]
@@ -123,53 +124,36 @@ class Measurements:
 
     def _measure_alone(self, model: ComparedModel, bar: tqdm) -> None:
         """What does not depend on the other models."""
-        file, settings = self.files[model.label], self.settings
-        measures: dict[str, tuple[dict[str, Any], Callable[[nn.Module], Any]]] = {
-            "accuracy": (self._data(model), lambda network: self._accuracy(model, network, bar)),
-            "flops": (
-                {"images": settings.images, "convention": CONVENTION},
-                lambda network: self._flops(model, network, bar),
-            ),
-        }
-        network = None
-        for part, (inputs, measure) in measures.items():
-            if part not in settings.parts:
-                continue
-            inputs = self.hashes(model) | {"dataset": model.dataset} | inputs
-            if file.get(part, inputs) is None:
-                network = model.build() if network is None else network
-                file.put(part, inputs, measure(network), self.environment)
-            bar.update(1)
-        del network
-        if "memory" in settings.parts:
-            batches = {"batch_size": settings.batch_size, "train_batch_size": settings.train_batch_size}
-            inputs = self.hashes(model) | batches | identity(self.environment)
-            if file.get("memory", inputs) is None:
-                bar.set_description(f"{model.label}: memory")
-                file.put("memory", inputs, self._memory(model), self.environment)
-            bar.update(2)
-
-    def _data(self, model: ComparedModel) -> dict[str, Any]:
+        settings, dataset = self.settings, {"dataset": model.dataset}
         files = {str(path): [path.stat().st_size, path.stat().st_mtime] for path in ground_truth_files(model.dataset)}
-        return {"annotations": files, "device": self.environment["device"], "torch": self.environment["torch"]}
+        machine = {"device": self.environment["device"], "torch": self.environment["torch"]}
+        batches = {"batch_size": settings.batch_size, "train_batch_size": settings.train_batch_size}
+        for part, inputs, measure in (
+            ("accuracy", dataset | {"annotations": files} | machine, self._accuracy),
+            ("flops", dataset | {"images": settings.images, "convention": CONVENTION}, self._flops),
+            ("memory", batches | identity(self.environment), self._memory),
+        ):
+            if part in settings.parts:
+                compute = functools.partial(measure, model, bar.set_description)
+                self.files[model.label].compute(part, self.hashes(model) | inputs, self.environment, compute)
+                bar.update(1)
 
-    def _accuracy(self, model: ComparedModel, network: nn.Module, bar: tqdm) -> dict[str, float]:
-        total = len(load_records(model.dataset))
-        seen = 0
+    def _accuracy(self, model: ComparedModel, say: Callable[[str], None]) -> dict[str, float]:
+        total, seen = len(load_records(model.dataset)), 0
 
         def advance(images: int) -> None:
             nonlocal seen
             seen += images
-            bar.set_description(f"{model.label}: evaluating {seen}/{total}")
+            say(f"{model.label}: evaluating {seen}/{total}")
 
-        return evaluate(model, network, self.folder(model) / "inference", advance)
+        return evaluate(model, model.build(), self.folder(model) / "inference", advance)
 
-    def _flops(self, model: ComparedModel, network: nn.Module, bar: tqdm) -> dict[str, Any]:
-        mapper = build_dataset_mapper(model.cfg, is_train=False)
+    def _flops(self, model: ComparedModel, say: Callable[[str], None]) -> dict[str, Any]:
+        mapper, network = build_dataset_mapper(model.cfg, is_train=False), model.build()
         counts = []
         for place, record in enumerate(self._records(model)):
-            bar.set_description(f"{model.label}: counting {place + 1}/{self.settings.images}")
-            counts.append(count_flops(network.eval(), [mapper(dict(record))]))
+            say(f"{model.label}: counting {place + 1}/{self.settings.images}")
+            counts.append(count_flops(network, [mapper(dict(record))]))
         mean = mean_count(counts)
         return {
             "mean": mean.total,
@@ -179,18 +163,19 @@ class Measurements:
             "unknown": mean.unknown,
         }
 
-    def _memory(self, model: ComparedModel) -> dict[str, Any]:
-        fp32 = with_precision(model.cfg, "fp32")
+    def _memory(self, model: ComparedModel, say: Callable[[str], None]) -> dict[str, Any]:
+        fp32, training = with_precision(model.cfg, "fp32"), training_cfg(model.cfg, self.settings.train_batch_size)
         mapper = build_dataset_mapper(fp32, is_train=False)
         inputs = [mapper(dict(record)) for record in self._records(model)[: self.settings.batch_size]]
-        training = training_cfg(model.cfg, self.settings.train_batch_size)
-        batches = {"inference": (fp32, inputs), "train": (training, next(iter(build_train_loader(training))))}
-        return {
-            mode: measure_memory(
-                build_step, model, *batch, mode, device=model.cfg.MODEL.DEVICE, what=f"{model.label} ({mode})"
-            )
-            for mode, batch in batches.items()
-        }
+        result = {}
+        for mode, cfg, batch in (
+            ("inference", fp32, inputs),
+            ("train", training, next(iter(build_train_loader(training)))),
+        ):
+            what = f"{model.label} ({mode})"
+            say(f"memory of {what}")
+            result[mode] = measure_memory(build_step, model, cfg, batch, mode, device=cfg.MODEL.DEVICE, what=what)
+        return result
 
     def _records(self, model: ComparedModel) -> list[dict]:
         """The images of FLOPs and latency, the same for all models."""
@@ -198,7 +183,7 @@ class Measurements:
         count = min(self.settings.images, len(records))
         return [records[i * len(records) // count] for i in range(count)]
 
-    def _together(self, part: str, measure: Callable[[tqdm], dict[str, Any]], bar: tqdm) -> None:
+    def _measure_together(self, part: str, measure: Callable[[tqdm], dict[str, Any]], bar: tqdm) -> None:
         """A part in which the models take turns: measured for all again if it is missing of one."""
         inputs = {
             "models": {model.label: self.hashes(model) for model in self.models},
@@ -212,7 +197,6 @@ class Measurements:
         bar.update(1)
 
     def _latency(self, bar: tqdm) -> dict[str, Any]:
-        settings = self.settings
         candidates = {
             model.label: Candidate(
                 model.cfg, model.build(), build_dataset_mapper(model.cfg, is_train=False), self._records(model)
@@ -221,50 +205,31 @@ class Measurements:
         }
         return measure_latency(
             candidates,
-            batch_sizes=settings.batch_sizes,
-            rounds=settings.rounds,
-            warmup=settings.warmup,
-            advance=_turns(bar, "latency", settings.rounds * len(self.models)),
+            batch_sizes=self.settings.batch_sizes,
+            rounds=self.settings.rounds,
+            warmup=self.settings.warmup,
+            advance=self._turns("latency", bar),
         )
 
     def _training(self, bar: tqdm) -> dict[str, Any]:
-        settings = self.settings
         runs = {
-            model.label: TrainingRun(training_cfg(model.cfg, settings.train_batch_size), model.build())
+            model.label: TrainingRun(training_cfg(model.cfg, self.settings.train_batch_size), model.build())
             for model in self.models
         }
         return measure_training(
             runs,
-            rounds=settings.rounds,
-            iterations=settings.train_steps,
-            warmup=settings.warmup,
-            advance=_turns(bar, "training speed", settings.rounds * len(self.models)),
+            rounds=self.settings.rounds,
+            iterations=self.settings.train_steps,
+            warmup=self.settings.warmup,
+            advance=self._turns("training speed", bar),
         )
+
+    def _turns(self, name: str, bar: tqdm) -> Callable[[int], None]:
+        """What is called after each model's turn in each round."""
+        turns, total = itertools.count(1), self.settings.rounds * len(self.models)
+        return lambda _: bar.set_description(f"{name}: turn {next(turns)}/{total}")
 
 
 def build_step(model: ComparedModel, cfg: CfgNode, inputs: list[dict], mode: str) -> Step:
     """An inference or training step ("inference", "train") of a model, built anew, on a batch."""
     return OurWorkload(model.build(), inputs).step(mode, cfg)
-
-
-def _turns(bar: tqdm, name: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(turns: int) -> None:
-        nonlocal done
-        done += turns
-        bar.set_description(f"{name}: turn {done}/{total}")
-
-    return advance
-
-
-def device_of(models: Sequence[ComparedModel]) -> torch.device:
-    """Where all run.
-
-    Raises:
-        ValueError: they would run on different devices.
-    """
-    devices = {model.cfg.MODEL.DEVICE for model in models}
-    if len(devices) > 1:
-        raise ValueError(f"MODEL.DEVICE differs between the models ({', '.join(sorted(devices))}): set it with --opts.")
-    return torch.device(devices.pop())

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,40 +27,13 @@ PRECISIONS = ("fp32", "amp")
 
 
 @dataclass
-class Samples:
-    """Times of one model in one setting, in milliseconds an image.
-
-    Attributes:
-        rounds: of each round the time of each batch, by part; ``total`` is their sum.
-        error: why there are none.
-    """
-
-    rounds: list[list[dict[str, float]]] = field(default_factory=list)
-    error: str = ""
-
-    def summary(self) -> dict[str, Any]:
-        """``{part: {"p50": ..., "p95": ..., "rounds": [...]}}``: over all batches, and the median of each round."""
-        if self.error or not self.rounds:
-            return {"error": self.error}
-        every = [batch for batches in self.rounds for batch in batches]
-        return {
-            part: {
-                "p50": float(np.percentile([batch[part] for batch in every], 50)),
-                "p95": float(np.percentile([batch[part] for batch in every], 95)),
-                "rounds": [statistics.median(batch[part] for batch in batches) for batches in self.rounds],
-            }
-            for part in every[0]
-        } | {"samples": len(every)}
-
-
-@dataclass
 class Candidate:
     """A model that is timed.
 
     Attributes:
         cfg: with its mapper, device and precision of ``SOLVER.AMP``.
         network: in evaluation mode.
-        mapper: a record of the data set -> an input of the model.
+        mapper: a record of the dataset -> an input of the model.
         records: the images, the same for all.
     """
 
@@ -87,27 +60,48 @@ def measure_latency(
         warmup: uncounted batches before each model's first round in each setting.
         advance: called with 1 after each model's turn.
     """
-    settings = [(size, precision) for size in batch_sizes for precision in PRECISIONS]
-    samples = {label: {setting: Samples() for setting in settings} for label in candidates}
+    settings = {f"batch {size} {precision}": (size, precision) for size in batch_sizes for precision in PRECISIONS}
+    times: dict[str, dict[str, list]] = {label: {name: [] for name in settings} for label in candidates}
+    errors: dict[tuple[str, str], str] = {}
     for turn in range(rounds):
         for label, candidate in candidates.items():
             inputs, mapped = _map(candidate)
-            for setting, result in samples[label].items():
-                if result.error:
+            for name, setting in settings.items():
+                if (label, name) in errors:
                     continue
                 try:
-                    times = time_batches(candidate, inputs, mapped, *setting, warmup=0 if turn else warmup)
-                    result.rounds.append(times)
+                    batches = time_batches(candidate, inputs, mapped, *setting, warmup=0 if turn else warmup)
+                    times[label][name].append(batches)
                 except (RuntimeError, TypeError) as error:
                     if setting[1] == "fp32":
                         raise
                     # An operator without this precision: the table says so and the other settings go on.
-                    result.error = " ".join(str(error).split())[:300]
+                    errors[label, name] = " ".join(str(error).split())[:300]
             advance(1)
     return {
-        label: {f"batch {size} {precision}": by_setting[size, precision].summary() for size, precision in settings}
-        for label, by_setting in samples.items()
+        label: {
+            name: {"error": errors[label, name]} if (label, name) in errors else _summary(by_round)
+            for name, by_round in by_setting.items()
+        }
+        for label, by_setting in times.items()
     }
+
+
+def _summary(rounds: list[list[dict[str, float]]]) -> dict[str, Any]:
+    """``{part: {"p50": ..., "p95": ..., "rounds": [...]}}``: over all batches, and the median of each round.
+
+    Args:
+        rounds: of each round the time of each batch, by part.
+    """
+    every = [batch for batches in rounds for batch in batches]
+    return {
+        part: {
+            "p50": float(np.percentile([batch[part] for batch in every], 50)),
+            "p95": float(np.percentile([batch[part] for batch in every], 95)),
+            "rounds": [statistics.median(batch[part] for batch in batches) for batches in rounds],
+        }
+        for part in every[0]
+    } | {"samples": len(every)}
 
 
 def _map(candidate: Candidate) -> tuple[list[dict], list[float]]:

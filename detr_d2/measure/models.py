@@ -84,17 +84,21 @@ def read_models(
         words: one a model.
         opts: ``KEY VALUE`` overrides of all of them.
         dataset: the images that all are evaluated on; "": the first of each config's ``DATASETS.TEST``. A config whose
-            own data set holds the same images keeps it, since panoptic models differ in how classes are registered.
+            own dataset holds the same images keeps it, since panoptic models differ in how classes are registered.
         needs_weights: refuse a model without trained weights.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, two labels are the same, or the images are not.
+        FileNotFoundError, ValueError: a file is missing, two labels are the same, or the devices or images
+            are not.
     """
     models = [_read_model(word, opts, dataset, needs_weights) for word in words]
     labels = [model.label for model in models]
     for label in labels:
         if labels.count(label) > 1:
             raise ValueError(f"Two models are called {label!r}: name them, as in {label}_a=PATH.")
+    devices = {model.cfg.MODEL.DEVICE for model in models}
+    if len(devices) > 1:
+        raise ValueError(f"MODEL.DEVICE differs between the models ({', '.join(sorted(devices))}): set it with --opts.")
     check_same_images(models)
     return models
 
@@ -149,7 +153,7 @@ def _local_weights(path: str, label: str) -> str:
 def _choose_dataset(cfg: CfgNode, dataset: str, config_file: Path) -> str:
     own = cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else ""
     if not (own or dataset):
-        raise ValueError(f"{config_file}: DATASETS.TEST is empty; name a data set with --dataset.")
+        raise ValueError(f"{config_file}: DATASETS.TEST is empty; name a dataset with --dataset.")
     if not dataset or own == dataset:
         check_dataset_name(own)
         return own
@@ -167,7 +171,7 @@ def _has_files(dataset: str) -> bool:
 
 
 def load_records(dataset: str) -> list[dict]:
-    """The data set's records, one an image; an error names what is missing."""
+    """The dataset's records, one an image; an error names what is missing."""
     with readable_annotations(dataset):
         return DatasetCatalog.get(dataset)
 
@@ -185,5 +189,5 @@ def check_same_images(models: Sequence[ComparedModel]) -> None:
         if names[model.dataset] != names[first.dataset]:
             raise ValueError(
                 f"{first.label} is evaluated on {first.dataset} ({len(names[first.dataset])} images), {model.label} on "
-                f"{model.dataset} ({len(names[model.dataset])} others): name one data set for all with --dataset."
+                f"{model.dataset} ({len(names[model.dataset])} others): name one dataset for all with --dataset."
             )

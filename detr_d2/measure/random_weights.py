@@ -50,9 +50,7 @@ def separate_queries(ours: OurWorkload, sharpness: float = 3.0, std: float = 1.0
         for handle in handles:
             handle.remove()
     for head in heads:
-        hidden = inputs[head].flatten(0, -2)
-        head.weight *= (std / (hidden @ head.weight.T).std(0))[:, None]
-        head.bias.copy_(-(head.weight @ hidden.mean(0)))
+        _standardize(head, inputs[head], std)
 
 
 @torch.no_grad()
@@ -79,10 +77,8 @@ def separate_classes(ours: OurWorkload, std: float = 1.5) -> None:
     each logit gets mean 0 and standard deviation ``std`` over all queries.
     """
     model = ours.model
-    states = model.detect(model.preprocess(ours.inputs)).hidden.hidden_states[-1].flatten(0, 1)
-    head = model.class_embed[len(model.transformer.decoder.layers) - 1]
-    head.weight *= (std / (states @ head.weight.T).std(0))[:, None]
-    head.bias.copy_(-(states.mean(0) @ head.weight.T))
+    states = model.detect(model.preprocess(ours.inputs)).hidden.hidden_states[-1]
+    _standardize(model.class_embed[len(model.transformer.decoder.layers) - 1], states, std)
 
 
 @torch.no_grad()
@@ -95,13 +91,8 @@ def separate_masks(ours: OurWorkload, sharpness: float = 3.0) -> None:
     model = ours.model
     inputs = model.mask_inputs(model.detect(model.preprocess(ours.inputs)))
     attention = model.bbox_attention
-    for linear, states, std in (
-        (attention.q_linear, inputs.queries, sharpness),
-        (attention.k_linear, inputs.memory, 1.0),
-    ):
-        states = states.flatten(0, 1)
-        linear.weight *= (std / (states @ linear.weight.T).std(0))[:, None]
-        linear.bias.copy_(-(linear.weight @ states.mean(0)))
+    _standardize(attention.q_linear, inputs.queries, sharpness)
+    _standardize(attention.k_linear, inputs.memory, 1.0)
     model.mask_head.lay1.weight[:, model.mask_head.dim :] *= attention.num_heads * inputs.memory.shape[1]
 
 
@@ -139,3 +130,10 @@ def spread_scores(ours: OurWorkload) -> None:
     ):
         layer.weight *= scale
         layer.bias.copy_(layer.bias * scale + shift)
+
+
+def _standardize(linear: nn.Linear, inputs: Tensor, std: float) -> None:
+    """Rescale a layer so that over ``inputs`` each of its outputs has mean 0 and standard deviation ``std``."""
+    inputs = inputs.flatten(0, -2)
+    linear.weight *= (std / (inputs @ linear.weight.T).std(0))[:, None]
+    linear.bias.copy_(-(linear.weight @ inputs.mean(0)))

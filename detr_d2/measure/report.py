@@ -1,21 +1,37 @@
-"""The table as Markdown, as CSV and as one HTML page with its plots."""
+"""From measurements to the files that people read: Markdown, CSV, one HTML page, and plots."""
 
 import base64
 import csv
 import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from .bootstrap import Interval
+from ..analysis.log_plots import Run, choose_metrics, plot_runs
+from ..analysis.matches import Matches
+from ..analysis.training_log import TrainingLog
+from ..files import whole_file
+from .accuracy import matches_file
+from .bootstrap import Interval, compare_precision
+from .comparison import Measurements
 from .flops import CONVENTION
-from .table import Row
+from .plots import plot_accuracy, to_png
+from .store import ResultFile
+from .table import Row, build_rows
+from .tables import html_table, markdown_table
 
 LEGEND = (
     "m: measured here. p: published (COCO val2017, 5000 images; latency on a V100). In brackets: the least and the "
     "greatest median of a round, for GFLOPs of an image."
 )
+# Of an environment, what a reader wants to know.
+_ENVIRONMENT = (
+    *("device", "driver", "cores", "threads", "load_average", "cuda", "cudnn", "matmul_allow_tf32"),
+    *("detr_d2", "detectron2", "torch", "torchvision", "numpy", "hotcoco", "pycocotools", "python"),
+)
+Intervals = dict[str, tuple[dict[str, Interval], dict[tuple[str, str], Interval]]]
 
 
 @dataclass(frozen=True)
@@ -35,23 +51,59 @@ class Comparison:
     labels: list[str]
     rows: list[Row]
     facts: list[str]
-    intervals: dict[str, tuple[dict[str, Interval], dict[tuple[str, str], Interval]]] = field(default_factory=dict)
+    intervals: Intervals = field(default_factory=dict)
     resamples: int = 0
     notes: list[str] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
 
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """The header and the rows."""
+        return ["", *self.labels], [row.texts() for row in self.rows]
 
-def to_markdown(comparison: Comparison, picture_files: dict[str, str]) -> str:
-    """The report; ``picture_files``: title -> file name."""
-    lines = ["# Comparison", "", *_markdown_table(["", *comparison.labels], _texts(comparison.rows)), "", LEGEND, ""]
-    lines += [f"GFLOPs: {CONVENTION}.", ""]
-    for title, header, rows in _interval_tables(comparison):
-        lines += [f"## {title}", "", *_markdown_table(header, rows), ""]
-    if comparison.notes:
-        lines += ["## Notes", "", *(f"- {note}" for note in comparison.notes), ""]
-    lines += ["## Measured with", "", *(f"- {fact}" for fact in comparison.facts), ""]
-    lines += [f"![{title}]({name})" for title, name in picture_files.items()]
-    return "\n".join(lines).rstrip() + "\n"
+    def interval_tables(self) -> dict[str, tuple[list[str], list[list[str]]]]:
+        """Header and rows by title, for each task with an AP."""
+        tables = {}
+        for task, (single, pairs) in self.intervals.items():
+            name = {"bbox": "Box AP", "segm": "Mask AP"}[task]
+            rows = [[label, _interval(value, "")] for label, value in single.items()]
+            rows += [[f"{a} - {b}", _interval(value, "+")] for (a, b), value in pairs.items()]
+            title = f"{name} with its 95% interval: paired bootstrap over images, {self.resamples} resamples"
+            tables[title] = (["", "AP"], rows)
+        return tables
+
+    def lists(self) -> dict[str, list[str]]:
+        """Lines by title."""
+        return ({"Notes": self.notes} if self.notes else {}) | {"Measured with": self.facts}
+
+
+def write_report(measurements: Measurements) -> dict[str, Path]:
+    """Write ``comparison.md``, ``.csv`` and ``.html`` and the plots into the output folder; their paths by kind."""
+    comparison = summarise(measurements)
+    contents = {
+        "markdown": ("comparison.md", to_markdown(comparison).encode()),
+        "csv": ("comparison.csv", to_csv(comparison).encode()),
+        "html": ("comparison.html", to_html(comparison).encode()),
+    } | {title: (picture_file(title), picture) for title, picture in comparison.pictures.items()}
+    for name, content in contents.values():
+        with whole_file(measurements.output / name) as partial:
+            partial.write_bytes(content)
+    return {kind: measurements.output / name for kind, (name, _) in contents.items()}
+
+
+def picture_file(title: str) -> str:
+    """The name of a plot's file."""
+    return f"{title.lower().replace(' ', '_')}.png"
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The report, with the plots' files."""
+    blocks = ["# Comparison", markdown_table(*comparison.table()), LEGEND, f"GFLOPs: {CONVENTION}."]
+    for title, table in comparison.interval_tables().items():
+        blocks += [f"## {title}", markdown_table(*table)]
+    for title, lines in comparison.lists().items():
+        blocks += [f"## {title}", "\n".join(f"- {line}" for line in lines)]
+    blocks.append("\n".join(f"![{title}]({picture_file(title)})" for title in comparison.pictures))
+    return "\n\n".join(blocks).rstrip() + "\n"
 
 
 def to_csv(comparison: Comparison) -> str:
@@ -60,13 +112,14 @@ def to_csv(comparison: Comparison) -> str:
     """
     columns: dict[str, list[Any]] = {"model": list(comparison.labels)}
     for row in comparison.rows:
-        for source, cells in (("measured", row.measured), ("published", row.published)):
-            if any(cells):
-                columns[f"{row.title} [{source}]"] = [cell.value if cell else None for cell in cells]
-        for place, bound in enumerate(("min", "max")):
-            if any(cell and cell.spread for cell in row.measured):
-                spreads = [cell.spread[place] if cell and cell.spread else None for cell in row.measured]
-                columns[f"{row.title} [measured {bound}]"] = spreads
+        title = row.metric.title
+        if any(row.measured):
+            columns[f"{title} [measured]"] = [cell and cell.value for cell in row.measured]
+        if any(value is not None for value in row.published):
+            columns[f"{title} [published]"] = row.published
+        spreads = [cell and cell.spread for cell in row.measured]
+        for place, bound in enumerate(("min", "max") if any(spreads) else ()):
+            columns[f"{title} [measured {bound}]"] = [spread and spread[place] for spread in spreads]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
@@ -86,57 +139,123 @@ img { max-width: 100% }
 
 def to_html(comparison: Comparison) -> str:
     """One page, pictures included."""
-    parts = ["<h1>Comparison</h1>", _html_table(["", *comparison.labels], _texts(comparison.rows))]
-    parts += [f"<p>{html.escape(LEGEND)}</p>", f"<p>GFLOPs: {html.escape(CONVENTION)}.</p>"]
-    for title, header, rows in _interval_tables(comparison):
-        parts += [f"<h2>{html.escape(title)}</h2>", _html_table(header, rows)]
+    parts = ["<h1>Comparison</h1>", html_table(*comparison.table())]
+    parts += [f"<p>{html.escape(text)}</p>" for text in (LEGEND, f"GFLOPs: {CONVENTION}.")]
+    for title, table in comparison.interval_tables().items():
+        parts += [f"<h2>{html.escape(title)}</h2>", html_table(*table)]
     for title, picture in comparison.pictures.items():
-        data = base64.b64encode(picture).decode()
-        name = html.escape(title)
+        data, name = base64.b64encode(picture).decode(), html.escape(title)
         parts += [f"<h2>{name}</h2>", f'<img alt="{name}" src="data:image/png;base64,{data}">']
-    for title, texts in (("Notes", comparison.notes), ("Measured with", comparison.facts)):
-        if texts:
-            items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
-            parts += [f"<h2>{title}</h2>", f"<ul>{items}</ul>"]
-    body = "\n".join(parts)
+    for title, lines in comparison.lists().items():
+        parts += [f"<h2>{title}</h2>", "<ul>", *(f"<li>{html.escape(line)}</li>" for line in lines), "</ul>"]
     head = f'<meta charset="utf-8"><title>Comparison</title><style>{_STYLE}</style>'
+    body = "\n".join(parts)
     return f"<!doctype html>\n<html><head>{head}</head>\n<body>\n{body}\n</body></html>\n"
-
-
-def _texts(rows: Sequence[Row]) -> list[list[str]]:
-    """Each cell says where its figure is from: "41.9 m, 42.0 p"."""
-    table = []
-    for row in rows:
-        texts = [row.title]
-        for measured, published in zip(row.texts(row.measured), row.texts(row.published), strict=True):
-            texts.append(", ".join(f"{text} {source}" for text, source in ((measured, "m"), (published, "p")) if text))
-        table.append(texts)
-    return table
-
-
-def _interval_tables(comparison: Comparison) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, header and rows for each task with an AP."""
-    tables = []
-    for task, (single, pairs) in comparison.intervals.items():
-        name = {"bbox": "Box AP", "segm": "Mask AP"}[task]
-        title = f"{name} with its 95% interval: paired bootstrap over images, {comparison.resamples} resamples"
-        rows = [[label, _interval(value, "")] for label, value in single.items()]
-        rows += [[f"{a} - {b}", _interval(value, "+")] for (a, b), value in pairs.items()]
-        tables.append((title, ["", "AP"], rows))
-    return tables
 
 
 def _interval(value: Interval, sign: str) -> str:
     return f"{value.value:{sign}.1f} ({value.low:{sign}.1f} to {value.high:{sign}.1f}) m"
 
 
-def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [list(header), ["---"] * len(header), *rows]
-    return [f"| {' | '.join(text.replace('|', '/') for text in line)} |" for line in lines]
+def summarise(measurements: Measurements) -> Comparison:
+    """The report of what has been measured."""
+    results, settings = measurements.results(), measurements.settings
+    return Comparison(
+        labels=[result["label"] for result in results],
+        rows=build_rows(results, settings.batch_sizes),
+        facts=_facts(measurements, results),
+        intervals=_intervals(measurements) if "accuracy" in settings.parts else {},
+        resamples=settings.resamples,
+        notes=_notes(results),
+        pictures=_pictures(measurements, results),
+    )
 
 
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(texts: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts) + "</tr>"
+def _intervals(measurements: Measurements) -> Intervals:
+    """Of the models that have matches of a task; computed once for the same ones."""
+    settings = measurements.settings
+    file = ResultFile(measurements.output / "intervals.json")
+    tables = {}
+    for task in ("bbox", "segm"):
+        paths = {m.label: matches_file(measurements.folder(m) / "inference", task) for m in measurements.models}
+        paths = {label: path for label, path in paths.items() if path.is_file()}
+        if not paths:
+            continue
+        inputs = {
+            "models": {
+                model.label: measurements.hashes(model) for model in measurements.models if model.label in paths
+            },
+            "evaluated": {label: path.stat().st_mtime for label, path in paths.items()},
+            **{"resamples": settings.resamples, "seed": settings.seed},
+        }
 
-    return "<table>\n" + "\n".join([line(header, "th"), *(line(row, "td") for row in rows)]) + "\n</table>"
+        def compare(paths: dict[str, Path] = paths) -> dict[str, Any]:
+            matches = {label: Matches.load(path) for label, path in paths.items()}
+            single, pairs = compare_precision(matches, resamples=settings.resamples, seed=settings.seed)
+            return {
+                "single": {label: asdict(value) for label, value in single.items()},
+                "pairs": [[*labels, asdict(value)] for labels, value in pairs.items()],
+            }
+
+        saved = file.compute(task, inputs, {}, compare)
+        tables[task] = (
+            {label: Interval(**value) for label, value in saved["single"].items()},
+            {(a, b): Interval(**value) for a, b, value in saved["pairs"]},
+        )
+    return tables
+
+
+def _facts(measurements: Measurements, results: list[dict[str, Any]]) -> list[str]:
+    settings = measurements.settings
+    facts = [
+        f"{result['label']}: {result['meta_architecture']} on {result['dataset']}, {result['config_file']} (hash "
+        f"{result['config_hash']}), weights {result['weights'] or 'random'} (hash {result['weights_hash']})"
+        for result in results
+    ]
+    facts.append(
+        f"latency and GFLOPs of {settings.images} images spread over the dataset; {settings.rounds} rounds, in which "
+        f"the models take turns; training in fp32, batch {settings.train_batch_size}, {settings.train_steps} steps a "
+        "round"
+    )
+    environments = []
+    for result in results:
+        for part, saved in result["parts"].items():
+            if part in ("accuracy", "latency") and saved["environment"] not in environments:
+                environments.append(saved["environment"])
+    for environment in environments:
+        known = [f"{name} {environment[name]}" for name in _ENVIRONMENT if environment.get(name) is not None]
+        facts.append(f"{', '.join(known)}; commit {environment.get('commit')}")
+    return facts
+
+
+def _notes(results: list[dict[str, Any]]) -> list[str]:
+    notes = []
+    for result in results:
+        parts, label = result["parts"], result["label"]
+        unknown = parts.get("flops", {}).get("result", {}).get("unknown")
+        if unknown:
+            calls = ", ".join(f"{name} ({count:g} calls an image)" for name, count in unknown.items())
+            notes.append(f"{label}: GFLOPs lack operators that have no formula here: {calls}")
+        for setting, summary in parts.get("latency", {}).get("result", {}).items():
+            if summary.get("error"):
+                notes.append(f"{label}: {setting} failed: {summary['error']}")
+            elif "postprocessing" in summary and not any(summary["postprocessing"]["rounds"]):
+                notes.append(f"{label}: {setting}: post-processing is in the model's time; its parts are not known")
+    return notes
+
+
+def _pictures(measurements: Measurements, results: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+    latency = ("latency", "batch 1 fp32", "total", "p50")
+    runs = [
+        Run(model.label, TrainingLog.read(model.metrics_file), model.cfg.SOLVER.IMS_PER_BATCH)
+        for model in measurements.models
+        if model.metrics_file is not None
+    ]
+    figures = {
+        "Accuracy against latency": plot_accuracy(results, latency, 1.0, "latency, batch 1, fp32 (ms/image)"),
+        "Accuracy against parameters": plot_accuracy(results, ("size", "total"), 1e-6, "parameters (M)"),
+        "Training curves": plot_runs(runs, over=("time", "images"), metrics=choose_metrics(runs, ()), losses={})
+        if runs
+        else None,
+    }
+    return {title: to_png(figure) for title, figure in figures.items() if figure is not None}
