@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from ..checkpoint import DetrCheckpointer
-from ..facts import model_facts, value_of
+from ..facts import box_model_of, model_facts
 from ..modeling import DETR, FCOS, DeformableDETR
 from .inputs import Settings, make_inputs
 from .random_weights import (
@@ -67,9 +67,8 @@ PAIRINGS: dict[tuple[type, bool], Pairing] = {
 
 def pairing_of(cfg: CfgNode) -> Pairing:
     """The pairing of the model of ``cfg``, or of the first of its bases that has one; nothing where none has."""
-    facts = model_facts(cfg)
-    name = value_of(cfg, facts.box_model) if facts.box_model else cfg.MODEL.META_ARCHITECTURE
-    found = (PAIRINGS.get((base, facts.is_panoptic)) for base in META_ARCH_REGISTRY.get(name).__mro__)
+    is_panoptic, model = model_facts(cfg).is_panoptic, box_model_of(cfg) or cfg.MODEL.META_ARCHITECTURE
+    found = (PAIRINGS.get((base, is_panoptic)) for base in META_ARCH_REGISTRY.get(model).__mro__)
     return next((pairing for pairing in found if pairing), Pairing())
 
 
