@@ -134,7 +134,7 @@ def test_the_rules_are_noticed_when_broken(name, source, target):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("data.build", "import os\nfrom ..layers import box_xyxy_to_cxcywh\nfrom .checks import check_dataset_dicts"),
+        ("data.build", "import os\nfrom ..layers import generalized_box_iou\nfrom .checks import check_dataset_dicts"),
         ("modeling.set_prediction.matcher", "from scipy.optimize import x\nfrom .losses import l1_box_loss"),
         ("layers.mlp", "import math\nfrom torch import nn\nfrom . import attention"),
     ],

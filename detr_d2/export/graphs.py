@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
-from ..layers import box_cxcywh_to_xyxy
 from .images import SizedImages
 
 _GRAPHS: dict[type[nn.Module], type["Graph"]] = {}
@@ -103,4 +103,4 @@ class Graph(nn.Module, ABC):
 def pixel_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Relative cx, cy, w, h, B x D x 4 -> left, top, right, bottom in pixels, clipped to the images of ``sizes``."""
     scale = sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # B x 1 x 4: width, height, width, height
-    return torch.minimum((box_cxcywh_to_xyxy(boxes.float()) * scale).clamp(min=0), scale)
+    return torch.minimum((box_convert(boxes.float(), "cxcywh", "xyxy") * scale).clamp(min=0), scale)

@@ -1,7 +1,7 @@
 """Building blocks that know nothing of configs or of Detectron2."""
 
 from .attention import MultiheadAttention
-from .box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, generalized_box_iou
+from .box_ops import generalized_box_iou
 from .conv_norm import ConvNorm
 from .deform_conv import DeformConv, ModulatedDeformConv, offset_conv
 from .deformable_attention import MSDeformAttn
@@ -20,8 +20,6 @@ __all__ = [
     "MultiheadAttention",
     "PositionEmbeddingLearned",
     "PositionEmbeddingSine",
-    "box_cxcywh_to_xyxy",
-    "box_xyxy_to_cxcywh",
     "generalized_box_iou",
     "inverse_sigmoid",
     "masked_group_norm",

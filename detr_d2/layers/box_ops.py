@@ -1,19 +1,7 @@
-"""Box conversions and generalized IoU on tensors of shape ``(..., 4)``."""
+"""What torchvision lacks for boxes: generalized IoU on tensors of shape ``(..., 4)``."""
 
 import torch
 from torch import Tensor
-
-
-def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """``(..., 4)`` centre x, centre y, width, height -> left, top, right, bottom."""
-    center, half_size = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([center - half_size, center + half_size], dim=-1)
-
-
-def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """``(..., 4)`` left, top, right, bottom -> centre x, centre y, width, height."""
-    top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 
 
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:

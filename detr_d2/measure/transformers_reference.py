@@ -18,8 +18,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
-from ..layers import box_xyxy_to_cxcywh
 from ..modeling.masks import merge_panoptic
 from ..structures import PaddedImages
 from .agreement import difference, relative_difference
@@ -76,7 +76,7 @@ def to_reference(cfg: CfgNode, inputs: list[dict], size_divisibility: int = 1) -
     for item, (height, width) in zip(inputs, images.image_sizes, strict=True):
         boxes = item["instances"].gt_boxes.tensor / torch.tensor([width, height, width, height])
         classes = item["instances"].gt_classes
-        labels.append({"class_labels": classes.to(device), "boxes": box_xyxy_to_cxcywh(boxes).to(device)})
+        labels.append({"class_labels": classes.to(device), "boxes": box_convert(boxes, "xyxy", "cxcywh").to(device)})
         if isinstance(item["instances"].get_fields().get("gt_masks"), BitMasks):
             labels[-1]["masks"] = item["instances"].gt_masks.tensor.to(device)
     return ReferenceInputs(

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from ..facts import facts_of
-from ..layers import MSDeformAttn, MultiheadAttention, box_cxcywh_to_xyxy
+from ..layers import MSDeformAttn, MultiheadAttention
 from .attention_maps import AttentionMap, Level
 from .sampling_points import SamplingPoints
 
@@ -138,7 +139,7 @@ def record(model: nn.Module, item: dict[str, Any]) -> Recording:
         layers={name: [(module, inputs[name, i][0]) for i, module in enumerate(stacks[name])] for name in stacks},
         scores=scores[0],
         labels=labels[0],
-        boxes=box_cxcywh_to_xyxy(predictions.pred_boxes[0]),
+        boxes=box_convert(predictions.pred_boxes[0], "cxcywh", "xyxy"),
     )
 
 

@@ -13,9 +13,9 @@ from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone import Backbone
 from detectron2.structures import Instances
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from ...facts import ModelFacts, facts_of
-from ...layers import box_xyxy_to_cxcywh
 from ...structures import Matches, PaddedImages, Targets
 from ..masks import MaskInputs
 from ..set_prediction import Scoring, SetCriterion, boxes_to_instances, output_sizes
@@ -150,7 +150,7 @@ class BoxSetPredictor(SetPredictor):
             height, width = instances.image_size
             size = torch.tensor([width, height, width, height], dtype=torch.float32, device=self.device)
             labels.append(instances.gt_classes)
-            boxes.append(box_xyxy_to_cxcywh(instances.gt_boxes.tensor / size))
+            boxes.append(box_convert(instances.gt_boxes.tensor / size, "xyxy", "cxcywh"))
         return Targets.from_lists(labels, boxes)
 
     def losses(self, detection: Any, targets: Targets, matches: Matches | None = None) -> dict[str, Tensor]:

@@ -6,9 +6,9 @@ Legend: L layers, B batch, Q queries, K columns of the class logits, M matched p
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
+from torchvision.ops import box_convert, sigmoid_focal_loss
 
-from ...layers import box_cxcywh_to_xyxy, generalized_box_iou
+from ...layers import generalized_box_iou
 
 
 def weighted_cross_entropy(logits: Tensor, classes: Tensor, no_object_weight: float) -> tuple[Tensor, Tensor]:
@@ -49,4 +49,5 @@ def l1_box_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 def giou_box_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Summed 1 - GIoU of L x M x 4 cx, cy, w, h boxes -> (L,)."""
-    return (1 - generalized_box_iou(box_cxcywh_to_xyxy(predicted), box_cxcywh_to_xyxy(target))).sum(1)
+    predicted, target = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (predicted, target))
+    return (1 - generalized_box_iou(predicted, target)).sum(1)

@@ -8,8 +8,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
-from ...layers import box_cxcywh_to_xyxy, generalized_box_iou
+from ...layers import generalized_box_iou
 from ...structures import Matches, Predictions, Targets
 
 
@@ -26,8 +27,8 @@ def l1_cost(predictions: Predictions, targets: Targets) -> Tensor:
 
 def giou_cost(predictions: Predictions, targets: Targets) -> Tensor:
     """Minus the generalized IoU."""
-    predicted = box_cxcywh_to_xyxy(predictions.boxes.float())
-    return -generalized_box_iou(predicted[..., None, :], box_cxcywh_to_xyxy(targets.boxes)[:, None])
+    predicted = box_convert(predictions.boxes.float(), "cxcywh", "xyxy")
+    return -generalized_box_iou(predicted[..., None, :], box_convert(targets.boxes, "cxcywh", "xyxy")[:, None])
 
 
 class HungarianMatcher:

@@ -9,8 +9,8 @@ import torch
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+from torchvision.ops import box_convert
 
-from ...layers import box_cxcywh_to_xyxy
 from ...structures import PaddedImages
 
 
@@ -34,7 +34,7 @@ def boxes_to_instances(
     Returns:
         B ``Instances`` with ``pred_boxes`` (xyxy, clipped; boxes without area dropped), ``scores``, ``pred_classes``.
     """
-    boxes = box_cxcywh_to_xyxy(boxes.float())
+    boxes = box_convert(boxes.float(), "cxcywh", "xyxy")
     results = []
     for i, ((height, width), output_size) in enumerate(zip(image_sizes, output_sizes, strict=True)):
         instances = Instances((height, width))
