@@ -60,7 +60,7 @@ class Outputs(DatasetEvaluator):
 
 @pytest.fixture
 def custom_data(own_data, tmp_path, monkeypatch):
-    """The data sets that configs/Custom name, below the working directory."""
+    """The datasets that configs/Custom name, below the working directory."""
     monkeypatch.chdir(tmp_path)
     for name, stuff in (("custom", None), ("custom_panoptic", {3: "sky"})):
         own_data(f"datasets/{name}", {1: "cat", 2: "dog"}, stuff)

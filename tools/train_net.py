@@ -55,7 +55,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     key = "DATASETS.TEST" if args.eval_only else "DATASETS.TRAIN"
     if not (cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN):
-        raise ValueError(f"{key} is empty: name a config with --config-file, or data sets with {key} \"('NAME',)\".")
+        raise ValueError(f"{key} is empty: name a config with --config-file, or datasets with {key} \"('NAME',)\".")
     for name in (*(() if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
         check_dataset_name(name)
     weights = cfg.MODEL.WEIGHTS
@@ -96,7 +96,7 @@ def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
 
 @contextlib.contextmanager
 def tracebacks_in_the_log(output: str) -> Iterator[None]:
-    """Within it, the screen shows no traceback of the errors that `command_line_tool` tells in a line; log.txt does."""
+    """Within it, the screen shows no traceback of errors that `command_line_tool` reports in a line; log.txt does."""
     logger = logging.getLogger("detectron2.train_net")
     for handler in logging.getLogger("detectron2").handlers:
         if getattr(handler, "stream", None) is sys.stdout:
