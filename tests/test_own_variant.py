@@ -94,8 +94,8 @@ DENSE = {"has_attention": False, "queries": ""}
 FAMILIES = {
     "MyDETR": Family("detr_R_18", "class_embed.weight", (1, 1), keys={"MINE": {"GAIN": 2.0}}),
     "MyPanopticDETR": Family("panoptic_detr_R_18", "class_embed.weight", (1, 1), is_panoptic=True),
-    "MyDeformableDETR": Family("deformable_detr_R_18", "class_embed.2.weight"),
-    "MyPanopticDeformableDETR": Family("panoptic_deformable_detr_R_18", "class_embed.2.weight", is_panoptic=True),
+    "MyDeformableDETR": Family("deformable_detr_R_18", "class_embed.1.weight"),
+    "MyPanopticDeformableDETR": Family("panoptic_deformable_detr_R_18", "class_embed.1.weight", is_panoptic=True),
     "MyFCOS": Family("fcos_R_18", "cls_logits.weight", **DENSE),
     "MyRCNN": Family("faster_rcnn_R_18", "cls_score.weight", (1, 1), **DENSE),
 }
