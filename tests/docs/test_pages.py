@@ -20,7 +20,7 @@ NOT_HERE = (
     r"(output|OUTPUT_DIR|inference)(/.*)?",  # made by commands
     r"(datasets|coco|annotations|train2017|val2017|panoptic_(train|val)2017)(/.*)?",  # downloaded or generated
     r"(instances|panoptic)_.*\.json",  # COCO's
-    r"mine(/.*|\.yaml)?",  # a reader's own data and config
+    r"mine(/.*|\.yaml)?|my_\w+\.(py|yaml)",  # a reader's own data, config and models
     r"[\w+*-]+\.(pth|onnx|png|jpg|jpeg|mp4|pdf)",  # weights, exports and pictures that commands read or write
     r"(photos|drawn)/|results\.json",  # of the demo
     r"(metrics|coco_instances_results|panoptic_predictions|benchmark)\.json|config\.yaml|log\.txt",  # of a training
