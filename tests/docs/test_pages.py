@@ -24,7 +24,7 @@ NOT_HERE = (
     r"[\w+*-]+\.(pth|onnx|png|jpg|jpeg|mp4|pdf)",  # weights, exports and pictures that commands read or write
     r"(photos|drawn)/|results\.json",  # of the demo
     r"(metrics|coco_instances_results|panoptic_predictions|benchmark)\.json|config\.yaml|log\.txt",  # of a training
-    r"installed\.txt|wheels|\.venv(/.*)?|pip\.conf",  # of an installation
+    r"installed\.txt|wheels|(tools/gpu/)?whl/?|\.venv(/.*)?|pip\.conf",  # of an installation
     r"detectron2/config/defaults\.py|plain_train_net\.py",  # Detectron2's
     r"(X|CONFIG)\.yaml.*|\.\.\.",  # placeholders
     r"/mnt/c",  # Windows seen from WSL
