@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..kernels.ms_deform_attn import ms_deform_attn
+from ..kernels.ms_deform_attn import even_points, ms_deform_attn
+
+# One tensor of all levels, or one of each.
+Points = Tensor | Sequence[Tensor]
 
 
 class MSDeformAttn(nn.Module):
@@ -19,22 +22,35 @@ class MSDeformAttn(nn.Module):
     Parameter names, shapes and initial values are those of the published models.
 
     Args:
-        dim: C. num_levels: L. num_heads: h. num_points: P, of one head in one level.
+        dim: C. num_levels: L. num_heads: h.
+        num_points: P, of one head in one level; a sequence where levels differ.
+        value_projection, output_projection: whether the memory and the result are projected; not so in D-FINE.
         backend: of `ms_deform_attn`.
     """
 
-    def __init__(self, dim: int, num_levels: int, num_heads: int, num_points: int, *, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_levels: int,
+        num_heads: int,
+        num_points: int | Sequence[int],
+        *,
+        value_projection: bool = True,
+        output_projection: bool = True,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"An embedding of {dim} channels cannot be split over {num_heads} attention heads.")
-        self.num_levels = num_levels
+        self.num_points = [num_points] * num_levels if isinstance(num_points, int) else list(num_points)
+        if len(self.num_points) != num_levels:
+            raise ValueError(f"There are {num_levels} levels, but numbers of points for {len(self.num_points)}.")
         self.num_heads = num_heads
-        self.num_points = num_points
         self.backend = backend
-        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = nn.Linear(dim, num_heads * sum(self.num_points) * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * sum(self.num_points))
+        self.value_proj = nn.Linear(dim, dim) if value_projection else nn.Identity()
+        self.output_proj = nn.Linear(dim, dim) if output_projection else nn.Identity()
         self.reset_parameters()
 
     @torch.no_grad()
@@ -43,15 +59,15 @@ class MSDeformAttn(nn.Module):
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], -1)
         directions = directions / directions.abs().amax(-1, keepdim=True)  # on a square: whole cells away
-        distances = torch.arange(1, self.num_points + 1)
-        bias = directions[:, None, None] * distances[:, None]  # h x 1 x P x 2
+        distances = torch.cat([torch.arange(1, count + 1) for count in self.num_points])
         nn.init.zeros_(self.sampling_offsets.weight)
-        self.sampling_offsets.bias.copy_(bias.expand(-1, self.num_levels, -1, -1).flatten())
+        self.sampling_offsets.bias.copy_((directions[:, None] * distances[:, None]).flatten())  # h x sum of P x 2
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+            if isinstance(projection, nn.Linear):
+                nn.init.xavier_uniform_(projection.weight)
+                nn.init.zeros_(projection.bias)
 
     def forward(
         self,
@@ -77,18 +93,35 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(memory)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0.0)
-        locations, weights = self.sampling(query, reference, level_sizes)
+        locations, weights = self._points(query, reference, level_sizes)
         value = value.unflatten(-1, (self.num_heads, -1))  # B x N x h x C/h
         return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights, backend=self.backend))
 
     def sampling(self, query: Tensor, reference: Tensor, level_sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Where each query reads, B x Q x h x L x P x 2 as (x, y) relative to each level's padded map, and the weights
-        of what it reads, B x Q x h x L x P, which sum to 1 for each head. The arguments are those of `forward`.
+        of what it reads, B x Q x h x L x P, which sum to 1 for each head. The arguments are those of `forward`. Where
+        levels differ, P is the largest: what others lack lies outside with weight 0.
         """
-        shape = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*shape, 2)).to(reference.dtype)
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)  # over L * P
-        is_box = reference.shape[-1] == 4
-        unit = reference[:, :, None, :, 2:] * (0.5 / self.num_points) if is_box else 1 / level_sizes  # ... x L x 2
-        locations = reference[:, :, None, :, None, :2] + offsets * unit.unsqueeze(-2)
-        return locations, weights.unflatten(-1, shape[1:])
+        locations, weights = self._points(query, reference, level_sizes)
+        return (locations, weights) if isinstance(locations, Tensor) else even_points(locations, weights)
+
+    def _points(self, query: Tensor, reference: Tensor, level_sizes: Tensor) -> tuple[Points, Points]:
+        """`sampling`, but of each level if they differ, as `ms_deform_attn` takes both."""
+        offsets = self.sampling_offsets(query).unflatten(-1, (self.num_heads, -1, 2)).to(reference.dtype)
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)  # over all levels
+        counts = self.num_points
+        if len(set(counts)) == 1:
+            shape = (len(counts), counts[0])
+            return place(reference, offsets.unflatten(3, shape), level_sizes), weights.unflatten(3, shape)
+        locations = [
+            place(reference[:, :, i : i + 1], part[:, :, :, None], level_sizes[i : i + 1]).squeeze(3)
+            for i, part in enumerate(offsets.split(counts, dim=3))
+        ]
+        return locations, weights.split(counts, dim=3)
+
+
+def place(reference: Tensor, offsets: Tensor, level_sizes: Tensor) -> Tensor:
+    """Points at ``offsets``, B x Q x h x L x P x 2, from references as in `MSDeformAttn.forward`."""
+    is_box = reference.shape[-1] == 4
+    unit = reference[:, :, None, :, 2:] * (0.5 / offsets.shape[-2]) if is_box else 1 / level_sizes  # ... x L x 2
+    return reference[:, :, None, :, None, :2] + offsets * unit.unsqueeze(-2)

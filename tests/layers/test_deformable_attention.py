@@ -32,8 +32,9 @@ def inputs(coordinates: int, queries: int = 5) -> tuple[Tensor, Tensor, Tensor]:
 def expected(attention: MSDeformAttn, query: Tensor, reference: Tensor, memory: Tensor, image: int, q: int) -> Tensor:
     """One query's result, point by point, from the paper's formulas."""
     value = attention.value_proj(memory[image])
-    offsets = attention.sampling_offsets(query[image, q]).view(HEADS, len(SHAPES), POINTS, 2)
-    weights = attention.attention_weights(query[image, q]).view(HEADS, -1).softmax(-1).view(HEADS, len(SHAPES), POINTS)
+    counts = attention.num_points
+    offsets = attention.sampling_offsets(query[image, q]).view(HEADS, -1, 2).split(counts, 1)
+    weights = attention.attention_weights(query[image, q]).view(HEADS, -1).softmax(-1).split(counts, 1)
     heads = []
     for head in range(HEADS):
         total, start = torch.zeros(C // HEADS), 0
@@ -41,14 +42,14 @@ def expected(attention: MSDeformAttn, query: Tensor, reference: Tensor, memory: 
             channels = slice(head * C // HEADS, (head + 1) * C // HEADS)
             feature = value[start : start + height * width, channels].T.reshape(1, -1, height, width)
             start += height * width
-            for point in range(POINTS):
-                place, offset = reference[image, q, level], offsets[head, level, point]
+            for point in range(counts[level]):
+                place, offset = reference[image, q, level], offsets[level][head, point]
                 if len(place) == 2:
                     where = place + offset / torch.tensor([width, height])
                 else:
-                    where = place[:2] + offset / POINTS * place[2:] / 2
+                    where = place[:2] + offset / counts[level] * place[2:] / 2
                 sampled = F.grid_sample(feature, (2 * where - 1).view(1, 1, 1, 2), align_corners=False)
-                total = total + weights[head, level, point] * sampled.flatten()
+                total = total + weights[level][head, point] * sampled.flatten()
         heads.append(total)
     return attention.output_proj(torch.cat(heads))
 
@@ -59,6 +60,43 @@ def test_equals_the_formula(attention: MSDeformAttn, coordinates: int) -> None:
     output = attention(query, reference, memory, SHAPES, SIZES, None)
     for image, q in ((0, 0), (0, 3), (1, 4)):
         torch.testing.assert_close(output[image, q], expected(attention, query, reference, memory, image, q))
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_different_points_in_each_level_and_no_projections(coordinates: int) -> None:
+    torch.manual_seed(0)
+    attention = MSDeformAttn(C, len(SHAPES), HEADS, [3, 5], value_projection=False, output_projection=False)
+    modules = {name.split(".")[0] for name, _ in attention.named_parameters()}
+    assert modules == {"sampling_offsets", "attention_weights"}
+    bias = attention.sampling_offsets.bias.view(HEADS, 8, 2)
+    assert bias[0, :, 0].tolist() == pytest.approx([1, 2, 3, 1, 2, 3, 4, 5])
+    for parameter in attention.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    query, reference, memory = inputs(coordinates)
+    output = attention(query, reference, memory, SHAPES, SIZES, None)
+    for image, q in ((0, 0), (0, 3), (1, 4)):
+        torch.testing.assert_close(output[image, q], expected(attention, query, reference, memory, image, q))
+    locations, weights = attention.sampling(query, reference, SIZES)
+    assert locations.shape == (2, 5, HEADS, 2, 5, 2)
+    assert not weights[:, :, :, 0, 3:].any()
+    torch.testing.assert_close(output, ms_deform_attn(memory.unflatten(2, (HEADS, -1)), SHAPES, locations, weights))
+    output.sum().backward()
+    assert all(parameter.grad.any() for parameter in attention.parameters())
+
+
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_an_exported_program_reads_no_added_points(coordinates: int) -> None:
+    attention = MSDeformAttn(C, len(SHAPES), HEADS, [3, 5])
+    arguments = (*inputs(coordinates), SHAPES, SIZES, None)
+    program = torch.export.export(attention, arguments, strict=False)
+    torch.testing.assert_close(program.module()(*arguments), attention(*arguments))
+    code = program.graph_module.code
+    assert ("aten.grid_sampler" in code, "aten.pad" in code) == (True, False)
+
+
+def test_numbers_of_points_of_other_levels() -> None:
+    with pytest.raises(ValueError, match="There are 2 levels, but numbers of points for 3"):
+        MSDeformAttn(C, 2, HEADS, [3, 6, 3])
 
 
 @pytest.mark.parametrize("coordinates", [2, 4])

@@ -1,6 +1,6 @@
 """Multi-scale deformable attention: its definition (`reference`), and the operator that runs the fastest backend."""
 
 from .backends import BACKENDS, VARIABLE
-from .op import ms_deform_attn, ms_deform_attn_flops
+from .op import even_points, ms_deform_attn, ms_deform_attn_flops
 
-__all__ = ["BACKENDS", "VARIABLE", "ms_deform_attn", "ms_deform_attn_flops"]
+__all__ = ["BACKENDS", "VARIABLE", "even_points", "ms_deform_attn", "ms_deform_attn_flops"]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from . import plain
@@ -22,8 +23,8 @@ from .reference import by_grid_sample
 def ms_deform_attn(
     value: Tensor,
     spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    sampling_locations: Tensor | Sequence[Tensor],
+    attention_weights: Tensor | Sequence[Tensor],
     *,
     backend: str = "auto",
 ) -> Tensor:
@@ -36,8 +37,8 @@ def ms_deform_attn(
         value: B x N x h x D, levels one after another, rows first.
         spatial_shapes: (H_l, W_l) of each level, Python integers.
         sampling_locations: B x Q x h x L x P x 2, (x, y) relative to each level, 0 and 1 its outer borders; what lies
-            outside is 0.
-        attention_weights: B x Q x h x L x P.
+            outside is 0. Where levels have different numbers of points, of each level B x Q x h x P x 2.
+        attention_weights: B x Q x h x L x P; or, in the same way, of each level B x Q x h x P.
         backend: one of `BACKENDS`; "auto" takes the fastest that can run. The environment variable
             ``DETR_D2_MS_DEFORM_ATTN`` overrides it.
 
@@ -49,7 +50,10 @@ def ms_deform_attn(
         RuntimeError: the backend that was asked for cannot run; says why.
     """
     if _is_exporting():
-        return by_grid_sample(value, spatial_shapes, sampling_locations, attention_weights)
+        points = (x.unbind(3) if isinstance(x, Tensor) else x for x in (sampling_locations, attention_weights))
+        return by_grid_sample(value, spatial_shapes, *points)
+    if not isinstance(sampling_locations, Tensor):
+        sampling_locations, attention_weights = even_points(sampling_locations, attention_weights)
     if not value.device == sampling_locations.device == attention_weights.device:
         raise ValueError(
             f"Values are on {value.device}, locations on {sampling_locations.device}, weights on "
@@ -57,6 +61,35 @@ def ms_deform_attn(
         )
     sizes = [extent for shape in spatial_shapes for extent in shape]
     return torch.ops.detr_d2.ms_deform_attn(value, sizes, sampling_locations, attention_weights, backend)
+
+
+def even_points(locations: Sequence[Tensor], attention: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Levels with different numbers of points as levels with equally many: those that are added lie outside, where
+    nothing is read, and have weight 0. So every backend takes them; only the FLOPs count them.
+
+    Args:
+        locations: of each level, B x Q x h x P_l x 2.
+        attention: of each level, B x Q x h x P_l.
+
+    Returns:
+        B x Q x h x L x P x 2 and B x Q x h x L x P, with P the largest P_l.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+    shapes = [tuple(x.shape) for x in attention]
+    fits = [tuple(x.shape) for x in locations] == [(*shape, 2) for shape in shapes]
+    if not fits or any(shape[:-1] != shapes[0][:-1] for shape in shapes):
+        raise ValueError(
+            "ms_deform_attn takes of each level locations B x Q x h x P x 2 and weights B x Q x h x P, but got "
+            f"{', '.join(map(_shape, locations))} and {', '.join(map(_shape, attention))}."
+        )
+    most = max(shape[-1] for shape in shapes)
+    missing = [most - shape[-1] for shape in shapes]
+    return (
+        torch.stack([F.pad(x, (0, 0, 0, n), value=-1.0) for x, n in zip(locations, missing, strict=True)], dim=3),
+        torch.stack([F.pad(x, (0, n)) for x, n in zip(attention, missing, strict=True)], dim=3),
+    )
 
 
 def ms_deform_attn_flops(value_shape: Sequence[int], attention_shape: Sequence[int]) -> int:

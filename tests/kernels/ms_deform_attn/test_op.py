@@ -13,6 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.flop_counter import FlopCounterMode
 
 from detr_d2.kernels.ms_deform_attn import ms_deform_attn, ms_deform_attn_flops
+from detr_d2.kernels.ms_deform_attn.reference import by_grid_sample
 
 from .deformable_inputs import Inputs, definition, gradients, make_inputs, on_the_grid
 
@@ -141,6 +142,38 @@ def test_inputs_in_any_memory_order():
         ms_deform_attn(inputs.value, PYRAMID, inputs.locations, expanded),
         ms_deform_attn(inputs.value, PYRAMID, inputs.locations, expanded.contiguous()),
     )
+
+
+def ragged(counts: list[int], seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
+    """Locations and weights of each level of `PYRAMID`, with these numbers of points."""
+    many = make_inputs(PYRAMID, points=max(counts), seed=seed)
+    return tuple(
+        [level[:, :, :, :count].detach().requires_grad_() for level, count in zip(x.unbind(3), counts, strict=True)]
+        for x in (many.locations, many.attention)
+    )
+
+
+@pytest.mark.parametrize("counts", [[3, 6, 3], [1, 1, 4], [2, 0, 1]], ids=str)
+def test_different_points_in_each_level(counts: list[int]):
+    """The definition adds up levels, so it is that of each level alone."""
+    value = make_inputs(PYRAMID).value
+    locations, attention = ragged(counts)
+    sizes = [height * width for height, width in PYRAMID]
+    levels = zip(value.split(sizes, dim=1), PYRAMID, locations, attention, strict=True)
+    expected = sum(definition(x, [shape], at[:, :, :, None], by[:, :, :, None]) for x, shape, at, by in levels)
+    output = ms_deform_attn(value, PYRAMID, locations, attention)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(by_grid_sample(value, PYRAMID, locations, attention), expected)
+    grad = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    found, wanted = (torch.autograd.grad(x, [value, *locations, *attention], grad) for x in (output, expected))
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("change", [slice(0, 2), slice(None, None, -1)], ids=["a level too few", "another order"])
+def test_levels_that_do_not_fit(change: slice):
+    locations, attention = ragged([1, 2, 3])
+    with pytest.raises(ValueError, match="takes of each level locations B x Q x h x P x 2"):
+        ms_deform_attn(make_inputs(PYRAMID).value, PYRAMID, locations, attention[change])
 
 
 class Attention(nn.Module):
