@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from detr_d2 import Predictor
-from detr_d2.command_line import command_line_tool
+from detr_d2.command_line import command_line_tool, positive
 from detr_d2.demo import CocoJson, Demo, PanopticJson, Pictures, Sink, Source, Window, choose_targets, find_sources
 from detr_d2.visualization import SHOWS
 
@@ -83,7 +83,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     model.add_argument("--config-file", type=Path, metavar="YAML", help="of this project or of Detectron2")
     model.add_argument("--weights", type=str, metavar="FILE", help="checkpoint (MODEL.WEIGHTS of the config)")
     model.add_argument("--device", metavar="DEVICE", help="such as cuda:1 or cpu (MODEL.DEVICE of the config)")
-    model.add_argument("--batch-size", type=_positive, default=1, metavar="N", help="images at once (%(default)s)")
+    model.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images at once (%(default)s)")
     model.add_argument("--amp", action="store_true", help="mixed precision (bf16 on a CPU)")
     inputs = parser.add_argument_group("input").add_mutually_exclusive_group(required=True)
     inputs.add_argument("--input", nargs="+", metavar="PATH", help="images, videos, folders, globs in quotes")
@@ -110,13 +110,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     if not (args.config_file or args.weights):
         parser.error("name a model: --weights CHECKPOINT, --config-file YAML, or both")
     return args
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def _score(text: str) -> float:

@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from tabulate import tabulate
 
 from .errors import FOREGROUND, IGNORED, Errors, match_greedily
 
@@ -56,13 +57,8 @@ def to_csv(matrix: np.ndarray, names: Sequence[str]) -> str:
 def to_text(matrix: np.ndarray, names: Sequence[str], *, classes: int = 12, confusions: int = 12) -> str:
     """The matrix where it has at most that many classes, else the most frequent confusions, one a line."""
     if len(names) <= classes + 1:
-        width = max(map(len, names))
-        cell = max(width, len(str(matrix.max())))
-        rows = [
-            " ".join([f"{name:>{width}}", *(f"{value:>{cell}}" for value in row)])
-            for name, row in zip(names, matrix, strict=True)
-        ]
-        return "\n".join([" ".join([" " * width, *(f"{name:>{cell}}" for name in names)]), *rows])
+        rows, align = [[name, *row] for name, row in zip(names, matrix.tolist(), strict=True)], ["right"] * len(names)
+        return tabulate(rows, ["", *names], tablefmt="plain", disable_numparse=True, colalign=("right", *align))
     wrong = matrix.copy()
     wrong[np.diag_indices(len(names))] = 0
     wrong[-1], wrong[:, -1] = 0, 0

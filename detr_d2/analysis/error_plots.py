@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..visualization.colors import as_matplotlib
 from .sheets import COLORS
 
 _NUMBERED = 20  # classes up to which cells tell their counts
@@ -31,7 +32,9 @@ def plot_losses(lost: dict[str, float], counts: dict[str, int], unit: str, title
 
 
 def _bars(axis: Axes, values: dict[str, float], pattern: str, label: str) -> None:
-    bars = axis.barh(list(values), list(values.values()), color=[COLORS.get(kind, (0.5, 0.5, 0.5)) for kind in values])
+    bars = axis.barh(
+        list(values), list(values.values()), color=[as_matplotlib(COLORS.get(kind, (128, 128, 128))) for kind in values]
+    )
     labels = ["" if np.isnan(value) else pattern.format(value) for value in values.values()]
     axis.bar_label(bars, labels, padding=3, fontsize=9)
     axis.set_xlabel(label)

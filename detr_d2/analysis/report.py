@@ -8,6 +8,7 @@ from typing import Any
 
 import hotcoco
 import numpy as np
+from tabulate import tabulate
 
 from .confusion import BACKGROUND_NAME, confusion_matrix, count_pairs, to_text
 from .errors import BACKGROUND, FOREGROUND, Errors, class_precision, find_errors, lost_precision
@@ -141,14 +142,11 @@ def _classes(errors: Errors, matrix: np.ndarray) -> list[dict[str, Any]]:
 
 def _table(columns: dict[str, dict[str, float]]) -> str:
     """A line for each key of the first column."""
-    first = next(iter(columns.values()))
-    width = max(map(len, first))
-    lines = [" ".join([" " * width, *(f"{head:>{max(len(head), 9)}}" for head in columns)])]
-    for kind in first:
-        cells = []
-        for head, values in columns.items():
-            value = values.get(kind)
-            text = "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
-            cells.append(f"{text:>{max(len(head), 9)}}")
-        lines.append(" ".join([f"{kind:<{width}}", *cells]).rstrip())
-    return "\n".join(lines)
+    kinds = next(iter(columns.values()))
+    rows = [[kind, *(_number(values.get(kind)) for values in columns.values())] for kind in kinds]
+    align = ("left", *["right"] * len(columns))
+    return tabulate(rows, ["", *columns], tablefmt="plain", disable_numparse=True, colalign=align)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)

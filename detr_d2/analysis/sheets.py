@@ -11,23 +11,24 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 from pycocotools import mask as mask_api
 
+from ..visualization.colors import Color
 from ..visualization.drawing import read_ids
-from ..visualization.marked import Color, add_title, draw_legend, draw_marked_objects, draw_marked_segments
-from ..visualization.sheet import fit_height, make_sheet
+from ..visualization.marked import Mark, draw_legend, draw_marked
+from ..visualization.sheet import fit_height, make_sheet, with_title
 from .errors import DETECTION_KINDS, ERROR_KINDS, IGNORED, Errors
 from .scenes import to_rle
 from .segments import SegmentErrors
 
 # Told apart with any colour vision (Okabe and Ito), with grey for what does not count.
 COLORS: dict[str, Color] = {
-    "correct": (0.0, 0.62, 0.45),
-    "classification": (0.90, 0.60, 0.0),
-    "localisation": (0.34, 0.71, 0.91),
-    "both": (0.80, 0.47, 0.65),
-    "duplicate": (0.94, 0.89, 0.26),
-    "background": (0.84, 0.37, 0.0),
-    "missed": (0.0, 0.45, 0.70),
-    "ignored": (0.6, 0.6, 0.6),
+    "correct": (0, 158, 115),
+    "classification": (230, 153, 0),
+    "localisation": (87, 181, 232),
+    "both": (204, 120, 166),
+    "duplicate": (240, 227, 66),
+    "background": (214, 94, 0),
+    "missed": (0, 115, 179),
+    "ignored": (153, 153, 153),
 }
 
 
@@ -81,34 +82,28 @@ def object_row(
         if errors.target[detection] >= 0 and fate[errors.target[detection]] != "correct":
             fate[int(errors.target[detection])] = DETECTION_KINDS[errors.kind[detection]]
     kinds = [DETECTION_KINDS[kind] for kind in errors.kind[shown]]
+    found = [
+        (given[1][scenes.source[d]], f"{scenes.class_names[scenes.label[d]]} {scenes.score[d]:.0%}", COLORS[kind])
+        for d, kind in zip(shown, kinds, strict=True)
+    ]
+    true = [
+        (given[0][scenes.object_source[g]], scenes.class_names[scenes.object_label[g]], COLORS[fate[g]])
+        for g in objects.tolist()
+    ]
     pictures = [
-        _draw(
-            *(image, [given[0][scenes.object_source[g]] for g in objects], task),
-            *(
-                [scenes.class_names[scenes.object_label[g]] for g in objects],
-                [COLORS[fate[g]] for g in objects.tolist()],
-            ),
-            height,
-        ),
-        _draw(
-            *(image, [given[1][scenes.source[d]] for d in shown], task),
-            [f"{scenes.class_names[scenes.label[d]]} {scenes.score[d]:.0%}" for d in shown],
-            *([COLORS[kind] for kind in kinds], height),
-        ),
+        draw_marked(image, [Mark(_shape(item, task, image), *rest) for item, *rest in part], height)
+        for part in (true, found)
     ]
     wrong = [f"{kinds.count(kind)} {kind}" for kind in ERROR_KINDS if kind in kinds]
     wrong += [f"{missed} missed"] if (missed := list(fate.values()).count("missed")) else []
     return _row(pictures, f"{Path(file_name).name}: {', '.join(wrong)}", height)
 
 
-def _draw(
-    image: np.ndarray, items: list[dict[str, Any]], task: str, labels: list[str], colors: list[Color], height: int
-) -> np.ndarray:
-    boxes = np.array([item.get("bbox", (0, 0, 0, 0)) for item in items], dtype=float).reshape(-1, 4)
-    masks = (
-        [mask_api.decode(to_rle(item["segmentation"], *image.shape[:2])) for item in items] if task == "segm" else None
-    )
-    return draw_marked_objects(image, boxes, labels, colors, height, masks)
+def _shape(item: dict[str, Any], task: str, image: np.ndarray) -> np.ndarray:
+    """The mask or the box of an annotation or a result."""
+    if task == "segm":
+        return mask_api.decode(to_rle(item["segmentation"], *image.shape[:2]))
+    return np.array(item.get("bbox", (0, 0, 0, 0)), dtype=float)
 
 
 def segment_row(errors: SegmentErrors, place: int, file_name: str, maps: tuple[Path, Path], height: int) -> np.ndarray:
@@ -121,9 +116,9 @@ def segment_row(errors: SegmentErrors, place: int, file_name: str, maps: tuple[P
         (maps[0], errors.true_id, errors.true_label),
         (maps[1], errors.predicted_id, errors.predicted_label),
     ):
-        known = [(i, kind) for i, kind in zip(mine, kinds, strict=True) if ids[i] >= 0]
-        marks = [(int(ids[i]), errors.class_names[labels[i]], COLORS[kind]) for i, kind in known]
-        pictures.append(draw_marked_segments(image, read_ids(path), marks, height))
+        known, pixels = [(i, kind) for i, kind in zip(mine, kinds, strict=True) if ids[i] >= 0], read_ids(path)
+        marks = [Mark(pixels == ids[i], errors.class_names[labels[i]], COLORS[kind]) for i, kind in known]
+        pictures.append(draw_marked(image, marks, height))
     wrong = [f"{kinds.count(kind)} {kind}" for kind in ERROR_KINDS if kind in kinds]
     return _row(pictures, f"{Path(file_name).name}: {', '.join(wrong)}", height)
 
@@ -144,7 +139,7 @@ def make_error_sheet(rows: Iterable[Callable[[], np.ndarray]], kinds: Collection
 
 
 def _row(pictures: list[np.ndarray], title: str, height: int) -> np.ndarray:
-    return add_title(np.concatenate([fit_height(picture, height) for picture in pictures], axis=1), title)
+    return with_title(np.concatenate([fit_height(picture, height) for picture in pictures], axis=1), title)
 
 
 def shown_kinds(errors: Errors) -> list[str]:

@@ -1,80 +1,57 @@
 """Boxes, masks and segments over an image in given colours, for pictures whose colours say something else than classes.
 
-Legend: N objects, H W image size; colours are RGB in [0, 1]; pictures are RGB, uint8, ``height`` pixels high.
+Legend: H W image size; pictures are RGB, uint8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.utils.visualizer import Visualizer
 
-Color = tuple[float, float, float]
+from .colors import Color, as_matplotlib
+from .marks import LABEL_SIZE, draw_label
+from .sheet import title_font
 
 _FONT = 8  # points, whatever the picture's height
+_GAP = 6  # pixels around the names of a legend
 
 
-def draw_marked_objects(
-    image: np.ndarray,
-    boxes: np.ndarray,
-    labels: Sequence[str],
-    colors: Sequence[Color],
-    height: int,
-    masks: Sequence[np.ndarray] | None = None,
-) -> np.ndarray:
-    """Boxes, N x 4 as x, y, w, h, or masks, H x W each, over the image made pale."""
-    canvas = _canvas(image, height)
-    if masks is not None:
-        for mask, label, color in zip(masks, labels, colors, strict=True):
-            canvas.draw_binary_mask(np.asarray(mask, dtype=np.uint8), color, text=label, alpha=0.5, area_threshold=10)
-        return canvas.output.get_image()
-    for (x, y, w, h), label, color in zip(boxes.tolist(), labels, colors, strict=True):
-        canvas.draw_box((x, y, x + w, y + h), alpha=1.0, edge_color=color)
-        place = (max(x, 0.0), max(y, 0.0))
-        size = _FONT / canvas.output.scale
-        canvas.draw_text(label, place, font_size=size, color=color, horizontal_alignment="left")
+class Mark(NamedTuple):
+    """An object to draw: ``shape`` is its box, 4 as x, y, w, h, or its mask, H x W."""
+
+    shape: np.ndarray
+    label: str
+    color: Color
+
+
+def draw_marked(image: np.ndarray, marks: Sequence[Mark], height: int) -> np.ndarray:
+    """Boxes or masks over the image made pale; a picture ``height`` pixels high."""
+    pale = (0.6 * image + 0.4 * 255).astype(np.uint8)
+    canvas = Visualizer(pale, MetadataCatalog.get("__unused"), height / image.shape[0])
+    for shape, label, color in marks:
+        ink = as_matplotlib(color)
+        if shape.ndim == 2:
+            canvas.draw_binary_mask(shape.astype(np.uint8), ink, text=label, alpha=0.5, area_threshold=10)
+            continue
+        x, y, w, h = shape.tolist()
+        canvas.draw_box((x, y, x + w, y + h), alpha=1.0, edge_color=ink)
+        place, size = (max(x, 0.0), max(y, 0.0)), _FONT / canvas.output.scale
+        canvas.draw_text(label, place, font_size=size, color=ink, horizontal_alignment="left")
     return canvas.output.get_image()
 
 
-def draw_marked_segments(
-    image: np.ndarray, ids: np.ndarray, marks: Sequence[tuple[int, str, Color]], height: int
-) -> np.ndarray:
-    """Segments of a map, H x W ids, over the image made pale; each mark is an id with its label and colour."""
-    canvas = _canvas(image, height)
-    for number, label, color in marks:
-        canvas.draw_binary_mask((ids == number).astype(np.uint8), color, text=label, alpha=0.5, area_threshold=10)
-    return canvas.output.get_image()
-
-
-def draw_legend(colors: dict[str, Color], width: int) -> np.ndarray:
-    """Names beside squares of their colours, in as many lines as the width asks for."""
-    size, line = 14, 24
-    places, x, y = [], 6, 0
+def draw_legend(colors: Mapping[str, Color], width: int) -> np.ndarray:
+    """Names on grounds of their colours, in as many lines as the width asks for."""
+    line, places, x, y = LABEL_SIZE + 4 + _GAP, [], _GAP, _GAP
     for name in colors:
-        step = size + 12 + cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0] + 14
-        if x > 6 and x + step > width:
-            x, y = 6, y + line
+        step = round(title_font(LABEL_SIZE).getlength(name)) + 4 + 2 * _GAP
+        if x > _GAP and x + step > width:
+            x, y = _GAP, y + line
         places.append((x, y))
         x += step
-    picture = np.full((y + line + 6, width, 3), 255, dtype=np.uint8)
+    picture = np.full((y + line, width, 3), 255, dtype=np.uint8)
     for (x, y), (name, color) in zip(places, colors.items(), strict=True):
-        cv2.rectangle(picture, (x, y + 6), (x + size, y + 6 + size), [round(255 * c) for c in color], -1)
-        _write(picture, name, x + size + 6, y + 6 + size - 2, 0.5)
+        draw_label(picture, name, x, y, color)
     return picture
-
-
-def add_title(picture: np.ndarray, title: str) -> np.ndarray:
-    """A white line with text above a picture; what does not fit is cut off."""
-    strip = np.full((20, picture.shape[1], 3), 255, dtype=np.uint8)
-    _write(strip, title, 2, 14, 0.42)
-    return np.concatenate([strip, picture])
-
-
-def _write(picture: np.ndarray, text: str, x: int, y: int, scale: float) -> None:
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
-
-
-def _canvas(image: np.ndarray, height: int) -> Visualizer:
-    pale = (0.6 * image + 0.4 * 255).astype(np.uint8)
-    return Visualizer(pale, MetadataCatalog.get("__unused"), height / image.shape[0])

@@ -5,12 +5,13 @@ Legend: H W size of the transformer's feature map; n queries, most certain first
 
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert
 
 from .attention_maps import heat
+from .marks import BLACK, WHITE, draw_box, draw_label
 
 
 class QueryAttention(NamedTuple):
@@ -56,10 +57,7 @@ def draw_attention(image: np.ndarray, attention: Tensor, box: Tensor, title: str
         height: of the picture in pixels.
     """
     picture = heat(image, attention, height)
-    width = picture.shape[1]
-    cx, cy, w, h = box.tolist()
-    left, right = (round(x * width) for x in (cx - w / 2, cx + w / 2))
-    top, bottom = (round(y * height) for y in (cy - h / 2, cy + h / 2))
-    cv2.rectangle(picture, (left, top), (right, bottom), (255, 255, 255), 1)
-    cv2.putText(picture, title, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    corners = box_convert(box.cpu(), "cxcywh", "xyxy") * torch.tensor(picture.shape[1::-1]).repeat(2)
+    draw_box(picture, corners.tolist(), WHITE)
+    draw_label(picture, title, 0, 0, BLACK)
     return picture

@@ -19,21 +19,23 @@ def fit_height(image: np.ndarray, height: int) -> np.ndarray:
     return cv2.copyMakeBorder(image, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=WHITE)
 
 
-def make_sheet(cells: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Pictures of one height in rows of ``columns``, each cell as wide as the widest picture."""
-    width = max(cell.shape[1] for cell in cells)
-    padded = [np.pad(cell, ((0, 0), (0, width - cell.shape[1]), (0, 0)), constant_values=255) for cell in cells]
+def make_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Pictures of one height in rows of ``columns``, each place as wide as the widest picture."""
+    width = max(picture.shape[1] for picture in pictures)
+    padded = [_widened(picture, width) for picture in pictures]
     padded += [np.full_like(padded[0], 255)] * (-len(padded) % columns)
-    return np.concatenate([np.concatenate(padded[i : i + columns], axis=1) for i in range(0, len(padded), columns)])
+    return stack_rows([padded[i : i + columns] for i in range(0, len(padded), columns)])
 
 
 def stack_rows(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Rows of pictures, each row of one height, below each other; white where a row is shorter than others."""
     joined = [np.concatenate(row, axis=1) for row in rows]
     width = max(row.shape[1] for row in joined)
-    return np.concatenate(
-        [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in joined]
-    )
+    return np.concatenate([_widened(row, width) for row in joined])
+
+
+def _widened(picture: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
 
 
 def with_title(picture: np.ndarray, *lines: str) -> np.ndarray:
