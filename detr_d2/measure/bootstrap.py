@@ -1,4 +1,4 @@
-"""How sure a difference in AP is: paired bootstrap over images (Efron and Tibshirani, 1993).
+"""How certain a difference in AP is: paired bootstrap over images (Efron and Tibshirani, 1993).
 
 Images are drawn with replacement, as many as there are, and AP is computed from the matches of the drawn ones. All
 models are given the same draws, so that what is hard for both does not blur their difference.

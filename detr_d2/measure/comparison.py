@@ -72,7 +72,7 @@ class Measurements:
         self.files = {model.label: ResultFile(self.folder(model) / "result.json") for model in models}
 
     def folder(self, model: ComparedModel) -> Path:
-        """Of a model's results."""
+        """The folder of a model's results."""
         return self.output / model.label
 
     def run(self) -> None:
@@ -105,7 +105,7 @@ class Measurements:
         file.compute("size", self.hashes(model), self.environment, lambda: count_parameters(model.build()))
 
     def results(self) -> list[dict[str, Any]]:
-        """Of each model what its JSON holds, but for parts that were not asked for or are of other weights."""
+        """What each model's JSON holds, but for parts that were not asked for or are of other weights."""
         results = []
         for model in self.models:
             data, hashes = self.files[model.label].data, self.hashes(model)
@@ -123,7 +123,7 @@ class Measurements:
         return {"config": model.config_hash, "weights": model.weights_hash}
 
     def _measure_alone(self, model: ComparedModel, bar: tqdm) -> None:
-        """What does not depend on the other models."""
+        """Measure what does not depend on the other models."""
         settings, dataset = self.settings, {"dataset": model.dataset}
         files = {str(path): [path.stat().st_size, path.stat().st_mtime] for path in ground_truth_files(model.dataset)}
         machine = {"device": self.environment["device"], "torch": self.environment["torch"]}
@@ -184,7 +184,7 @@ class Measurements:
         return [records[i * len(records) // count] for i in range(count)]
 
     def _measure_together(self, part: str, measure: Callable[[tqdm], dict[str, Any]], bar: tqdm) -> None:
-        """A part in which the models take turns: measured for all again if it is missing of one."""
+        """Measure a part in which the models take turns, for all again if it is missing of one."""
         inputs = {
             "models": {model.label: self.hashes(model) for model in self.models},
             "settings": {k: v for k, v in asdict(self.settings).items() if k not in ("parts", "resamples", "seed")},

@@ -41,7 +41,7 @@ class ComparedModel:
 
     @cached_property
     def config_hash(self) -> str:
-        """Of every key but those of `_IRRELEVANT`."""
+        """The hash of every key but those of `_IRRELEVANT`."""
         cfg = self.cfg.clone()
         cfg.defrost()
         for key in _IRRELEVANT:
@@ -54,7 +54,7 @@ class ComparedModel:
 
     @cached_property
     def weights_hash(self) -> str:
-        """Of the file's content; "random" where there is none."""
+        """The hash of the file's content; "random" where there is none."""
         if not self.cfg.MODEL.WEIGHTS:
             return "random"
         with open(_local_weights(self.cfg.MODEL.WEIGHTS, self.label), "rb") as file:
@@ -88,8 +88,8 @@ def read_models(
         needs_weights: refuse a model without trained weights.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing, two labels are the same, or the devices or images
-            are not.
+        FileNotFoundError, ValueError: a file is missing, two labels are the same, or devices
+            or images differ.
     """
     models = [_read_model(word, opts, dataset, needs_weights) for word in words]
     labels = [model.label for model in models]

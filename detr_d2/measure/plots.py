@@ -1,43 +1,41 @@
-"""Accuracy against latency and against parameters."""
+"""Accuracy against another figure."""
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
+
+from .table import Row
 
 # In the order in which they are shown; what no model has is left out.
 ACCURACIES = {"bbox/AP": "box AP", "segm/AP": "mask AP", "panoptic_seg/PQ": "PQ"}
 
 
-def plot_accuracy(results: Sequence[dict[str, Any]], path: tuple[str, ...], scale: float, label: str) -> Figure | None:
+def plot_accuracy(labels: Sequence[str], rows: Sequence[Row], against: str) -> Figure | None:
     """Accuracy of each model over another of its figures, a panel an accuracy; None where nothing was measured.
 
     Args:
-        results: what each model's JSON holds.
-        path: of the figure on the horizontal axis, below ``parts``: the part, then names in its result.
-        scale: of that figure.
-        label: of that axis.
+        labels: of the models.
+        rows: of the table.
+        against: the key of the figure on the horizontal axis.
     """
+    by_key = {row.metric.key: row for row in rows}
+    values = {key: [cell and cell.value for cell in row.measured] for key, row in by_key.items()}
+    nothing = [None] * len(labels)
     panels = {}
     for key, title in ACCURACIES.items():
-        points = []
-        for result in results:
-            x = _lookup(result["parts"], (path[0], "result", *path[1:]))
-            y = _lookup(result["parts"], ("accuracy", "result", key))
-            if x is not None and y is not None:
-                points.append((result["label"], scale * x, y))
-        if points:
-            panels[title] = points
+        points = zip(labels, values.get(against, nothing), values.get(key, nothing), strict=True)
+        panels[title] = {label: (x, y) for label, x, y in points if x is not None and y is not None}
+    panels = {title: points for title, points in panels.items() if points}
     if not panels:
         return None
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
-    colours = {result["label"]: f"C{number % 10}" for number, result in enumerate(results)}
+    colours = {label: f"C{number % 10}" for number, label in enumerate(labels)}  # the same in every panel
     for axis, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for name, x, y in points:
-            axis.plot([x], [y], "o", label=name, color=colours[name])
+        for label, (x, y) in points.items():
+            axis.plot([x], [y], "o", label=label, color=colours[label])
         axis.legend(fontsize=8)
-        axis.set(xlabel=label, ylabel=title)
+        axis.set(xlabel=by_key[against].metric.title, ylabel=title)
         axis.set_xlim(left=0)
         axis.margins(0.2)
         axis.grid(alpha=0.3)
@@ -49,11 +47,3 @@ def to_png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     return stream.getvalue()
-
-
-def _lookup(node: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        if not isinstance(node, dict) or name not in node:
-            return None
-        node = node[name]
-    return node

@@ -4,7 +4,6 @@ import base64
 import csv
 import html
 import io
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,19 +159,20 @@ def _interval(value: Interval, sign: str) -> str:
 def summarise(measurements: Measurements) -> Comparison:
     """The report of what has been measured."""
     results, settings = measurements.results(), measurements.settings
+    labels, rows = [result["label"] for result in results], build_rows(results, settings.batch_sizes)
     return Comparison(
-        labels=[result["label"] for result in results],
-        rows=build_rows(results, settings.batch_sizes),
+        labels=labels,
+        rows=rows,
         facts=_facts(measurements, results),
         intervals=_intervals(measurements) if "accuracy" in settings.parts else {},
         resamples=settings.resamples,
         notes=_notes(results),
-        pictures=_pictures(measurements, results),
+        pictures=_pictures(measurements, labels, rows),
     )
 
 
 def _intervals(measurements: Measurements) -> Intervals:
-    """Of the models that have matches of a task; computed once for the same ones."""
+    """The intervals of the models that have matches of a task; computed once for the same ones."""
     settings = measurements.settings
     file = ResultFile(measurements.output / "intervals.json")
     tables = {}
@@ -244,16 +244,15 @@ def _notes(results: list[dict[str, Any]]) -> list[str]:
     return notes
 
 
-def _pictures(measurements: Measurements, results: Sequence[dict[str, Any]]) -> dict[str, bytes]:
-    latency = ("latency", "batch 1 fp32", "total", "p50")
+def _pictures(measurements: Measurements, labels: list[str], rows: list[Row]) -> dict[str, bytes]:
     runs = [
         Run(model.label, TrainingLog.read(model.metrics_file), model.cfg.SOLVER.IMS_PER_BATCH)
         for model in measurements.models
         if model.metrics_file is not None
     ]
     figures = {
-        "Accuracy against latency": plot_accuracy(results, latency, 1.0, "latency, batch 1, fp32 (ms/image)"),
-        "Accuracy against parameters": plot_accuracy(results, ("size", "total"), 1e-6, "parameters (M)"),
+        "Accuracy against latency": plot_accuracy(labels, rows, "latency"),
+        "Accuracy against parameters": plot_accuracy(labels, rows, "parameters"),
         "Training curves": plot_runs(runs, over=("time", "images"), metrics=choose_metrics(runs, ()), losses={})
         if runs
         else None,

@@ -64,7 +64,7 @@ class ResultFile:
 
 
 def plain(value: Any) -> Any:
-    """As JSON will give it back: lists for tuples, None for NaN and infinity."""
+    """A value as JSON will give it back: lists for tuples, None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -15,7 +15,7 @@ from detr_d2.structures import PaddedImages
 
 
 class ConvThenAttention(nn.Module):
-    """Two convolutions (one in groups), attention over the cells, a linear layer."""
+    """Two convolutions (one in groups), attention over the tokens, a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,17 +28,17 @@ class ConvThenAttention(nn.Module):
     def forward(self, inputs: list[dict]) -> Tensor:
         x = self.grouped(self.stem(inputs[0]["image"][None]).relu())
         self.up(x)
-        cells = x.flatten(2).transpose(1, 2)
-        return self.linear(self.attention(cells, cells, cells).softmax(-1))
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.linear(self.attention(tokens, tokens, tokens).softmax(-1))
 
 
 def test_convolutions_attention_and_linear_layers_exactly():
     count = count_flops(ConvThenAttention(), [{"image": torch.rand(3, 16, 12)}])
-    cells = 8 * 6
-    convolutions = cells * 8 * 3 * 9 + cells * 16 * 2 * 9 + cells * 16 * 8 * 4
-    projections = cells * 4 * 16 * 16
-    scores_and_sum = 2 * cells * cells * 16
-    assert count.total == convolutions + projections + scores_and_sum + cells * 16 * 5
+    tokens = 8 * 6
+    convolutions = tokens * 8 * 3 * 9 + tokens * 16 * 2 * 9 + tokens * 16 * 8 * 4
+    projections = tokens * 4 * 16 * 16
+    scores_and_sum = 2 * tokens * tokens * 16
+    assert count.total == convolutions + projections + scores_and_sum + tokens * 16 * 5
     assert count.unknown == {}
     assert count.by_operator["aten::convolution"] == convolutions
 
@@ -64,18 +64,18 @@ def test_deformable_convolution(modulated):
 def test_deformable_attention_counts_sampling_and_its_linear_layers():
     module = MSDeformAttn(dim=16, num_levels=2, num_heads=4, num_points=3)
     shapes, queries = [(4, 6), (2, 3)], 7
-    cells = 4 * 6 + 2 * 3
+    tokens = 4 * 6 + 2 * 3
     count = count_flops(
         module,
         torch.rand(1, queries, 16),
         torch.rand(1, queries, 2, 2),
-        torch.rand(1, cells, 16),
+        torch.rand(1, tokens, 16),
         shapes,
         torch.tensor([[6.0, 4.0], [3.0, 2.0]]),
         None,
     )
     samples = queries * 4 * 2 * 3
-    linear = 16 * (cells * 16 + queries * (4 * 2 * 3 * 2 + 4 * 2 * 3 + 16))
+    linear = 16 * (tokens * 16 + queries * (4 * 2 * 3 * 2 + 4 * 2 * 3 + 16))
     assert count.total == linear + 5 * samples * 4
     assert not count.unknown
 

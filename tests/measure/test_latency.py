@@ -77,7 +77,7 @@ def test_the_mask_head_is_the_models(panoptic_model, monkeypatch):
 
 
 class Recorder(nn.Module):
-    """Writes down its name and its batch; refuses mixed precision if it is told to."""
+    """Writes down its name and its batch; refuses mixed precision if it is asked to."""
 
     def __init__(self, name: str, log: list, *, refuses_amp: bool = False) -> None:
         super().__init__()
