@@ -89,7 +89,7 @@ def test_trains_and_infers(path: Path, request: pytest.FixtureRequest):
     # DETR's first self-attention among the queries works on zeros, so at the start its values teach nothing; the last
     # layer of Deformable DETR's box heads is zero, so nothing behind it learns, as are the matrices that its positions
     # go through.
-    nothing_yet = r"transformer\.(decoder\.layers\.0\.|level_embed$)|bbox_embed\.\d+\.layers\.[01]\."
+    nothing_yet = r"(detr\.)?(transformer\.(decoder\.layers\.0\.|level_embed$)|bbox_embed\.\d+\.layers\.[01]\.)"
     assert all(re.match(nothing_yet, name) for name in unchanged), unchanged
     assert all(model.get_parameter(name).grad is not None for name in before)
 
