@@ -14,15 +14,20 @@ from torch.nn import functional as F
 class PaddedImages(NamedTuple):
     """Images zero-padded at the right and bottom.
 
+    Models differ in what of that they take for an image: `DETR` masks all padding; to convolutional heads, what an
+    image is padded with when it is alone is a part of it, and only what others in its batch bring is not.
+
     Attributes:
         tensor: B x C x H x W.
         mask: B x H x W, True = padding.
         image_sizes: (height, width) of each image without padding.
+        size_divisibility: what the sides of an image alone are padded to a multiple of.
     """
 
     tensor: Tensor
     mask: Tensor
     image_sizes: list[tuple[int, int]]
+    size_divisibility: int = 1
 
     @classmethod
     def from_tensors(cls, images: Sequence[Tensor], size_divisibility: int = 1) -> "PaddedImages":
@@ -31,13 +36,13 @@ class PaddedImages(NamedTuple):
         Both are rounded up to a multiple of ``size_divisibility``, which some backbones (FPN) need.
         """
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        height, width = (-(-max(side) // size_divisibility) * size_divisibility for side in zip(*sizes, strict=True))
+        height, width = (_round_up(max(side), size_divisibility) for side in zip(*sizes, strict=True))
         batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         mask = torch.ones(len(images), height, width, dtype=torch.bool, device=batch.device)
         for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
             batch[i, :, :h, :w] = image
             mask[i, :h, :w] = False
-        return cls(batch, mask, sizes)
+        return cls(batch, mask, sizes, size_divisibility)
 
     @classmethod
     def from_inputs(
@@ -57,9 +62,19 @@ class PaddedImages(NamedTuple):
         """Whether any image is smaller than the batch; known without asking the device."""
         return any(size != tuple(self.tensor.shape[-2:]) for size in self.image_sizes)
 
+    @property
+    def frame_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image with the padding that it has alone."""
+        multiple = self.size_divisibility
+        return [(_round_up(height, multiple), _round_up(width, multiple)) for height, width in self.image_sizes]
+
     def mask_at(self, size: tuple[int, int]) -> Tensor:
         """The padding mask at a feature map's size (h, w), B x h x w, by nearest interpolation as published.
 
         Not the same as ``ceil(size / stride)`` valid cells: the two differ by a row or column in most mixed batches.
         """
         return F.interpolate(self.mask[None].to(torch.uint8), size=size).to(torch.bool)[0]
+
+
+def _round_up(side: int, multiple: int) -> int:
+    return -(-side // multiple) * multiple

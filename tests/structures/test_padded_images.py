@@ -78,3 +78,12 @@ def test_inputs_are_normalised_before_they_are_padded() -> None:
     assert batch.image_sizes == [(3, 5), (4, 2)]
     torch.testing.assert_close(batch.tensor[1, :, 0, 0], torch.tensor([9.0, 4.0, 1.75]))
     assert (batch.tensor[1, :, :, 2:] == 0).all()
+
+
+def test_the_frame_is_what_an_image_is_padded_to_alone() -> None:
+    images = PaddedImages.from_tensors([torch.rand(3, 33, 64), torch.rand(3, 65, 31)], size_divisibility=32)
+    assert images.tensor.shape[-2:] == (96, 64)
+    assert images.frame_sizes == [(64, 64), (96, 32)]
+    for size, frame in zip(images.image_sizes, images.frame_sizes, strict=True):
+        assert tuple(PaddedImages.from_tensors([torch.rand(3, *size)], 32).tensor.shape[-2:]) == frame
+    assert PaddedImages.from_tensors([torch.rand(3, 33, 64)]).frame_sizes == [(33, 64)]

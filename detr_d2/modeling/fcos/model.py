@@ -152,7 +152,7 @@ class FCOS(nn.Module):
         bring: images of different sizes go through the head one by one, as large as they are alone.
         """
         sizes = images.image_sizes
-        extents = [self.extents(size) for size in sizes]
+        extents = [[tuple(-(-side // s) for side in frame) for s in self.strides] for frame in images.frame_sizes]
         if all(extent == [tuple(f.shape[-2:]) for f in features] for extent in extents):
             return self.postprocessor(FCOSOutputs.from_levels(self.head(features)), self.locate(features), sizes)
         results = []
@@ -168,12 +168,6 @@ class FCOS(nn.Module):
             for x, item in zip(detections, batched_inputs, strict=True)
         ]
         return [{"instances": detector_postprocess(x, *size)} for x, size in zip(detections, sizes, strict=True)]
-
-    def extents(self, size: tuple[int, int]) -> list[tuple[int, int]]:
-        """(height, width) of each level's map for an image of that size alone."""
-        multiple = max(1, self.backbone.size_divisibility)
-        padded = [-(-side // multiple) * multiple for side in size]
-        return [tuple(-(-side // stride) for side in padded) for stride in self.strides]
 
 
 def check_levels(fcos: CfgNode, backbone: Backbone) -> None:

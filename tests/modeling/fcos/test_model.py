@@ -128,7 +128,10 @@ def test_features_in_a_batch_are_cropped_to_their_size_alone(cfg: CfgNode) -> No
     model = build(cfg).eval()
     for size in ((65, 90), (48, 130), (256, 31), (1, 1)):
         images = model.preprocess(make_inputs(sizes=[size]))
-        assert [tuple(f.shape[-2:]) for f in model.extract(images)] == model.extents(size)
+        assert images.frame_sizes == [tuple(images.tensor.shape[-2:])]
+        (frame,) = images.frame_sizes
+        expected = [tuple(-(-side // stride) for side in frame) for stride in model.strides]
+        assert [tuple(f.shape[-2:]) for f in model.extract(images)] == expected
 
 
 def test_images_of_one_size_are_one_batch(cfg: CfgNode) -> None:
