@@ -4,6 +4,8 @@ Legend: B batch, Q queries, D of them that are returned, M queries of any of the
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,10 +80,10 @@ class PanopticGraph(Graph):
         features = [inputs.projected, *inputs.finer]
         masks = [cells_beyond(sizes, x.shape[-2:], stride) for x, stride in zip(features, strides, strict=True)]
         batch = torch.arange(images.shape[0], device=images.device)[:, None].expand_as(query).flatten()
-        self.padding.masks = [mask[batch] for mask in masks]
         projected = inputs.projected.masked_fill(masks[0][:, None], 0.0)
         inputs = inputs._replace(projected=projected, padding_mask=masks[0])
-        logits = model.predict_masks(inputs, batch, query.flatten())
+        with self.padding.set([mask[batch] for mask in masks]):
+            logits = model.predict_masks(inputs, batch, query.flatten())
         return boxes, scores, classes, logits.unflatten(0, (images.shape[0], self.max_detections))
 
     def least_score(self, outputs: dict[str, Tensor]) -> float:
@@ -105,9 +107,6 @@ class HeadPadding:
     Args:
         head: its convolutions and norms are replaced.
 
-    Attributes:
-        masks: M x height x width of each query, True = padding, at the size of the coarsest feature and of each finer
-            one; to be set before the head is called.
     """
 
     def __init__(self, head: nn.Module) -> None:
@@ -120,6 +119,17 @@ class HeadPadding:
                 setattr(head, f"lay{i}", _PaddedConv(getattr(head, f"lay{i}"), self, level))
         head.out_lay = _PaddedConv(head.out_lay, self, len(names) - 2)
 
+    @contextmanager
+    def set(self, masks: list[Tensor]) -> Iterator[None]:
+        """Within it the head knows the padding of its M queries: M x height x width, True = padding, at the size of
+        the coarsest feature and of each finer one. Without it there is none.
+        """
+        self.masks = masks
+        try:
+            yield
+        finally:
+            self.masks = []
+
 
 class _PaddedNorm(nn.Module):
     def __init__(self, norm: nn.GroupNorm, padding: HeadPadding, level: int) -> None:
@@ -127,7 +137,8 @@ class _PaddedNorm(nn.Module):
         self.norm, self.padding, self.level = norm, padding, level
 
     def forward(self, x: Tensor) -> Tensor:
-        return masked_group_norm(self.norm, x, self.padding.masks[self.level])
+        masks = self.padding.masks
+        return masked_group_norm(self.norm, x, masks[self.level]) if masks else self.norm(x)
 
 
 class _PaddedConv(nn.Module):
@@ -136,4 +147,5 @@ class _PaddedConv(nn.Module):
         self.conv, self.padding, self.level = conv, padding, level
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.masked_fill(self.padding.masks[self.level][:, None], 0.0))
+        masks = self.padding.masks
+        return self.conv(x.masked_fill(masks[self.level][:, None], 0.0) if masks else x)

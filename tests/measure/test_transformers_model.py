@@ -68,7 +68,7 @@ def test_the_same_parameters_are_trained_in_the_same_groups(cfg: CfgNode) -> Non
     reference = build_transformers(cfg, ours)
     assert groups(cfg, OptimizerView(reference)) == groups(cfg, ours)
     frozen = {name for name, p in ours.named_parameters() if not p.requires_grad}
-    assert any(name.startswith("backbone.res2") for name in frozen)
+    assert any("backbone.res2" in name for name in frozen)
 
 
 def groups(cfg: CfgNode, model: nn.Module) -> dict[tuple[float, float], int]:

@@ -7,12 +7,13 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Instances
 
 from detr_d2.checkpoint import DetrCheckpointer
-from detr_d2.modeling import PanopticDeformableDETR
+from detr_d2.modeling import DeformableDETR, PanopticDeformableDETR, PanopticDETR
 
 CLASSES, THINGS = 6, [0, 1, 4]
 SIZES = [(65, 90), (48, 101)]
 OVERRIDES = {
-    "MODEL.META_ARCHITECTURE": "PanopticDeformableDETR",
+    "MODEL.META_ARCHITECTURE": "PanopticDETR",
+    "MODEL.PANOPTIC_DETR.BOX_MODEL": "DeformableDETR",
     "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.DETR.NUM_CLASSES": CLASSES,
     "MODEL.DETR.DROPOUT": 0.0,
@@ -27,7 +28,7 @@ def cfg(small_deformable_cfg) -> CfgNode:
 
 
 @torch.no_grad()
-def build(cfg: CfgNode) -> PanopticDeformableDETR:
+def build(cfg: CfgNode) -> PanopticDETR:
     """With class heads that are sure of some queries."""
     torch.manual_seed(0)
     model = build_model(cfg)
@@ -110,6 +111,21 @@ def test_unknown_mask_in_feature(cfg: CfgNode) -> None:
     with pytest.raises(
         ValueError, match=r"MODEL\.PANOPTIC_DETR\.IN_FEATURE is 'res2', expected one of .*\['res3', 'res4'"
     ):
+        build_model(cfg)
+
+
+def test_the_name_of_older_configs(cfg: CfgNode) -> None:
+    """It is a panoptic DETR on a Deformable DETR, whatever the key says, which older configs lack."""
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PANOPTIC_DETR.BOX_MODEL = "PanopticDeformableDETR", "DETR"
+    model = build(cfg)
+    assert isinstance(model, PanopticDeformableDETR)
+    assert isinstance(model.detr, DeformableDETR)
+
+
+@pytest.mark.parametrize("name", ["FCOS", "PanopticDETR", "DETTR"])
+def test_a_box_model_must_be_a_set_predictor_of_boxes(cfg: CfgNode, name: str) -> None:
+    cfg.MODEL.PANOPTIC_DETR.BOX_MODEL = name
+    with pytest.raises(ValueError, match=rf"BOX_MODEL is '{name}', expected one of DETR, DeformableDETR"):
         build_model(cfg)
 
 
