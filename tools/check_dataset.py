@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""List every problem of a data set in COCO's formats, with file and id, and summarize its classes and sizes.
+"""List every problem of a dataset in COCO's formats, with file and id, and summarize its classes and sizes.
 
     python tools/check_dataset.py --json-file mine/train.json --image-root mine/images
     python tools/check_dataset.py --json-file mine/train.json --image-root mine/images \\
@@ -7,12 +7,12 @@
     python tools/check_dataset.py --config-file configs/Custom/detr_R_50.yaml --output-json output/report.json
     python tools/check_dataset.py coco_2017_val
 
-With --config-file every data set of its DATASETS.TRAIN and DATASETS.TEST is checked against the model as well: number
+With --config-file every dataset of its DATASETS.TRAIN and DATASETS.TEST is checked against the model as well: number
 of classes, objects of an image, masks. KEY VALUE overrides such as INPUT.DROP_DEGENERATE_BOXES True decide, with or
 without a config, what is an error.
 
 Errors would end training; warnings tell what it would leave out. Exit status: 0 where training would run on all of the
-data sets, else 1.
+datasets, else 1.
 """
 
 import argparse
@@ -23,28 +23,30 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 from detr_d2.command_line import check_output, check_output_folder, command_line_tool
-from detr_d2.data.checks import check_dataset_name
-from detr_d2.data.dataset_report import DatasetReport, Demands, report_dataset
+from detr_d2.data.checks import Demands, check_dataset_name, check_same_classes
+from detr_d2.data.dataset_report import DatasetReport, report_dataset
 from detr_d2.data.datasets.custom import CustomDataset
 from detr_d2.engine import load_config
+from detr_d2.facts import reads_segments
 from detr_d2.files import whole_file
 
 
 def registered(name: str) -> CustomDataset:
-    """The files of a registered data set, from its metadata."""
+    """The files of a registered dataset, from its metadata."""
     check_dataset_name(name)
     metadata = MetadataCatalog.get(name)
-    entry = {key: metadata.get(key) for key in ("json_file", "image_root", "panoptic_json", "panoptic_root")}
+    entry = {key: metadata.get(key) for key in CustomDataset._fields[1:]}
     if not entry["json_file"] or not entry["image_root"]:
-        raise ValueError(f"data set {name!r} is not in COCO's format: its metadata has no json_file and image_root.")
+        raise ValueError(f"dataset {name!r} is not in COCO's format: its metadata has no json_file and image_root.")
     return CustomDataset.of({"name": name, **entry})
 
 
-def datasets_of(args: argparse.Namespace) -> tuple[list[CustomDataset], Demands]:
+def datasets_of(args: argparse.Namespace) -> tuple[list[CustomDataset], CfgNode]:
     """What a command line asks for."""
     for first, second in (("json_file", "image_root"), ("panoptic_json", "panoptic_root")):
         if bool(getattr(args, first)) != bool(getattr(args, second)):
@@ -52,7 +54,6 @@ def datasets_of(args: argparse.Namespace) -> tuple[list[CustomDataset], Demands]
     if args.panoptic_json and not args.json_file:
         raise ValueError("--panoptic-json needs --json-file, which lists the images, and --image-root.")
     cfg = load_config(args.config_file, args.words)
-    demands = Demands.of(cfg, of_model=bool(args.config_file))
     datasets = [registered(name) for name in args.names]
     if args.json_file:
         files = {key: getattr(args, key) for key in ("json_file", "image_root", "panoptic_json", "panoptic_root")}
@@ -60,12 +61,22 @@ def datasets_of(args: argparse.Namespace) -> tuple[list[CustomDataset], Demands]
     if args.config_file and not datasets:
         datasets = [registered(name) for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])]
     if not datasets:
-        raise ValueError("name a data set, or --json-file with --image-root, or --config-file.")
-    return datasets, demands
+        raise ValueError("name a dataset, or --json-file with --image-root, or --config-file.")
+    return datasets, cfg
+
+
+def classes_agree(cfg: CfgNode) -> bool:
+    """Whether the datasets of one model have the same classes; prints what differs."""
+    try:
+        check_same_classes(cfg, [*cfg.DATASETS.TRAIN, *(cfg.DATASETS.TEST if reads_segments(cfg) else ())])
+    except ValueError as error:
+        print(f"error: classes-differ: {error}")
+        return False
+    return True
 
 
 def bar_of(name: str) -> Callable[[int], Callable[[], object]]:
-    """A progress bar over the files of a data set, on a terminal."""
+    """A progress bar over the files of a dataset, on a terminal."""
     return lambda total: tqdm(total=total, desc=name, unit="file", dynamic_ncols=True, disable=None).update
 
 
@@ -92,7 +103,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-root", default="", help="folder of its images")
     parser.add_argument("--panoptic-json", default="", help="annotations of the same images in COCO's panoptic format")
     parser.add_argument("--panoptic-root", default="", help="folder of their PNGs")
-    parser.add_argument("--config-file", default="", help="config whose data sets are checked for its model")
+    parser.add_argument("--config-file", default="", help="config whose datasets are checked for its model")
     parser.add_argument("--no-images", action="store_true", help="list the image files, but do not decode them")
     threads = os.cpu_count() or 1
     parser.add_argument("--threads", type=int, default=threads, help="images decoded at once (default: %(default)s)")
@@ -115,14 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_output(args.output_json, suffixes=(".json",))
     if args.plots:
         check_output_folder(args.plots)
-    datasets, demands = datasets_of(args)
-    reports = []
+    datasets, cfg = datasets_of(args)
+    demands, reports = Demands.of(cfg, of_model=bool(args.config_file)), []
     for dataset in datasets:
         how = {"decode": not args.no_images, "processes": args.threads, "progress": bar_of(dataset.name)}
         reports.append(report_dataset(dataset, demands, **how))
         print(reports[-1], end="\n\n")
     write(reports, args)
-    return 0 if all(report.trains for report in reports) else 1
+    agree = not args.config_file or classes_agree(cfg)
+    return 0 if agree and all(report.trains for report in reports) else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Generate the Shapes data set: COCO instances, panoptic and semantic segmentation of drawn images.
+"""Generate the Shapes dataset: COCO instances, panoptic and semantic segmentation of drawn images.
 
     python tools/generate_shapes.py
     python tools/generate_shapes.py --root /data --train 1000 --val 100 --seed 7
@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--root",
         default=os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")),
-        help="the data sets' folder; from the environment variable DETECTRON2_DATASETS where that is set (default: "
+        help="the datasets' folder; from the environment variable DETECTRON2_DATASETS where that is set (default: "
         "%(default)s)",
     )
     for split, number, text in (("train", 4000, "training"), ("val", 300, "validation")):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Take some categories out of a data set in COCO's formats, and split their images into training and validation.
+"""Take some categories out of a dataset in COCO's formats, and split their images into training and validation.
 
     python tools/make_subset.py --json-file coco/annotations/instances_train2017.json --image-root coco/train2017 \\
         --categories person tie motorcycle --output datasets/custom

@@ -46,7 +46,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--root",
         type=Path,
         default=os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")),
-        help="the data sets' folder; from the environment variable DETECTRON2_DATASETS where that is set (default: "
+        help="the datasets' folder; from the environment variable DETECTRON2_DATASETS where that is set (default: "
         "%(default)s)",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Data loaders: Detectron2's own, over data sets that were checked first and with the mapper that the config names."""
+"""Data loaders: Detectron2's own, over datasets that were checked first and with the mapper that the config names."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -12,31 +12,12 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
+    print_instances_class_histogram,
 )
 
-from ..facts import (
-    DATASET_MAPPER_REGISTRY,
-    class_keys_for,
-    class_names_of,
-    num_classes_of,
-    reads_segments,
-    unified_class_names,
-)
+from ..facts import DATASET_MAPPER_REGISTRY, class_names_of, reads_segments
 from .augmentation import build_augmentation
-from .checks import check_dataset_dicts, check_dataset_name, readable_annotations
-from .class_agreement import check_same_classes, check_same_unified_classes, check_semantic_maps
-
-__all__ = [
-    "DATASET_MAPPER_REGISTRY",
-    "build_dataset_mapper",
-    "build_test_loader",
-    "build_train_loader",
-    "class_keys_for",
-    "class_names_of",
-    "evaluation_images",
-    "num_classes_of",
-    "training_images",
-]
+from .checks import Demands, check_dataset_dicts, check_dataset_name, check_same_classes, readable_annotations
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
@@ -115,15 +96,14 @@ def _checked_dataset(
     min_keypoints: int = 0,
     proposal_files: Iterable[str] | None = None,
 ) -> list[dict[str, Any]] | torchdata.Dataset:
-    """What Detectron2's ``get_detection_dataset_dicts`` gives for these names, with each data set checked.
+    """What Detectron2's ``get_detection_dataset_dicts`` gives for these names, with each dataset checked.
 
     Each is loaded on its own, so that errors name it, and without Detectron2's own check of the categories, whose bare
-    assertion would come first. A data set that is registered as a torch ``Dataset`` is not a list and is not checked.
+    assertion would come first. A dataset that is registered as a torch ``Dataset`` is not a list and is not checked.
     """
     if not names:
-        raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one data set")
+        raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one dataset.")
     files = [None] * len(names) if proposal_files is None else [[file] for file in proposal_files]
-    num_classes, key = num_classes_of(cfg)
     datasets = []
     for name, proposals in zip(names, files, strict=True):
         check_dataset_name(name)
@@ -136,39 +116,17 @@ def _checked_dataset(
                 check_consistency=False,
             )
         if isinstance(dataset, list):
-            class_names = None
-            if reads_segments(cfg):  # beside which a data set may have annotations in a class space of their own
-                dataset = [{k: v for k, v in d.items() if k != "annotations"} for d in dataset]
-                class_names = unified_class_names(name)
-            dataset = check_dataset_dicts(
-                dataset,
-                name,
-                num_classes=num_classes,
-                class_names=class_names,
-                num_classes_key=key,
-                drop_degenerate_boxes=cfg.INPUT.DROP_DEGENERATE_BOXES,
-                # Detectron2's own mapper skips nothing
-                skip_unreadable_images=cfg.INPUT.SKIP_UNREADABLE_IMAGES and cfg.INPUT.DATASET_MAPPER != "",
-                is_train=is_train,
-                annotation_files=_annotation_files(cfg) if is_train else (),
-            )
-            check_semantic_maps(cfg, dataset, name, is_train)
+            # The metadata of some datasets names the classes once they are loaded.
+            demands, class_names = Demands.of(cfg, is_train=is_train), class_names_of(cfg, name)
+            dataset = check_dataset_dicts(dataset, name, demands, class_names)
         else:
-            logging.getLogger(__name__).info(f"data set {name!r} is a torch Dataset: not checked")
+            logging.getLogger(__name__).info(f"Dataset {name!r} is a torch Dataset: not checked.")
         datasets.append(dataset)
 
     if not all(isinstance(dataset, list) for dataset in datasets):
         return datasets[0] if len(datasets) == 1 else torchdata.ConcatDataset(datasets)
-    dataset_dicts = list(chain.from_iterable(datasets))
-    if reads_segments(cfg):
-        check_same_unified_classes(names if is_train else [*cfg.DATASETS.TRAIN, *names])
-    else:
-        check_same_classes(names, dataset_dicts)
+    dataset_dicts, segments = list(chain.from_iterable(datasets)), reads_segments(cfg)
+    check_same_classes(cfg, [*cfg.DATASETS.TRAIN, *names] if segments and not is_train else names)
+    if not segments and class_names is not None and all("annotations" in d for d in dataset_dicts):
+        print_instances_class_histogram(dataset_dicts, class_names)
     return dataset_dicts
-
-
-def _annotation_files(cfg: CfgNode) -> tuple[str, ...]:
-    """The entries of a dataset dict that name a file which the mapper reads in training, beside the image."""
-    if reads_segments(cfg):
-        return ("pan_seg_file_name",)
-    return ("sem_seg_file_name",) if cfg.INPUT.DATASET_MAPPER == "" else ()

@@ -15,8 +15,9 @@ from detectron2.data import detection_utils as utils
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
 from detectron2.utils.logger import log_first_n
 
+from ..facts import DATASET_MAPPER_REGISTRY
 from .augmentation import build_augmentation
-from .build import DATASET_MAPPER_REGISTRY
+from .image_files import read_image
 
 __all__ = ["DetrDatasetMapper"]
 
@@ -119,17 +120,15 @@ class DetrDatasetMapper:
     def _read_image(self, file_name: str) -> np.ndarray | None:
         """The image with its EXIF orientation applied, H x W x channels; None if unreadable and to be skipped."""
         try:
-            image = utils.read_image(file_name, format=self.image_format)
-        except Exception as e:  # PIL's decoders raise almost anything on a broken file: SyntaxError, struct.error, ...
-            kind = FileNotFoundError if isinstance(e, FileNotFoundError) else OSError
-            error = kind(
-                f"image {file_name} is missing or cannot be read ({type(e).__name__}: {e}). Replace the file, or take "
-                "it out of the data set; in training, INPUT.SKIP_UNREADABLE_IMAGES True logs and skips such images"
-            )
+            image = read_image(file_name, self.image_format)
+        except OSError as error:
             self._skipped_in_a_row += 1
             if not self.skip_unreadable or self._skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW:
-                raise error from e
-            log_first_n(logging.WARNING, f"skipped: {error}", name=__name__, key="message")
+                raise type(error)(
+                    f"{error} Replace the image, or take it out of the dataset; in training, "
+                    "INPUT.SKIP_UNREADABLE_IMAGES True logs and skips such images."
+                ) from error
+            log_first_n(logging.WARNING, f"Skipped: {error}", name=__name__, key="message")
             return None
         self._skipped_in_a_row = 0
         return image
@@ -145,8 +144,8 @@ class DetrDatasetMapper:
         name = dataset_dict["file_name"]
         if "annotations" not in dataset_dict:
             raise ValueError(
-                f"the data set gives no 'annotations' for image {name}. Training needs them (an empty list where an "
-                "image has no objects); a panoptic data set needs a panoptic INPUT.DATASET_MAPPER"
+                f"The dataset gives no 'annotations' for image {name}. Training needs them (an empty list where an "
+                "image has no objects); a panoptic dataset needs a panoptic INPUT.DATASET_MAPPER."
             )
         annotations = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
         instances = Instances(size)

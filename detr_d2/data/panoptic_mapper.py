@@ -11,19 +11,20 @@ import torch
 from detectron2.data import detection_utils as utils
 from detectron2.structures import BitMasks, Boxes, Instances
 
+from ..facts import DATASET_MAPPER_REGISTRY
 from ..structures import decode_ids
-from .build import DATASET_MAPPER_REGISTRY
 from .dataset_mappers import DetrDatasetMapper
+from .image_files import read_image
 
 __all__ = ["PanopticDatasetMapper"]
 
 
 @DATASET_MAPPER_REGISTRY.register()
 class PanopticDatasetMapper(DetrDatasetMapper):
-    """`DetrDatasetMapper` for panoptic data sets: every segment, thing, stuff or crowd, is an object with a mask.
+    """`DetrDatasetMapper` for panoptic datasets: every segment, thing, stuff or crowd, is an object with a mask.
 
     It reads ``pan_seg_file_name`` and ``segments_info`` with contiguous ``category_id`` in one space of things and
-    stuff, as Detectron2's ``coco_*_panoptic`` data sets give them. Boxes are those of the whole segments, augmented; as
+    stuff, as Detectron2's ``coco_*_panoptic`` datasets give them. Boxes are those of the whole segments, augmented; as
     published, they decide which segments survive a crop. ``gt_masks`` are always there, whatever ``MODEL.MASK_ON``.
     """
 
@@ -60,23 +61,18 @@ def read_segments(file_name: str, ids: list[int], size: tuple[int, int]) -> np.n
     """A panoptic PNG as a map of positions in ``ids``, from 1; 0 is void.
 
     Raises:
-        FileNotFoundError: it is missing.
+        FileNotFoundError, OSError: it is missing, or no image.
         ValueError: its size is not ``size`` (height, width), or it and ``ids`` name different segments.
     """
-    try:
-        rgb = utils.read_image(file_name, format="RGB")
-    except FileNotFoundError as e:
-        raise FileNotFoundError(
-            f"the panoptic annotation {file_name} is missing: check the folder that the data set was registered with"
-        ) from e
+    rgb = read_image(file_name, "RGB")
     if rgb.shape[:2] != size:
-        raise ValueError(f"the panoptic annotation {file_name} is {rgb.shape[:2]} (height, width), its image {size}")
+        raise ValueError(f"The panoptic annotation {file_name} is {rgb.shape[:2]} (height, width), its image {size}.")
     found, positions = np.unique(decode_ids(rgb), return_inverse=True)
     differ = sorted((set(found.tolist()) - {0}) ^ set(ids))
     if differ or len(set(ids)) != len(ids):
         raise ValueError(
             f"{file_name} holds {len(set(found.tolist()) - {0})} segments, its segments_info {len(ids)}; these ids are "
-            f"not in both, or twice: {differ[:5] or sorted(ids)[:5]}. The PNG and the JSON are of different versions"
+            f"not in both, or twice: {differ[:5] or sorted(ids)[:5]}. The PNG and the JSON are of different versions."
         )
     place = {segment_id: i for i, segment_id in enumerate(ids, start=1)} | {0: 0}
     table = np.array([place[segment_id] for segment_id in found.tolist()], dtype=np.int32)
@@ -87,7 +83,7 @@ def _segments_of(dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
     for key in ("pan_seg_file_name", "segments_info"):
         if key not in dataset_dict:
             raise ValueError(
-                f"the data set gives no {key!r} for image {dataset_dict['file_name']}, which PanopticDatasetMapper "
-                'reads: use a panoptic data set, or INPUT.DATASET_MAPPER "DetrDatasetMapper"'
+                f"The dataset gives no {key!r} for image {dataset_dict['file_name']}, which PanopticDatasetMapper "
+                'reads: use a panoptic dataset, or INPUT.DATASET_MAPPER "DetrDatasetMapper".'
             )
     return dataset_dict["segments_info"]

@@ -1,4 +1,4 @@
-"""A part of a data set in COCO's formats: some of its categories, split into training and validation images."""
+"""A part of a dataset in COCO's formats: some of its categories, split into training and validation images."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def make_subset(
     Categories keep their ids. Without a share for validation, the files of ``val`` are not written.
 
     Args:
-        source: the files of the whole data set.
+        source: the files of the whole dataset.
         subset: what to take of them.
         output: the folder to make: complete, or not there.
         advance: called with the number of images after each.

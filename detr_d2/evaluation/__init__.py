@@ -1,4 +1,4 @@
-"""Evaluators for a data set and a model."""
+"""Evaluators for a dataset and a model."""
 
 from .build import build_evaluator
 from .coco import HotCOCOEvaluator

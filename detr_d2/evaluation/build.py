@@ -1,4 +1,4 @@
-"""Which evaluators a data set needs."""
+"""Which evaluators a dataset needs."""
 
 import logging
 from pathlib import Path
@@ -21,11 +21,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
     Args:
         cfg: ``OUTPUT_DIR`` holds the predictions, in ``inference/<dataset name>``.
-        dataset_name: a registered data set with COCO annotations.
+        dataset_name: a registered dataset with COCO annotations.
         output_folder: replaces that folder.
 
     Raises:
-        ValueError: the data set's ``evaluator_type`` is not one of COCO's.
+        ValueError: the dataset's ``evaluator_type`` is not one of COCO's.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in COCO_TYPES:
@@ -42,7 +42,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
 
 
 def _panoptic_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) -> list[DatasetEvaluator]:
-    """For what a panoptic data set is annotated with. All but the first give no results for models
+    """For what a panoptic dataset is annotated with. All but the first give no results for models
     without such outputs.
     """
     metadata = MetadataCatalog.get(dataset_name)

@@ -23,7 +23,7 @@ class HotCOCOEvaluator(COCOEvaluator):
     other than 100 an image, are pycocotools' alone.
 
     Args:
-        dataset_name: a registered data set with COCO annotations.
+        dataset_name: a registered dataset with COCO annotations.
         output_dir: where predictions are written.
         arguments: of `COCOEvaluator`.
     """
@@ -48,10 +48,10 @@ class HotCOCOEvaluator(COCOEvaluator):
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=class_names)
 
     def _use_dataset_ids(self, results: list[dict[str, Any]]) -> None:
-        """Contiguous class ids -> the data set's, in place.
+        """Contiguous class ids -> the dataset's, in place.
 
         Raises:
-            ValueError: a class that the data set does not have.
+            ValueError: a class that the dataset does not have.
         """
         to_contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if to_contiguous is None:

@@ -29,10 +29,10 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
 
     Detectron2's evaluator needs ``panopticapi``, which PyPI does not have; this one computes the same numbers with
     hotcoco. A model without ``panoptic_seg`` among its outputs gets no results, so the evaluator may be used on every
-    panoptic data set.
+    panoptic dataset.
 
     Args:
-        dataset_name: a registered data set whose metadata has ``panoptic_json`` and ``panoptic_root``.
+        dataset_name: a registered dataset whose metadata has ``panoptic_json`` and ``panoptic_root``.
         output_dir: where ``panoptic_predictions.json`` and the folder ``panoptic_predictions`` of PNGs are written, in
             the COCO panoptic format.
         per_category: add ``PQ-<class>`` of every class to the results.
@@ -70,15 +70,15 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             return super()._convert_category_id(segment)
         except KeyError as error:
             raise ValueError(
-                f"The model predicts a segment of class {error}, which the data set {self._metadata.name!r} does not "
+                f"The model predicts a segment of class {error}, which the dataset {self._metadata.name!r} does not "
                 "know (thing_dataset_id_to_contiguous_id, stuff_dataset_id_to_contiguous_id of its metadata): the "
-                "model's number of classes, or its weights, are another data set's."
+                "model's number of classes, or its weights, are another dataset's."
             ) from error
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """``{"panoptic_seg": {"PQ": ..., "SQ": ..., "RQ": ..., "PQ_th": ..., ...}}`` in percent, in the main process.
 
-        A figure over no class at all (a data set without stuff, say) is NaN.
+        A figure over no class at all (a dataset without stuff, say) is NaN.
         """
         gathered = comm.gather(self._predictions)
         if not comm.is_main_process():
@@ -109,7 +109,7 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         if unknown := sorted(used - {category["id"] for category in categories}):
             raise ValueError(
                 f"The metadata of {self._metadata.name!r} maps classes to the category ids {unknown[:5]}, which "
-                f"{self._metadata.panoptic_json} does not list: one of the two is of another data set."
+                f"{self._metadata.panoptic_json} does not list: one of the two is of another dataset."
             )
         json_file = folder + ".json"
         with PathManager.open(json_file, "w") as f:

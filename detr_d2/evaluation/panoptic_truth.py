@@ -17,7 +17,7 @@ _MAX_IDS = 2**24
 
 
 class PanopticTruth:
-    """The annotations of a data set in the COCO panoptic format.
+    """The annotations of a dataset in the COCO panoptic format.
 
     Args:
         json_file, root: as registered, the metadata's ``panoptic_json`` and ``panoptic_root``.

@@ -25,10 +25,10 @@ _MAX_IDS = 2**24
 class SemanticEvaluator(SemSegEvaluator):
     """Detectron2's mIoU and pixel accuracies of ``sem_seg``; a model without that output gets no results.
 
-    So it may be used on every data set with semantic annotations, whatever the model.
+    So it may be used on every dataset with semantic annotations, whatever the model.
 
     Args:
-        dataset_name: a registered data set with ``sem_seg_file_name`` in its dicts.
+        dataset_name: a registered dataset with ``sem_seg_file_name`` in its dicts.
         output_dir: where ``sem_seg_predictions.json`` is written.
     """
 

@@ -14,7 +14,7 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
-from ..data import class_names_of
+from ..facts import class_names_of
 from .colors import Color, as_matplotlib, distinct_color, object_colors
 from .marks import draw_box, draw_label
 

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from detr_d2.data import build_train_loader
-from detr_d2.data.dataset_report import Demands, report_dataset
+from detr_d2.data.checks import Demands
+from detr_d2.data.dataset_report import report_dataset
 from detr_d2.data.dataset_report.plots import plot_summary
 from detr_d2.data.datasets.custom import CustomDataset
+from detr_d2.data.datasets.panoptic_stuff import write_panoptic_stuff
 from detr_d2.engine import load_config
 
 THINGS, STUFF = {0: "cat", 17: "dog"}, {3: "sky", 10**12: "sea"}
@@ -107,6 +110,28 @@ BOXES = {
         lambda c: c.update(annotations=[]),
         [("error", "no-annotations", None), ("warning", "empty-category", 0), ("warning", "empty-category", 17)],
     ),
+    "annotation without image": (
+        lambda c: c["annotations"][1].pop("image_id"),
+        [("error", "malformed-annotation", 11)],
+    ),
+    "annotation of no image": (on_annotation(image_id=None), [("warning", "unknown-image", 11)]),
+    "annotation of a list of images": (on_annotation(image_id=[14]), [("error", "malformed-annotation", 11)]),
+    "annotation of a list of categories": (on_annotation(category_id=[17]), [("error", "unknown-category", 11)]),
+    "annotation without category": (
+        lambda c: c["annotations"][1].pop("category_id"),
+        [("error", "unknown-category", 11)],
+    ),
+    "iscrowd 2": (on_annotation(iscrowd=2), [("warning", "malformed-annotation", 11)]),
+    "crowd with a box of three": (on_annotation(iscrowd=1, bbox=[1, 2, 3]), [("warning", "malformed-box", 11)]),
+    "crowd with an empty box": (
+        on_annotation(iscrowd=1, bbox=[]),
+        [("warning", "malformed-box", 11), ("error", "malformed-box", 11)],
+    ),
+    "box of text": (on_annotation(bbox=["a", 3, 9, 12]), [("error", "malformed-box", 11)]),
+    "nothing but crowds": (
+        lambda c: [annotation.update(iscrowd=1) for annotation in c["annotations"]],
+        [("error", "no-annotations", None)],
+    ),
     "no images": (lambda c: c.pop("images"), [("error", "format", None)]),
 }
 
@@ -127,10 +152,12 @@ def test_what_the_config_asks_for(own_data, check):
     assert [kind for _, kind, _ in found] == ["degenerate-box", "no-segmentation", "class-count"]
 
 
-def test_more_objects_than_queries(own_data, config):
-    cfg = config(own_data("mine", THINGS), "MODEL.DETR.NUM_OBJECT_QUERIES", "1")
-    report = report_dataset(CustomDataset.of(cfg.DATASETS.CUSTOM[0]), Demands.of(cfg))
-    assert [(p.kind, p.id) for p in report.problems] == [("too-many-objects", 14), ("too-many-objects", 35)]
+def test_more_objects_than_queries(own_data, check):
+    entry = own_data("mine", THINGS)
+    found = check(entry, "MODEL.DETR.NUM_OBJECT_QUERIES", "1")
+    assert found == [("error", "too-many-objects", 14), ("error", "too-many-objects", 35)]
+    edit(entry["json_file"], lambda c: [a.update(iscrowd=1) for a in c["annotations"][1::3]])  # 11 and 14
+    assert check(entry, "MODEL.DETR.NUM_OBJECT_QUERIES", "1") == []
 
 
 def test_image_files(own_data, check):
@@ -141,6 +168,17 @@ def test_image_files(own_data, check):
     assert check(entry) == [("error", "missing-image", 7), ("error", "unreadable-image", 14)]
     found = check(entry, "INPUT.SKIP_UNREADABLE_IMAGES", "True")
     assert found == [("warning", "missing-image", 7), ("warning", "unreadable-image", 14)]
+    for path in images.iterdir():
+        path.unlink()
+    found = check(entry, "INPUT.SKIP_UNREADABLE_IMAGES", "True")
+    assert found == [("error", "missing-image", 7 * i) for i in range(6)]
+
+
+def test_images_that_are_not_decoded(own_data):
+    entry = own_data("mine", THINGS)
+    images = Path(entry["image_root"])
+    (images / "1.png").unlink()
+    (images / "2.png").write_bytes((images / "2.png").read_bytes()[:60])
     report = report_dataset(CustomDataset.of(entry), Demands(), decode=False)
     assert [problem.kind for problem in report.problems] == ["missing-image"]
     assert "images were not decoded" in str(report)
@@ -198,6 +236,48 @@ def test_panoptic(own_data, check, change, expected):
     entry = own_data("mine", THINGS, STUFF)
     edit(entry["panoptic_json"], change)
     assert check(entry) == expected
+
+
+def test_boxes_beside_segments_need_only_load(own_data, check):
+    """A model that learns from segments does not read them."""
+    entry = own_data("mine", THINGS, STUFF)
+    edit(entry["json_file"], on_annotation(bbox=[4, 3, 12]))
+    assert check(entry) == [("warning", "malformed-box", 11)]
+    edit(entry["json_file"], on_annotation(bbox=[]))
+    assert ("error", "malformed-box", 11) in check(entry)
+    edit(entry["json_file"], on_annotation(bbox=[4, 3, 12, 4], iscrowd=1))
+    assert check(entry, "MODEL.MASK_ON", "True") == []
+    found = check(entry, "MODEL.DETR.NUM_OBJECT_QUERIES", "2", "MODEL.DETR.NUM_CLASSES", "5")
+    assert found == [
+        ("error", "too-many-objects", 14),
+        ("error", "too-many-objects", 35),
+        ("error", "class-count", None),
+    ]
+    assert check(entry, "MODEL.PANOPTIC_DETR.THING_CLASSES", "(1, 2)") == [("error", "thing-classes", None)]
+
+
+def test_semantic_maps(own_data, repo):
+    """What a model learns that classifies every pixel beside its boxes."""
+    entry = own_data("mine", THINGS, STUFF)
+    opts = ["DATASETS.TRAIN", "('mine',)", "SOLVER.IMS_PER_BATCH", "1", "DATALOADER.NUM_WORKERS", "0"]
+    opts += ["INPUT.MASK_FORMAT", "bitmask"]
+
+    def check(entry: dict, *more: str) -> list[tuple]:
+        path = repo / "configs" / "COCO-PanopticSegmentation" / "panoptic_fpn_R_50_1x.yaml"
+        cfg = load_config(str(path), ["DATASETS.CUSTOM", str([entry]), *opts, *more])
+        report = report_dataset(CustomDataset.of(entry), Demands.of(cfg))
+        assert report.trains == would_train(cfg), str(report)
+        DatasetCatalog.remove("mine")
+        return [(problem.severity, problem.kind) for problem in report.problems]
+
+    assert check(entry) == [("error", "no-semantic-maps")]
+    maps = Path(entry["panoptic_root"]).parent / "maps"
+    write_panoptic_stuff(Path(entry["panoptic_json"]), Path(entry["panoptic_root"]), maps)
+    entry["sem_seg_root"] = str(maps)
+    assert check(entry) == []
+    assert check(entry, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5") == [("error", "class-count")]
+    (maps / "2.png").unlink()
+    assert check(entry) == [("error", "missing-png")]
 
 
 def test_png_files(own_data, check):

@@ -7,7 +7,8 @@ import pytest
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from detr_d2.data import build_train_loader
-from detr_d2.data.dataset_report import Demands, report_dataset
+from detr_d2.data.checks import Demands
+from detr_d2.data.dataset_report import report_dataset
 from detr_d2.data.datasets.custom import custom_datasets
 from detr_d2.engine import load_config
 from detr_d2.modeling import DETR

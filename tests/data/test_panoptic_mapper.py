@@ -90,7 +90,7 @@ def test_inference_needs_no_segments(cfg, record):
 
 def test_missing_png(cfg, record):
     record["pan_seg_file_name"] += ".not"
-    with pytest.raises(FileNotFoundError, match=r"panoptic annotation .*segments\.png\.not is missing"):
+    with pytest.raises(FileNotFoundError, match=r"segments\.png\.not does not exist"):
         PanopticDatasetMapper(cfg, True)(record)
 
 

@@ -1,4 +1,4 @@
-"""The evaluator of a data set."""
+"""The evaluator of a dataset."""
 
 import pytest
 from detectron2.data import MetadataCatalog

@@ -22,7 +22,7 @@ def decode(path: Path) -> np.ndarray:
 
 
 def make_dataset(folder: Path, ids: np.ndarray, segments: list[dict], categories=(3, 8, 11)) -> str:
-    """A data set of one image with this ground truth; its registered name."""
+    """A dataset of one image with this ground truth; its registered name."""
     (folder / "gt").mkdir()
     (folder / "gt" / "a.png").write_bytes(encode_ids(ids))
     gt = {
@@ -117,7 +117,7 @@ def test_an_image_without_segments(scene, tmp_path):
 
 def test_classes_that_the_data_set_does_not_know(scene, tmp_path):
     name = make_dataset(tmp_path, scene, [gt_segment(scene, i, 11) for i in (1, 2, 3)])
-    with pytest.raises(ValueError, match=r"a segment of class 5, which the data set .* does not know"):
+    with pytest.raises(ValueError, match=r"a segment of class 5, which the dataset .* does not know"):
         evaluate(name, tmp_path, scene, [predicted(1, 5)])
     MetadataCatalog.get(name).stuff_dataset_id_to_contiguous_id[12] = 5  # of which the JSON knows nothing
     try:

@@ -55,9 +55,24 @@ def test_a_config_and_its_data_sets(check, own_data, repo, tmp_path, capsys):
     assert "train: training would run" in printed
     assert "val: training would run" in printed
     assert check([*words, "MODEL.MASK_ON", "True"]) == 1
-    assert "error: no-segmentation: 1.png, id 10" in capsys.readouterr().out
+    assert f"error: no-segmentation: {val['image_root']}/1.png, id 10" in capsys.readouterr().out
     assert check([*words, "MODEL.DETR.NUM_CLASSES", "80"]) == 1
-    assert "2 classes, but MODEL.DETR.NUM_CLASSES is 80" in capsys.readouterr().out
+    assert "has 2 classes (cat, dog), but MODEL.DETR.NUM_CLASSES is 80" in capsys.readouterr().out
+
+
+def test_classes_of_datasets_that_one_model_is_trained_on(check, own_data, repo, tmp_path, capsys):
+    entries = own_data("one", {0: "cat", 17: "dog"}), own_data("two", {0: "cat", 17: "owl"})
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        f"_BASE_: {repo / 'configs' / 'Shapes' / 'detr_R_18.yaml'}\n"
+        f"DATASETS: {{CUSTOM: {json.dumps(entries)}, TRAIN: [one, two], TEST: [one]}}\n"
+    )
+    assert check(["--config-file", str(config), "--no-images"]) == 1
+    printed = capsys.readouterr().out
+    assert "two: training would run" in printed
+    assert "classes-differ: Datasets 'one' and 'two' are used by one model" in printed
+    assert "class 1 is 'dog' in the one and 'owl' in the other" in printed
+    assert check(["--config-file", str(config), "--no-images", "DATASETS.TRAIN", "('one',)"]) == 0
 
 
 def test_registered_names(check, shapes_root, capsys):

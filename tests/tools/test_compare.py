@@ -189,7 +189,7 @@ def test_bad_models_are_refused_in_one_line(
     assert "model_final.pth does not exist: finish the training" in refused(str(tmp_path))
     assert "nowhere is neither a folder nor a yaml file" in refused("nowhere")
     assert "'nowhere.yaml' does not exist" in refused("nowhere.yaml")
-    assert "data set 'shapes_vla'" in refused(weights["detr"], "--dataset", "shapes_vla")
+    assert "Dataset 'shapes_vla'" in refused(weights["detr"], "--dataset", "shapes_vla")
     assert "Did you mean shapes_val" in refused(weights["detr"], "--dataset", "shapes_vla")
     assert "--train takes configs" in refused(weights["detr"], "--train", "--train-iters", "1")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from detr_d2.data.dataset_report import Demands, report_dataset
+from detr_d2.data.checks import Demands
+from detr_d2.data.dataset_report import report_dataset
 from detr_d2.data.datasets.custom import CustomDataset
 
 

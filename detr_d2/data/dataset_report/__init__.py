@@ -1,6 +1,5 @@
-"""A data set's problems, each with file and id, and its summary."""
+"""All problems of a dataset by the rules of `detr_d2.data.checks`, each with file and id, and its summary."""
 
-from .problems import Demands, Problem, Problems
 from .report import DatasetReport, report_dataset
 
-__all__ = ["DatasetReport", "Demands", "Problem", "Problems", "report_dataset"]
+__all__ = ["DatasetReport", "report_dataset"]

@@ -1,4 +1,4 @@
-"""The summary of a data set as one figure of four panels."""
+"""The summary of a dataset as one figure of four panels."""
 
 from typing import Any
 

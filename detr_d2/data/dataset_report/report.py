@@ -1,26 +1,27 @@
-"""Every problem of a data set and its summary, as a value, text and JSON."""
+"""Every problem of a dataset and its summary, as a value, text and JSON."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from detectron2.utils.file_io import PathManager
+from detectron2.structures import BoxMode
 from tabulate import tabulate
 
+from ..checks import Demands, Problems
+from ..checks.rules import Objects, check_classes, check_records, check_semantic_maps, check_something_to_learn
+from ..datasets.coco_json import CocoJson, read_coco_json
 from ..datasets.custom import CustomDataset
-from .annotations import check_annotations, check_images, read_lists
-from .images import check_image_files, check_pngs
-from .panoptic import check_panoptic
-from .problems import ERROR, Demands, Problems
+from .annotations import check_annotations
+from .images import check_images
+from .panoptic import check_panoptic, usable_annotations
 from .summary import SIZES, summarize
 
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What is known of a data set.
+    """What is known of a dataset.
 
     Attributes:
         dataset: its files.
@@ -37,7 +38,7 @@ class DatasetReport:
     @property
     def trains(self) -> bool:
         """Whether training would run: there is no error."""
-        return not any(problem.severity == ERROR for problem in self.problems)
+        return not self.problems.errors
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -55,7 +56,7 @@ class DatasetReport:
         return "\n".join([*lines, "", self._verdict()])
 
     def _verdict(self) -> str:
-        errors = sum(problem.severity == ERROR for problem in self.problems)
+        errors = len(self.problems.errors)
         warnings = len(self.problems) - errors
         what = "training would run" if self.trains else "training would NOT run"
         undecoded = "" if self.decoded else "; images were not decoded"
@@ -70,7 +71,7 @@ def report_dataset(
     processes: int = 1,
     progress: Callable[[int], Callable[[], object]] = lambda total: lambda: None,
 ) -> DatasetReport:
-    """Check one data set.
+    """Check one dataset by the rules of the loaders, and by what its files show beyond them.
 
     Args:
         dataset: its files.
@@ -82,44 +83,61 @@ def report_dataset(
     Raises:
         FileNotFoundError: the JSON files are missing.
     """
-    problems = Problems()
-    content = _read(dataset.json_file, problems)
-    panoptic = _read(dataset.panoptic_json, problems) if dataset.panoptic_json else None
-    if problems:
+    boxes = read_coco_json(dataset.json_file)
+    panoptic = read_coco_json(dataset.panoptic_json, is_panoptic=True) if dataset.panoptic_json else None
+    problems = Problems([*boxes.problems, *(panoptic.problems if panoptic else ())])
+    if not (boxes.is_readable and (panoptic is None or panoptic.is_readable)):
         return DatasetReport(dataset, problems, {}, False)
-    problems += check_annotations(content, dataset, demands)
-    if panoptic is not None:
-        problems += check_panoptic(panoptic, content, dataset, demands)
+    records = _records(boxes, panoptic, dataset, problems)
+    objects, segments = Objects(records, "annotations", BoxMode.XYWH_ABS), Objects(records, "segments_info")
+    problems += check_records(objects, demands, boxes.categories, "which is not listed")
+    if demands.learns_boxes and not (panoptic and demands.learns_segments):
+        problems += check_something_to_learn(objects, boxes.file)
+    problems += check_annotations(boxes, objects, demands)
+    if panoptic:
+        problems += check_records(segments, demands, panoptic.categories, "which is not listed")
+        if demands.learns_segments:
+            problems += check_something_to_learn(segments, panoptic.file)
+        problems += check_panoptic(panoptic, boxes, segments)
+    problems += _check_classes(boxes, panoptic, dataset, demands)
+    problems += check_semantic_maps(records, demands, boxes.file)
 
-    images = list(check_images(_list(content, 0), "", Problems()).values())
-    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
-    pngs = [
-        a
-        for a in (_list(panoptic, 1) if panoptic is not None else [])
-        if a.get("image_id") in sizes
-        and isinstance(a.get("file_name"), str)
-        and isinstance(a.get("segments_info"), list)
-    ]
-    how = {"decode": decode, "processes": processes, "advance": progress(len(images) + len(pngs))}
-    problems += check_image_files(images, dataset.image_root, demands, **how)
-    problems += check_pngs(pngs, sizes, dataset.panoptic_root, is_error=demands.learns_segments, **how)
-    return DatasetReport(dataset, problems, summarize(content, panoptic), decode)
-
-
-def _read(json_file: str, problems: Problems) -> Any:
-    local = PathManager.get_local_path(json_file)
-    if not os.path.isfile(local):
-        raise FileNotFoundError(f"The annotation file {json_file} does not exist.")
-    try:
-        with open(local, encoding="utf-8") as file:
-            return json.load(file)
-    except ValueError as error:
-        problems.error("format", json_file, None, f"it is not valid JSON ({error})")
-        return None
+    files = sum(key in record for record in records for key in ("file_name", "pan_seg_file_name"))
+    problems += check_images(records, demands, decode=decode, processes=processes, advance=progress(files))
+    return DatasetReport(dataset, problems, summarize(boxes, panoptic, objects, segments), decode)
 
 
-def _list(content: Any, place: int) -> list[dict]:
-    return (read_lists(content, "", Problems()) or ([], [], []))[place]
+def _records(
+    boxes: CocoJson, panoptic: CocoJson | None, dataset: CustomDataset, problems: Problems
+) -> list[dict[str, Any]]:
+    """The images in Detectron2's format, with the categories and boxes of the files."""
+    records = {
+        ident: {**image, "file_name": os.path.join(dataset.image_root, image["file_name"]), "image_id": ident}
+        | {"annotations": []}
+        for ident, image in boxes.images.items()
+    }
+    for annotation in boxes.annotations:
+        if not isinstance(annotation.get("image_id"), (list, dict)) and annotation.get("image_id") in records:
+            records[annotation["image_id"]]["annotations"].append(annotation)
+    annotations = usable_annotations(panoptic, boxes, problems) if panoptic else {}
+    for ident, annotation in annotations.items():
+        records[ident]["pan_seg_file_name"] = os.path.join(dataset.panoptic_root, annotation["file_name"])
+        records[ident]["segments_info"] = annotation["segments_info"]
+        if dataset.sem_seg_root:
+            records[ident]["sem_seg_file_name"] = os.path.join(dataset.sem_seg_root, annotation["file_name"])
+    return list(records.values())
+
+
+def _check_classes(boxes: CocoJson, panoptic: CocoJson | None, dataset: CustomDataset, demands: Demands) -> Problems:
+    """The number of classes, where the files say it."""
+    source = panoptic if panoptic and demands.learns_segments else boxes
+    if not (source.has_classes and (demands.learns_boxes or panoptic)):
+        return Problems()
+    semantic = (
+        ["things", *(panoptic.categories[i] for i in panoptic.stuff)] if panoptic and dataset.sem_seg_root else None
+    )
+    things = range(len(panoptic.things)) if panoptic else None
+    return check_classes(demands, list(source.categories.values()), things, semantic, source.file)
 
 
 def _summary_lines(summary: dict[str, Any]) -> list[str]:

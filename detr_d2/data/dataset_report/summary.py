@@ -1,69 +1,54 @@
-"""Classes, sizes and images of a data set in numbers."""
+"""Classes, sizes and images of a dataset in numbers."""
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from .annotations import check_categories, check_images, read_lists
-from .problems import Problems
+from ..checks.rules import Objects
+from ..datasets.coco_json import CocoJson
 
 # COCO's: areas below the first are small, below the second medium, in pixels.
 SIZES = {"S": 32**2, "M": 96**2, "L": float("inf")}
 
 
-def summarize(content: Any, panoptic: Any = None) -> dict[str, Any]:
-    """What can be counted of a data set, however many problems it has.
+def summarize(boxes: CocoJson, panoptic: CocoJson | None, objects: Objects, segments: Objects) -> dict[str, Any]:
+    """What can be counted of a dataset, however many problems it has.
 
     Args:
-        content: of the JSON of boxes. panoptic: of the panoptic one; None: there is none.
+        boxes: the JSON of boxes. panoptic: the panoptic one; None: there is none.
+        objects: the annotations of all images. segments: the panoptic segments.
 
     Returns:
         "images", "images_without_objects", "image_sizes" ([width, height] of each), "objects_per_image", "classes" (a
         list of dicts with id, name, isthing, objects, images, crowds, S, M, L) and "box_sizes" (each object's square
         root of its area). Stuff and segments are counted from the panoptic JSON, things from the JSON of boxes.
     """
-    images, annotations, categories = _lists(content)
-    by_id = check_images(images, "", Problems())
-    objects = [a for a in annotations if a.get("image_id") in by_id and a.get("category_id") is not None]
-    per_image = Counter(a["image_id"] for a in objects)
-    classes = _classes(objects, categories, isthing=True)
+    per_image = np.bincount(objects.image, minlength=len(objects.records)).tolist()
+    classes = _classes(objects, boxes.categories, isthing=True)
     if panoptic is not None:
-        _, annotated, all_categories = _lists(panoptic)
-        stuff = [category for category in all_categories if category.get("isthing") == 0]
-        ids = {category.get("id") for category in stuff}
-        segments = [
-            {**segment, "image_id": annotation.get("image_id")}
-            for annotation in annotated
-            for segment in annotation.get("segments_info") or ()
-            if isinstance(segment, dict) and segment.get("category_id") in ids
-        ]
+        stuff = {ident: name for ident, name in panoptic.categories.items() if ident in panoptic.stuff}
         classes += _classes(segments, stuff, isthing=False)
     return {
-        "images": len(by_id),
-        "images_without_objects": len(by_id) - len(per_image),
-        "image_sizes": [[image["width"], image["height"]] for image in by_id.values()],
-        "objects_per_image": [per_image[ident] for ident in by_id],
+        "images": len(objects.records),
+        "images_without_objects": per_image.count(0),
+        "image_sizes": [[record["width"], record["height"]] for record in objects.records],
+        "objects_per_image": per_image,
         "classes": classes,
-        "box_sizes": [round(area**0.5, 1) for area in map(_area, objects) if area > 0],
+        "box_sizes": [round(area**0.5, 1) for area in map(_area, objects.items) if area > 0],
     }
 
 
-def _lists(content: Any) -> tuple[list[dict], list[dict], list[dict]]:
-    return read_lists(content, "", Problems()) or ([], [], [])
-
-
-def _classes(objects: list[dict], categories: list[dict], *, isthing: bool) -> list[dict[str, Any]]:
+def _classes(objects: Objects, names: dict[int, str], *, isthing: bool) -> list[dict[str, Any]]:
     rows = {
         ident: {"id": ident, "name": name, "isthing": isthing, "objects": 0, "crowds": 0, **dict.fromkeys(SIZES, 0)}
-        for ident, name in sorted(check_categories(categories, "", Problems()).items())
+        for ident, name in names.items()
     }
-    images = {ident: set() for ident in rows}
-    for item in objects:
-        row = rows.get(item["category_id"])
+    images: dict[int, set[int]] = {ident: set() for ident in rows}
+    for item, image in zip(objects.items, objects.image.tolist(), strict=True):
+        row = rows.get(item.get("category_id")) if isinstance(item.get("category_id"), int) else None
         if row is None:
             continue
-        images[item["category_id"]].add(item["image_id"])
+        images[row["id"]].add(image)
         if item.get("iscrowd", 0):
             row["crowds"] += 1
             continue
@@ -73,7 +58,7 @@ def _classes(objects: list[dict], categories: list[dict], *, isthing: bool) -> l
 
 
 def _area(item: dict) -> float:
-    """Of the mask, as COCO counts, or of the box."""
+    """The area of the mask, as COCO counts, or of the box."""
     area, box = item.get("area"), item.get("bbox")
     if area is None and isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box):
         area = max(0, box[2]) * max(0, box[3])

@@ -1,4 +1,4 @@
-"""Data sets that a config names under ``DATASETS.CUSTOM``, in COCO's formats for boxes, masks and panoptic segments.
+"""Datasets that a config names under ``DATASETS.CUSTOM``, in COCO's formats for boxes, masks and panoptic segments.
 
 Classes are those of the files, contiguous in the order of their ids, which may have gaps, start at 0 or be of any size.
 
@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
-from .coco_classes import Classes, read_classes, shown
+from .coco_json import Classes, read_classes, shown
 from .panoptic_stuff import IGNORE_LABEL
 
 _NEEDED = ("name", "json_file", "image_root")
@@ -84,7 +84,7 @@ class CustomDataset(NamedTuple):
         coco = read_classes(self.json_file)
         if not self.panoptic_json:
             return Classes(coco.things | coco.stuff, {}, coco.has_masks, coco.repeated_images)
-        panoptic = read_classes(self.panoptic_json, needs_isthing=True)
+        panoptic = read_classes(self.panoptic_json, is_panoptic=True)
         boxes = coco.things | coco.stuff
         if boxes != panoptic.things:
             differ = sorted({i for i, _ in boxes.items() ^ panoptic.things.items()})
@@ -140,7 +140,7 @@ class CustomDataset(NamedTuple):
         try:
             classes = self.classes()
         except (OSError, ValueError) as error:  # a trained model may be used where its data is not
-            logger.warning(f"The classes of the data set {self.name!r} are unknown: {error}")
+            logger.warning(f"The classes of the dataset {self.name!r} are unknown: {error}")
             return values
         if not classes.has_masks:
             values["coco_tasks"] = ("bbox",)
@@ -172,14 +172,14 @@ def custom_datasets(cfg: CfgNode) -> list[CustomDataset]:
 
 
 def register_datasets(cfg: CfgNode, required: Iterable[str] = ()) -> None:
-    """Register every data set of ``DATASETS.CUSTOM``, in each process that uses it; a second time changes nothing.
+    """Register every dataset of ``DATASETS.CUSTOM``, in each process that uses it; a second time changes nothing.
 
     Args:
         cfg: as `detr_d2.engine.load_config` gives it; relative paths start from the working directory.
-        required: names of data sets whose classes must be readable now. Others may be absent until they are loaded.
+        required: names of datasets whose classes must be readable now. Others may be absent until they are loaded.
 
     Raises:
-        ValueError: an entry is malformed, its name is another data set's, or a required one does not tell its classes.
+        ValueError: an entry is malformed, its name is another dataset's, or a required one does not tell its classes.
         FileNotFoundError: a file of a required one is missing.
     """
     required = set(required)
@@ -198,11 +198,11 @@ def _register(dataset: CustomDataset) -> None:
         DatasetCatalog.register(name, dataset.load)
     registered = getattr(DatasetCatalog[name], "__self__", None)
     if not isinstance(registered, CustomDataset):
-        raise ValueError(f"DATASETS.CUSTOM: {name!r} is the name of another data set already; take another.")
+        raise ValueError(f"DATASETS.CUSTOM: {name!r} is the name of another dataset already; take another.")
     if registered != dataset:
         raise ValueError(
             f"DATASETS.CUSTOM: {name!r} is registered with other files already ({registered.as_entry()}, now "
-            f"{dataset.as_entry()}): give each data set a name of its own."
+            f"{dataset.as_entry()}): give each dataset a name of its own."
         )
     metadata = {"name": name, **dataset.metadata()}
     if MetadataCatalog.get(name).as_dict() != metadata:

@@ -1,4 +1,4 @@
-"""Semantic maps of stuff from COCO panoptic annotations, which Detectron2's ``*_panoptic_separated`` data sets read.
+"""Semantic maps of stuff from COCO panoptic annotations, which Detectron2's ``*_panoptic_separated`` datasets read.
 
 A map holds 0 where there is a thing, 1.. for the stuff categories in the order of their ids, and 255 where nothing is
 annotated: Panoptic FPN's layout.

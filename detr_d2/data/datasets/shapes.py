@@ -1,4 +1,4 @@
-"""Registers the generated Shapes data set, so that every model trains on it with the standard machinery.
+"""Registers the generated Shapes dataset, so that every model trains on it with the standard machinery.
 
 ``shapes_{train,val}``: things and stuff share one contiguous class space, things 0..T-1, stuff T..T+S-1, as in
 Detectron2's ``coco_2017_*_panoptic``. Box, mask and panoptic set-prediction models train and are evaluated on it.
@@ -34,7 +34,7 @@ _STUFF_TO_SEPARATED = {0: 0, **{category_id: 1 + i for i, category_id in enumera
 
 
 def register_shapes(root: Path | str) -> None:
-    """Register the four data sets below ``root``/shapes; nothing is read until one is loaded.
+    """Register the four datasets below ``root``/shapes; nothing is read until one is loaded.
 
     Names that are registered already move to the new root.
     """
@@ -55,7 +55,7 @@ def load_shapes(root: Path | str, split: str, *, separated: bool = False) -> lis
     unified space, isthing bool).
 
     Raises:
-        FileNotFoundError: the data set has not been generated, or not completely.
+        FileNotFoundError: the dataset has not been generated, or not completely.
         ValueError: it was written by another version of the generator.
     """
     paths = split_paths(root, split)
@@ -85,17 +85,17 @@ def _check(root: Path | str, paths: dict[str, Path]) -> None:
     command = f"python tools/generate_shapes.py --root {root}"
     for path in paths.values():
         if not path.exists():
-            raise FileNotFoundError(f"{path} not found: generate the Shapes data set with `{command}`")
+            raise FileNotFoundError(f"{path} not found: generate the Shapes dataset with `{command}`")
     version = read_parameters(paths["parameters"]).get("generator_version")
     if version != GENERATOR_VERSION:
         raise ValueError(
             f"{paths['parameters']}: generator_version is {version}, this code's is {GENERATOR_VERSION}. "
-            f"Generate the data set again with `{command} --overwrite`"
+            f"Generate the dataset again with `{command} --overwrite`"
         )
 
 
 def _metadata(root: Path | str, split: str, separated: bool) -> dict[str, Any]:
-    """Detectron2's metadata of a panoptic data set."""
+    """Detectron2's metadata of a panoptic dataset."""
     paths = split_paths(root, split)
     things, stuff = list(THINGS.values()), list(STUFF.values())
     thing_colors, stuff_colors = [COLORS[i] for i in THINGS], [COLORS[i] for i in STUFF]

@@ -1,4 +1,4 @@
-"""Draws one image of the Shapes data set: plain-coloured things over textured stuff, with exact labels.
+"""Draws one image of the Shapes dataset: plain-coloured things over textured stuff, with exact labels.
 
 Everything random comes from the generator that is passed in; nothing here touches the disk. Sines are taken in
 float64 and blurs on uint8, which OpenCV rounds exactly: in float32 their last bit, and then pixels, would depend on

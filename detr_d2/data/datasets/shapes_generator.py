@@ -1,4 +1,4 @@
-"""Writes the Shapes data set: COCO instances, COCO panoptic, semantic segmentation, and the images.
+"""Writes the Shapes dataset: COCO instances, COCO panoptic, semantic segmentation, and the images.
 
 Below ``root``, in the layout that Detectron2 uses for COCO::
 
@@ -33,7 +33,7 @@ COLORS: dict[int, list[int]] = {
 }
 SPLITS = ("train", "val")
 IGNORE_LABEL = 255
-GENERATOR_VERSION = 2  # raise it whenever the drawing changes: older data sets are then refused, not mixed up
+GENERATOR_VERSION = 2  # raise it whenever the drawing changes: older datasets are then refused, not mixed up
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,13 @@ def split_paths(root: Path | str, split: str) -> dict[str, Path]:
 
 
 def generate_shapes(root: Path | str, *, split: str, num_images: int, seed: int = 0, overwrite: bool = False) -> None:
-    """Write one split of the data set below ``root``/shapes, or keep it where it is there already.
+    """Write one split of the dataset below ``root``/shapes, or keep it where it is there already.
 
     The split is written to a temporary folder and moved in place when complete, its parameters last; a run that was
     killed leaves no split that passes for a complete one. Image i is the same for every ``num_images``.
 
     Args:
-        root: the data sets' folder, Detectron2's ``DETECTRON2_DATASETS``; made if absent.
+        root: the datasets' folder, Detectron2's ``DETECTRON2_DATASETS``; made if absent.
         split: "train" or "val"; they share no image.
         num_images: how many, 1 or more.
         seed: 0 <= seed < 2^32.

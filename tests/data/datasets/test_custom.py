@@ -1,4 +1,4 @@
-"""Data sets that a config names: registered once, classes from the files, whatever their ids."""
+"""Datasets that a config names: registered once, classes from the files, whatever their ids."""
 
 import json
 import os
@@ -26,7 +26,7 @@ IDS = {
 
 @pytest.fixture
 def register(repo):
-    """``register(entry, ..., KEY=...)`` -> cfg with these data sets; what tests/conftest.py's own_data gives."""
+    """``register(entry, ..., KEY=...)`` -> cfg with these datasets; what tests/conftest.py's own_data gives."""
 
     def register(*entries: dict, config: str = "Shapes/detr_R_18") -> CfgNode:
         opts = ["DATASETS.CUSTOM", str(list(entries)), "SOLVER.IMS_PER_BATCH", "2"]
@@ -114,7 +114,7 @@ def test_a_second_time_changes_nothing_and_other_files_are_an_error(own_data, re
         ValueError, match=r"(?s)'mine' is registered with other files already .*mine/boxes.*yours/boxes"
     ):
         register(other | {"name": "mine"})
-    with pytest.raises(ValueError, match=r"'coco_2017_val' is the name of another data set"):
+    with pytest.raises(ValueError, match=r"'coco_2017_val' is the name of another dataset"):
         register(entry | {"name": "coco_2017_val"})
     with pytest.raises(ValueError, match=r"names 'mine' more than once"):
         register(entry, entry)
@@ -153,7 +153,10 @@ def test_an_entry_that_is_no_dict(repo):
 BROKEN = {
     "no categories": (lambda c: c.update(categories=[]), "lists no categories"),
     "a category without name": (lambda c: c["categories"][0].pop("name"), "needs a whole number as id and a name"),
-    "two categories of one id": (lambda c: c["categories"].append(c["categories"][0]), "several categories .* 2"),
+    "two categories of one id": (
+        lambda c: c["categories"].append(c["categories"][0]),
+        "id 2: categories 'dog' and 'dog' share it",
+    ),
     "not COCO's format": (lambda c: c.pop("images"), "needs the lists images, annotations and categories"),
     "two images of one id": (lambda c: c["images"].append(c["images"][0]), "several images have the ids 0"),
     "an unknown category": (lambda c: c["annotations"][0].update(category_id=9), "use the category ids 9"),
@@ -175,8 +178,8 @@ def test_missing_files(own_data, register, caplog):
     Path(entry["json_file"]).unlink()
     cfg = register(entry)
     assert cfg.MODEL.DETR.NUM_CLASSES == -1
-    assert "The classes of the data set 'mine' are unknown" in caplog.text
-    with pytest.raises(FileNotFoundError, match=r"DATASETS.CUSTOM, 'mine': the annotation file .*boxes.json does not"):
+    assert "The classes of the dataset 'mine' are unknown" in caplog.text
+    with pytest.raises(FileNotFoundError, match=r"DATASETS.CUSTOM, 'mine': The annotation file .*boxes.json does not"):
         register_datasets(cfg, required=cfg.DATASETS.TRAIN)
 
 

@@ -1,4 +1,4 @@
-"""Semantic maps from panoptic annotations, and Detectron2's separated data set that reads them."""
+"""Semantic maps from panoptic annotations, and Detectron2's separated dataset that reads them."""
 
 import json
 

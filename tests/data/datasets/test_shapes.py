@@ -1,4 +1,4 @@
-"""The Shapes data set through Detectron2's catalogs."""
+"""The Shapes dataset through Detectron2's catalogs."""
 
 import json
 import os

@@ -15,7 +15,7 @@ def with_file(folder: Path, *words: str) -> list[str]:
 
 
 CASES = [
-    ("nothing to check", lambda folder: [], ("name a data set", "--json-file")),
+    ("nothing to check", lambda folder: [], ("name a dataset", "--json-file")),
     (
         "a JSON that does not exist",
         lambda folder: ["--json-file", f"{folder}/none.json", "--image-root", str(folder)],
@@ -26,7 +26,7 @@ CASES = [
         lambda folder: ["--json-file", f"{folder}/none.json"],
         ("--json-file and --image-root come together",),
     ),
-    ("an unknown data set", lambda folder: ["shapes_vla"], ("shapes_vla", "shapes_val")),
+    ("an unknown dataset", lambda folder: ["shapes_vla"], ("shapes_vla", "shapes_val")),
     ("an unknown config key", lambda folder: with_json(folder, "INPUT.DROP", "True"), ("INPUT.DROP",)),
     (
         "a config that does not exist",

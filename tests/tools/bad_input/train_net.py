@@ -79,7 +79,7 @@ CASES = [
         ("MODEL.DETR.NUM_CLASSES",),
     ),
     (
-        "an error in the middle of training",
+        "an image of more objects than queries",
         lambda folder: words(folder, "MODEL.DETR.NUM_OBJECT_QUERIES", "1"),
         ("raise MODEL.DETR.NUM_OBJECT_QUERIES",),
     ),

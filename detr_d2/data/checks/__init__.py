@@ -1,0 +1,17 @@
+"""One set of rules that a dataset must keep for a model. The loaders raise what breaks one before training starts;
+`detr_d2.data.dataset_report` lists everything that does.
+"""
+
+from .loading import check_dataset_dicts, check_dataset_name, check_same_classes, readable_annotations
+from .problems import ERROR, Demands, Problem, Problems
+
+__all__ = [
+    "ERROR",
+    "Demands",
+    "Problem",
+    "Problems",
+    "check_dataset_dicts",
+    "check_dataset_name",
+    "check_same_classes",
+    "readable_annotations",
+]
