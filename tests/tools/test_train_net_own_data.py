@@ -100,8 +100,9 @@ def test_panoptic_and_resume(own_data, words, run, tmp_path):
 def test_masks_are_evaluated_where_there_are_any(own_data, words, run, tmp_path):
     """Mask R-CNN cannot learn masks from boxes, but can be evaluated on them."""
     masks, boxes = own_data("masks", THINGS), own_data("boxes", THINGS, masks=False)
-    run(words("mask_rcnn_R_18", masks))
-    evaluate = [*words("mask_rcnn_R_18", masks, boxes), "MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")]
+    classes = ["MODEL.ROI_HEADS.NUM_CLASSES", "3"]  # of Shapes, the config says 4
+    run([*words("mask_rcnn_R_18", masks), *classes])
+    evaluate = [*words("mask_rcnn_R_18", masks, boxes), *classes, "MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")]
     results = run([*evaluate[:2], "--eval-only", *evaluate[2:], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"])
     assert results.keys() == {"bbox"}
     cfg_free = build_evaluator(None, "masks", str(tmp_path))
