@@ -102,7 +102,12 @@ def test_masks_are_evaluated_where_there_are_any(own_data, words, run, tmp_path)
     masks, boxes = own_data("masks", THINGS), own_data("boxes", THINGS, masks=False)
     classes = ["MODEL.ROI_HEADS.NUM_CLASSES", "3"]  # of Shapes, the config says 4
     run([*words("mask_rcnn_R_18", masks), *classes])
-    evaluate = [*words("mask_rcnn_R_18", masks, boxes), *classes, "MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")]
+    evaluate = [
+        *words("mask_rcnn_R_18", masks, boxes),
+        *classes,
+        "MODEL.WEIGHTS",
+        str(tmp_path / "out" / "model_final.pth"),
+    ]
     results = run([*evaluate[:2], "--eval-only", *evaluate[2:], "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"])
     assert results.keys() == {"bbox"}
     cfg_free = build_evaluator(None, "masks", str(tmp_path))
