@@ -25,7 +25,7 @@ from detectron2.data.detection_utils import read_image
 from tqdm import tqdm
 
 import detr_d2  # noqa: F401 (registers the models and data sets)
-from detr_d2.checkpoint.huggingface import class_names_of
+from detr_d2.checkpoint.class_names import class_names_of
 from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, positive, write_picture
 from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name, readable_annotations

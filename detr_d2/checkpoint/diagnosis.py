@@ -10,19 +10,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..facts import ModelFacts, stated_models
+from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
 from .class_rows import has_no_object, head_rows
 from .deformable_layouts import has_shared_heads
 
 State = Mapping[str, Tensor]
 
-# Depth -> blocks in res2..res5, and whether blocks have a third convolution.
-RESNETS = {
-    18: ((2, 2, 2, 2), False),
-    34: ((3, 4, 6, 3), False),
-    50: ((3, 4, 6, 3), True),
-    101: ((3, 4, 23, 3), True),
-    152: ((3, 8, 36, 3), True),
-}
 _BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.")
 
 
@@ -154,8 +147,9 @@ def resnet_depth(keys: Collection[str]) -> int | None:
     counts = _blocks(keys)
     fits = (
         depth
-        for depth, (blocks, bottleneck) in RESNETS.items()
-        if bottleneck == _has_bottlenecks(keys) and all(blocks[stage - 2] == count for stage, count in counts.items())
+        for depth, blocks in BLOCKS_PER_STAGE.items()
+        if has_bottlenecks(depth) == _has_bottlenecks(keys)
+        and all(blocks[stage - 2] == count for stage, count in counts.items())
     )
     return next(fits, None) if counts else None
 

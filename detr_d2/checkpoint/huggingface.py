@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -89,12 +88,3 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{folder} exists and is not empty; pass --force to replace the model in it.")
     if not folder.absolute().parent.is_dir():
         raise FileNotFoundError(f"The folder {folder.absolute().parent} of the output does not exist.")
-
-
-def class_names_of(metadata: Mapping[str, Any], num_classes: int) -> list[str] | None:
-    """The names of a model's classes from a data set's metadata; None where it has not as many.
-
-    Panoptic data sets name things and stuff together in ``stuff_classes``, as Detectron2 does.
-    """
-    lists = (metadata.get("thing_classes"), metadata.get("stuff_classes"))
-    return next((list(names) for names in lists if names is not None and len(names) == num_classes), None)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from detectron2.config import CfgNode
 
 from ..facts import model_facts, num_classes_of
-from .diagnosis import RESNETS
+from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
 from .huggingface_layouts import Backbone, Kind
 
 # ``model_type`` of the counterpart of a box model, and whether a model is panoptic -> its kind.
@@ -53,13 +53,13 @@ def inexpressible_keys(cfg: CfgNode) -> list[str]:
         ValueError: see `kind_of_model`.
     """
     model, detr, resnets, kind = cfg.MODEL, cfg.MODEL.DETR, cfg.MODEL.RESNETS, kind_of_model(cfg)
-    bottleneck = resnets.DEPTH >= 50
+    bottleneck = has_bottlenecks(resnets.DEPTH)
     used = list(model.DEFORMABLE_DETR.IN_FEATURES) if kind == "deformable" else [detr.IN_FEATURE]
     published_widths = (resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS) == (64, 256) and bottleneck
     refusals = {
         "MODEL.DETR.TRANSFORMER": _TRANSFORMERS[kind] != detr.TRANSFORMER,
         "MODEL.BACKBONE.NAME": model.BACKBONE.NAME != "build_torchvision_resnet_backbone",
-        "MODEL.RESNETS.DEPTH": resnets.DEPTH not in RESNETS,
+        "MODEL.RESNETS.DEPTH": resnets.DEPTH not in BLOCKS_PER_STAGE,
         "MODEL.RESNETS.NORM": resnets.NORM not in ("FrozenBN", "BN", "SyncBN"),
         "MODEL.RESNETS.NUM_GROUPS": resnets.NUM_GROUPS != 1,
         "MODEL.RESNETS.WIDTH_PER_GROUP": bottleneck and 4 * resnets.WIDTH_PER_GROUP != resnets.RES2_OUT_CHANNELS,
@@ -173,13 +173,12 @@ def _backbone_config(cfg: CfgNode, kind: Kind, backbone: Backbone) -> dict[str, 
             "out_indices": stages,
             **({"output_stride": 16} if resnets.RES5_DILATION > 1 else {}),
         }
-    blocks, bottleneck = RESNETS[resnets.DEPTH]
     return {
         "model_type": "resnet",
         "embedding_size": resnets.STEM_OUT_CHANNELS,
         "hidden_sizes": [resnets.RES2_OUT_CHANNELS * 2**i for i in range(stages[-1])],
-        "depths": list(blocks[: stages[-1]]),
-        "layer_type": "bottleneck" if bottleneck else "basic",
+        "depths": list(BLOCKS_PER_STAGE[resnets.DEPTH][: stages[-1]]),
+        "layer_type": "bottleneck" if has_bottlenecks(resnets.DEPTH) else "basic",
         "out_features": [f"stage{stage}" for stage in stages],
     }
 

@@ -50,7 +50,7 @@ class _JsonSink(Sink):
     """A list of results in ``path``, and beside it the images that they are of, in ``<path>_images.json``.
 
     The second is a COCO annotation file without annotations: ``COCO(images).loadRes(results)`` reads both. Neither is
-    written where there is no image. Classes have the data set's category ids, or, where it is not known, the model's.
+    written where there is no image. Classes have the dataset's category ids, or, where it is not known, the model's.
 
     Args:
         path: of the results, ``.json``.
@@ -191,22 +191,22 @@ def categories(metadata: Metadata) -> list[dict[str, Any]]:
 
 
 def _dataset_ids(metadata: Metadata, kind: str) -> dict[int, int] | None:
-    """Contiguous id -> the data set's; None where it does not say."""
+    """Contiguous id -> the dataset's; None where it does not say."""
     to_contiguous = metadata.get(f"{kind}_dataset_id_to_contiguous_id")
     return None if to_contiguous is None else {contiguous: own for own, contiguous in to_contiguous.items()}
 
 
 def _of(ids: Mapping[int, int] | None, index: int) -> int:
-    """The data set's id of a class.
+    """The dataset's id of a class.
 
     Raises:
-        ValueError: the data set has none.
+        ValueError: the dataset has none.
     """
     if ids is None:
         return index
     if index not in ids:
         raise ValueError(
-            f"The model predicts class {index}, but its data set has {len(ids)} classes: the weights, or the number of "
-            "classes in the config, are another data set's."
+            f"The model predicts class {index}, but its dataset has {len(ids)} classes: the weights, or the number of "
+            "classes in the config, are another dataset's."
         )
     return ids[index]

@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
-from ..checkpoint.class_names import read_dataset_metadata
-from ..checkpoint.huggingface import check_expressible, check_folder, class_names_of, write_huggingface
+from ..checkpoint.class_names import class_names_of_weights
+from ..checkpoint.huggingface import check_expressible, check_folder, write_huggingface
 from ..facts import model_facts, num_classes_of
 from .trained_model import load_trained_model
 
@@ -17,7 +16,7 @@ def save_for_huggingface(cfg: CfgNode, folder: str | os.PathLike, *, overwrite: 
     """Write the model of ``cfg`` with the weights that ``MODEL.WEIGHTS`` names, in any layout, for ``transformers``.
 
     The names of the classes are those that the checkpoint was trained with (its ``dataset_metadata``), or else of
-    ``DATASETS.TEST[0]``.
+    the config's datasets.
 
     Returns:
         A line that says what was written, and how to open it.
@@ -28,19 +27,13 @@ def save_for_huggingface(cfg: CfgNode, folder: str | os.PathLike, *, overwrite: 
     check_expressible(cfg)
     check_folder(Path(folder), overwrite=overwrite)
     model = load_trained_model(cfg)
-    names = _class_names(cfg)
+    num_classes, _ = num_classes_of(cfg)
+    names = class_names_of_weights(cfg, num_classes)
     if names is None:
         logging.getLogger(__name__).warning("The names of the classes are unknown, so they are LABEL_0, LABEL_1, ...")
     written = write_huggingface(cfg, model.state_dict(), folder, class_names=names, overwrite=overwrite)
     task = "ImageSegmentation" if model_facts(cfg).is_panoptic else "ObjectDetection"
     return (
-        f"{written}: {cfg.MODEL.META_ARCHITECTURE} with {num_classes_of(cfg)[0]} classes from {cfg.MODEL.WEIGHTS}; "
+        f"{written}: {cfg.MODEL.META_ARCHITECTURE} with {num_classes} classes from {cfg.MODEL.WEIGHTS}; "
         f"open it with transformers.AutoModelFor{task}.from_pretrained({str(written)!r})."
     )
-
-
-def _class_names(cfg: CfgNode) -> list[str] | None:
-    sources = [read_dataset_metadata(cfg.MODEL.WEIGHTS)]
-    sources += [MetadataCatalog.get(name).as_dict() for name in cfg.DATASETS.TEST[:1]]
-    found = (class_names_of(metadata, num_classes_of(cfg)[0]) for metadata in sources)
-    return next((names for names in found if names is not None), None)

@@ -4,9 +4,8 @@ import json
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
-from ..checkpoint.class_names import read_dataset_metadata
+from ..checkpoint.class_names import class_names_of_weights
 from .graphs import Graph
 
 
@@ -15,15 +14,15 @@ def describe(
 ) -> dict[str, str]:
     """Names and values, each as JSON: `Graph.facts` of the model, and
 
-    ``architecture``; ``class_names`` by class id; ``channel_order`` of the images, RGB or BGR; ``batch_size``, 0 where
-    it is free; ``height`` and ``width``, 0 where they are free; ``size_multiple``, of which free ones are to be
-    multiples; ``min_size`` and ``max_size``, to which the model's own test resizes an image's sides where the size is
-    free (the shorter to the first, but the longer to no more than the second).
+    ``architecture``; ``class_names`` by class id, numbers where they are unknown; ``channel_order`` of the images, RGB
+    or BGR; ``batch_size``, 0 where it is free; ``height`` and ``width``, 0 where they are free; ``size_multiple``, of
+    which free ones are to be multiples; ``min_size`` and ``max_size``, to which the model's own test resizes an image's
+    sides where the size is free (the shorter to the first, but the longer to no more than the second).
     """
     height, width = size or (0, 0)
     facts: dict[str, Any] = {
         "architecture": cfg.MODEL.META_ARCHITECTURE,
-        "class_names": class_names(cfg, graph.num_classes),
+        "class_names": class_names_of_weights(cfg, graph.num_classes) or [str(i) for i in range(graph.num_classes)],
         "channel_order": cfg.INPUT.FORMAT,
         "batch_size": batch or 0,
         "height": height,
@@ -34,15 +33,3 @@ def describe(
         **graph.facts(),
     }
     return {name: json.dumps(value) for name, value in facts.items()}
-
-
-def class_names(cfg: CfgNode, num_classes: int) -> list[str]:
-    """Those that the checkpoint holds, or else those of the data sets of ``cfg``; numbers where none has as many."""
-    sources = [read_dataset_metadata(cfg.MODEL.WEIGHTS)]
-    sources += [MetadataCatalog.get(name).as_dict() for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)]
-    for source in sources:
-        # Where a panoptic data set's ids are contiguous over things and stuff, "stuff_classes" names both.
-        for names in (source.get("thing_classes"), source.get("stuff_classes")):
-            if names and len(names) == num_classes:
-                return list(names)
-    return [str(i) for i in range(num_classes)]

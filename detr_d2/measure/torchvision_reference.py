@@ -19,6 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from ..checkpoint.fcos_layouts import TORCHVISION_NAMES
 from ..facts import num_classes_of
+from ..facts.resnets import has_bottlenecks
 from ..modeling.fcos.outputs import FCOSOutputs
 from .agreement import relative_difference
 from .workloads import OurWorkload, ReferenceWorkload
@@ -27,7 +28,7 @@ from .workloads import OurWorkload, ReferenceWorkload
 def check_torchvision(cfg: CfgNode) -> None:
     """Raise a ValueError that names the key where torchvision's FCOS cannot be the model of ``cfg``."""
     model, resnets, fcos = cfg.MODEL, cfg.MODEL.RESNETS, cfg.MODEL.FCOS
-    bottleneck = resnets.DEPTH >= 50
+    bottleneck = has_bottlenecks(resnets.DEPTH)
     res2_channels = 256 if bottleneck else 64
     refusals = {
         "MODEL.BACKBONE.NAME": model.BACKBONE.NAME != "build_torchvision_resnet_fpn_p6p7_backbone",

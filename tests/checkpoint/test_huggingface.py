@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detr_d2.checkpoint import DetrCheckpointer, UnreadableCheckpoint, read_checkpoint, recognise
-from detr_d2.checkpoint.huggingface import check_expressible, class_names_of, write_huggingface
+from detr_d2.checkpoint.class_names import class_names_of
+from detr_d2.checkpoint.huggingface import check_expressible, write_huggingface
 from detr_d2.checkpoint.huggingface_config import label_config, processor_config
 from detr_d2.checkpoint.huggingface_layouts import (
     HUGGINGFACE_DEFORMABLE,

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
+from ...facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
 from ...kernels.cpu import overwritable
 from ...layers import ConvNorm
-
-# Depth -> blocks in res2..res5.
-BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 class ResidualBlock(nn.Module):
@@ -145,7 +143,7 @@ class TorchvisionResNet(Backbone):
         if res5_dilation not in (1, 2):
             raise ValueError(f"MODEL.RESNETS.RES5_DILATION is {res5_dilation}, expected 1, or 2 for DC5.")
         self.stem = Stem(3, stem_channels, norm)
-        blocks = blocks or [BasicBlock if depth < 50 else BottleneckBlock] * 4
+        blocks = blocks or [BottleneckBlock if has_bottlenecks(depth) else BasicBlock] * 4
         self._out_features = list(out_features)
         self._out_feature_strides: dict[str, int] = {}
         self._out_feature_channels: dict[str, int] = {}
@@ -156,7 +154,7 @@ class TorchvisionResNet(Backbone):
         for i in range(num_stages):
             dilation = res5_dilation if i == 3 else 1
             stride = 1 if i == 0 or dilation > 1 else 2
-            block_args = {"norm": norm} if depth < 50 else {"norm": norm, "groups": groups, "width": width}
+            block_args = {"norm": norm} | ({"groups": groups, "width": width} if has_bottlenecks(depth) else {})
             stage = []
             for j in range(BLOCKS_PER_STAGE[depth][i]):
                 # The first block keeps dilation 1, as torchvision's `replace_stride_with_dilation` does.
@@ -217,7 +215,7 @@ def build_torchvision_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> T
         ValueError: a key asks for what this backbone does not have; the message names it.
     """
     resnets = cfg.MODEL.RESNETS
-    if resnets.STRIDE_IN_1X1 and resnets.DEPTH >= 50:
+    if resnets.STRIDE_IN_1X1 and has_bottlenecks(resnets.DEPTH):
         raise ValueError(
             "build_torchvision_resnet_backbone strides in the 3x3 convolution: set MODEL.RESNETS.STRIDE_IN_1X1 False, "
             'or MODEL.BACKBONE.NAME "build_resnet_backbone" for weights that stride in the 1x1.'
