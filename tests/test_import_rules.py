@@ -36,7 +36,7 @@ ALLOWED = {
     "modeling.backbone": ("facts", "kernels", "layers", "structures"),
     "modeling.transformer": ("facts", "kernels", "layers", "structures"),
     "modeling.workers": (),
-    "modeling.fcos": ("facts", "layers", "structures", "modeling.workers"),
+    "modeling.fcos": ("facts", "checkpoint", "layers", "structures", "modeling.workers"),
     "modeling.masks": ("layers", "structures", "modeling.workers"),
     "modeling.set_prediction": ("layers", "structures", "modeling.workers"),
     "modeling.meta_arch": ("facts", "layers", "structures", "modeling", "checkpoint"),

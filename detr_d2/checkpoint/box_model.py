@@ -9,6 +9,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 BOX_MODEL = "detr."
+# What a panoptic model has beside it; the last only in training.
+MASK_STAGE = ("mask_head.", "bbox_attention.")
+TRAINING_ONLY = ("dense_class_embed.",)
 
 
 def bare_names(names: Iterable[str]) -> dict[str, str]:
@@ -21,3 +24,11 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
 def bare_state(state: Mapping[str, T]) -> dict[str, T]:
     """A state dict of either kind of model under bare names."""
     return {bare: state[name] for bare, name in bare_names(state).items()}
+
+
+def as_held(state: Mapping[str, T]) -> dict[str, T]:
+    """A state dict of bare names under the model's own, which are others where there is a mask stage."""
+    if not any(name.startswith(MASK_STAGE) for name in state):
+        return dict(state)
+    beside = MASK_STAGE + TRAINING_ONLY
+    return {name if name.startswith(beside) else BOX_MODEL + name: value for name, value in state.items()}

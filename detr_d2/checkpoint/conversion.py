@@ -9,10 +9,10 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ..files import whole_file
+from .box_model import TRAINING_ONLY, as_held, bare_state
 from .class_rows import to_category_ids, to_contiguous
 from .deformable_layouts import DEFORMABLE
 from .layouts import OFFICIAL, PANOPTIC, Layout, recognise, strip_data_parallel
-from .planning import TRAINING_ONLY
 from .reading import read_checkpoint
 from .report import group_names
 
@@ -47,7 +47,7 @@ def to_detr_d2(state: Mapping[str, Tensor], class_ids: ClassIds = "contiguous") 
         result = to_category_ids(result)
     elif layout.coco_ids:
         result = to_contiguous(result)
-    return {"model": result, "__author__": "detr_d2"}
+    return {"model": as_held(result), "__author__": "detr_d2"}
 
 
 def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> dict[str, Any]:
@@ -64,8 +64,8 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
     layout = _recognise(strip_data_parallel(state))
     if layout.scope != "model":
         raise ValueError(f"These are weights of a {layout.name} alone; the official layout needs a whole DETR.")
-    ours = to_detr_d2(state, class_ids="contiguous")["model"]
-    ours = {key: value for key, value in ours.items() if not TRAINING_ONLY.match(key)}
+    ours = bare_state(to_detr_d2(state, class_ids="contiguous")["model"])
+    ours = {key: value for key, value in ours.items() if not key.startswith(TRAINING_ONLY)}
     if any(key.startswith("head.") for key in ours):
         raise ValueError("These are weights of an FCOS; the official layout is DETR's.")
     target = next(layout for part, layout in _OFFICIAL_LAYOUTS if any(part in key for key in ours))

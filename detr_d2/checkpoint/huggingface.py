@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..facts import num_classes_of
 from ..files import whole_files
+from .box_model import TRAINING_ONLY
 from .huggingface_config import (
     backbone_of,
     inexpressible_keys,
@@ -20,7 +21,7 @@ from .huggingface_config import (
 )
 from .huggingface_folder import CONFIG, WEIGHTS
 from .huggingface_layouts import to_hub
-from .planning import COUNTER, TRAINING_ONLY
+from .planning import COUNTER
 
 PROCESSOR = "preprocessor_config.json"
 
@@ -68,7 +69,9 @@ def write_huggingface(
     if class_names is not None and len(class_names) != classes:
         raise ValueError(f"{key} is {classes}, but there are {len(class_names)} names of classes.")
     config = model_config(cfg) | (label_config(class_names) if class_names is not None else {})
-    tensors = {key: value for key, value in state.items() if not (TRAINING_ONLY.match(key) or key.endswith(COUNTER))}
+    tensors = {
+        key: value for key, value in state.items() if not (key.startswith(TRAINING_ONLY) or key.endswith(COUNTER))
+    }
     refine = kind_of_model(cfg) == "deformable" and cfg.MODEL.DEFORMABLE_DETR.BOX_REFINE
     tensors = to_hub({key: value.cpu() for key, value in tensors.items()}, backbone_of(cfg), refine=refine)
     target = Path(folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .box_model import bare_names
+from .box_model import MASK_STAGE, TRAINING_ONLY, bare_names
 from .class_rows import head_rows, is_class_head, keep_objectness, to_contiguous
 from .diagnosis import check_shared_heads, explain_misfit
 from .layouts import Layout
@@ -19,10 +19,6 @@ State = Mapping[str, Tensor]
 COUNTER = "num_batches_tracked"
 # What a ResNet has beyond one that was trained to classify: counters, and the offsets of deformable convolutions.
 _UNTRAINED = re.compile(rf"\.{COUNTER}$|\.conv2_offset\.")
-# What a panoptic DETR has beyond a box DETR.
-_MASK_STAGE = re.compile(r"^(mask_head|bbox_attention)\.")
-# A head that only training has, so that any weights do without it: it is taken where it fits.
-TRAINING_ONLY = re.compile(r"^dense_class_embed\.")
 _RESNET_KEY = re.compile(r"^((?:.*\.)?)(stem|res[2-5])\.(.+)$")
 
 
@@ -102,11 +98,12 @@ def _plan_model(
         reinitialized, reindexed = tuple(key for key in model if is_class_head(key) and key not in kept), ()
         state = {key: value for key, value in state.items() if not is_class_head(key)} | kept
 
-    useless = tuple(key for key in filter(TRAINING_ONLY.match, state) if not _fits(key, state, model))
+    # Any weights do without the head that only training has: it is taken where it fits.
+    useless = tuple(key for key in state if key.startswith(TRAINING_ONLY) and not _fits(key, state, model))
     state = {key: value for key, value in state.items() if key not in useless}
-    untrained = tuple(key for key in filter(TRAINING_ONLY.match, model) if key not in state)
-    if not any(map(_MASK_STAGE.match, state)):  # weights of the box stage, on which the mask stage is trained
-        untrained += tuple(filter(_MASK_STAGE.match, model))
+    untrained = tuple(key for key in model if key.startswith(TRAINING_ONLY) and key not in state)
+    if not any(key.startswith(MASK_STAGE) for key in state):  # of the box stage, on which the mask stage is trained
+        untrained += tuple(key for key in model if key.startswith(MASK_STAGE))
 
     ignored = tuple(key for key in state if key not in model and (layout.is_leftover(key) or key.endswith(COUNTER)))
     state = {key: value for key, value in state.items() if key not in ignored}

@@ -31,6 +31,7 @@ def official(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """New values under official names, with a class head of 250 + 1 rows; names by hand."""
     result = {}
     for name, value in state.items():
+        name = name.removeprefix("detr.")
         if name.startswith("backbone."):
             name = name.replace("backbone.", "backbone.0.body.").replace("stem.", "")
             for i in (1, 2, 3):
@@ -53,18 +54,18 @@ def test_official_weights_into_the_model(model, saved):
     assert set(report.loaded) == set(model.state_dict())
     assert torch.equal(model.mask_head.adapter2.weight, state["mask_head.adapter2.weight"])
     assert torch.equal(model.bbox_attention.k_linear.bias, state["bbox_attention.k_linear.bias"])
-    assert torch.equal(model.transformer.decoder.norm.bias, state["detr.transformer.decoder.norm.bias"])
-    assert torch.equal(model.backbone.res3[0].conv2.weight, state["detr.backbone.0.body.layer2.0.conv2.weight"])
+    assert torch.equal(model.detr.transformer.decoder.norm.bias, state["detr.transformer.decoder.norm.bias"])
+    assert torch.equal(model.detr.backbone.res3[0].conv2.weight, state["detr.backbone.0.body.layer2.0.conv2.weight"])
     used = list(ROW_TABLES[1].used)
     assert len(used) == 134
-    assert torch.equal(model.class_embed.weight, state["detr.class_embed.weight"][used])
+    assert torch.equal(model.detr.class_embed.weight, state["detr.class_embed.weight"][used])
 
 
 def test_weights_of_the_wrapper_for_detectron2(model, saved):
     """Which holds the box model two modules deep, and the ResNet under Detectron2's names."""
     state = {}
     for name, value in model.state_dict().items():
-        prefix = "detr." if name.startswith(HEAD) else "detr.detr."
+        name, prefix = name.removeprefix("detr."), "detr." if name.startswith(HEAD) else "detr.detr."
         name = name.replace("backbone.", "backbone.0.backbone.", 1) if name.startswith("backbone.") else name
         state[prefix + name] = torch.rand_like(value)
     state["criterion.empty_weight"] = torch.ones(134)
@@ -75,8 +76,10 @@ def test_weights_of_the_wrapper_for_detectron2(model, saved):
     assert set(report.loaded) == set(model.state_dict())
     assert report.ignored == ("criterion.empty_weight",)
     assert torch.equal(model.mask_head.lay3.weight, state["detr.mask_head.lay3.weight"])
-    assert torch.equal(model.backbone.res3[0].conv2.weight, state["detr.detr.backbone.0.backbone.res3.0.conv2.weight"])
-    assert torch.equal(model.query_embed.weight, state["detr.detr.query_embed.weight"])
+    assert torch.equal(
+        model.detr.backbone.res3[0].conv2.weight, state["detr.detr.backbone.0.backbone.res3.0.conv2.weight"]
+    )
+    assert torch.equal(model.detr.query_embed.weight, state["detr.detr.query_embed.weight"])
 
 
 def test_to_ours_and_back(model):
@@ -106,7 +109,7 @@ def test_box_weights_of_the_first_stage(model, small_detr_cfg, saved):
     assert set(checkpointer.last_report.missing) == head
     after = model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in head)
-    assert torch.equal(after["query_embed.weight"], state["query_embed.weight"])
+    assert torch.equal(after["detr.query_embed.weight"], state["query_embed.weight"])
 
 
 def test_half_a_mask_head_is_an_error(model, saved):

@@ -16,6 +16,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ...checkpoint import translate_when_loading
 from ...facts import ModelFacts, methods
 from ...structures import PaddedImages
 from .criterion import FCOSCriterion
@@ -38,6 +39,7 @@ class FCOS(nn.Module):
         postprocessor: outputs -> detections.
         location_offset: of the first location from the image's corner, in strides.
         pixel_mean, pixel_std: per channel, in the channel order of the input images.
+        reinit_class_head: whether weights of other classes are taken, without their class head.
     """
 
     facts = ModelFacts(
@@ -59,8 +61,10 @@ class FCOS(nn.Module):
         location_offset: float,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        reinit_class_head: bool = False,
     ) -> None:
         super().__init__()
+        translate_when_loading(self, reinit_class_head=reinit_class_head)
         self.backbone = backbone
         self.in_features = list(in_features)
         self.strides = [backbone.output_shape()[name].stride for name in in_features]
@@ -97,6 +101,7 @@ class FCOS(nn.Module):
             "location_offset": fcos.LOCATION_OFFSET,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "reinit_class_head": cfg.MODEL.REINIT_CLASS_HEAD,
         }
 
     @property

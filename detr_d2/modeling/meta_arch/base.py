@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from ...checkpoint import translate_when_loading
 from ...facts import ModelFacts, facts_of
 from ...structures import Matches, PaddedImages, Targets
 from ..masks import MaskInputs
@@ -22,9 +23,19 @@ from ..set_prediction import Scoring, SetCriterion, boxes_to_instances, output_s
 
 
 class SetPredictor(nn.Module, ABC):
-    """A model that predicts the objects of an image as a set, matched one to one in training: its steps in order."""
+    """A model that predicts the objects of an image as a set, matched one to one in training: its steps in order.
+
+    Its ``load_state_dict`` reads every published layout.
+
+    Args:
+        reinit_class_head: whether weights of other classes are taken, without their class head.
+    """
 
     facts: ModelFacts
+
+    def __init__(self, *, reinit_class_head: bool = False) -> None:
+        super().__init__()
+        translate_when_loading(self, reinit_class_head=reinit_class_head)
 
     @property
     @abstractmethod
@@ -81,6 +92,7 @@ class BoxSetPredictor(SetPredictor):
         criterion: predictions and targets -> weighted losses.
         num_queries: Q, the most objects that one image may hold.
         pixel_mean, pixel_std: per channel, in the channel order of the input images.
+        reinit_class_head: see `SetPredictor`.
 
     Attributes:
         in_features: names of the backbone's features that the transformer reads, finest first.
@@ -101,8 +113,9 @@ class BoxSetPredictor(SetPredictor):
         num_queries: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        reinit_class_head: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(reinit_class_head=reinit_class_head)
         self.backbone = backbone
         self.scoring = scoring
         self.criterion = criterion
@@ -117,6 +130,7 @@ class BoxSetPredictor(SetPredictor):
             "backbone": build_backbone(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "reinit_class_head": cfg.MODEL.REINIT_CLASS_HEAD,
         }
 
     @property

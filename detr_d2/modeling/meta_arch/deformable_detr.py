@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
+from ...checkpoint import ClassHead
 from ...facts import ModelFacts, itself, methods, num_classes_of
 from ...layers import MLP, MaskedGroupNorm
 from ...structures import FeatureLevels, Matches, PaddedImages, Predictions, Targets
@@ -107,7 +108,7 @@ class DeformableDETR(BoxSetPredictor):
             InputProjection(c, dim, kernel_size=3, stride=2) for c in [channels[-1], *[dim] * further][:further]
         )
         count = len(decoder.layers) + transformer.query_selection.makes_proposals
-        class_embed, bbox_embed = nn.Linear(dim, num_classes), MLP(dim, dim, 4, num_layers=3)
+        class_embed, bbox_embed = ClassHead(dim, num_classes), MLP(dim, dim, 4, num_layers=3)
         self.class_embed = one_a_prediction(class_embed, count, separate=decoder.box_refine)
         self.bbox_embed = one_a_prediction(bbox_embed, count, separate=decoder.box_refine)
         self.reset_heads()

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
+from ...checkpoint import ClassHead
 from ...facts import ModelFacts, itself, methods, num_classes_of
 from ...layers import MLP
 from ...structures import PaddedImages, Predictions, Targets
@@ -82,7 +83,7 @@ class DETR(BoxSetPredictor):
         self.transformer = transformer
         self.input_proj = nn.Conv2d(self.backbone.output_shape()[in_feature].channels, dim, kernel_size=1)
         self.query_embed = nn.Embedding(self.num_queries, dim)
-        self.class_embed = nn.Linear(dim, num_classes + self.scoring.extra_columns)
+        self.class_embed = ClassHead(dim, num_classes + self.scoring.extra_columns)
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
 
     @classmethod

@@ -57,6 +57,7 @@ class PanopticDETR(SetPredictor):
         small_segment_area: segments of at most so many pixels are removed from it.
         instance_min_score: the lowest score of "instances".
         mask_chunk_size: the most instance masks that are upsampled at once.
+        reinit_class_head: see `SetPredictor`.
     """
 
     facts = ModelFacts(
@@ -94,8 +95,9 @@ class PanopticDETR(SetPredictor):
         small_segment_area: int,
         instance_min_score: float,
         mask_chunk_size: int,
+        reinit_class_head: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(reinit_class_head=reinit_class_head)
         self.detr = detr
         self.box_model_is_frozen = freeze_box_model
         if freeze_box_model:
@@ -141,6 +143,7 @@ class PanopticDETR(SetPredictor):
             "small_segment_area": panoptic.SMALL_SEGMENT_AREA,
             "instance_min_score": panoptic.INSTANCE_MIN_SCORE,
             "mask_chunk_size": panoptic.MASK_CHUNK_SIZE,
+            "reinit_class_head": cfg.MODEL.REINIT_CLASS_HEAD,
         }
 
     @property
