@@ -1,6 +1,6 @@
-"""Feature maps of several strides as one sequence of cells.
+"""Feature maps of several strides as one sequence of tokens.
 
-Legend: B batch, C channels, L levels, H_l W_l size of a level, N = sum of H_l * W_l cells.
+Legend: B batch, C channels, L levels, H_l W_l size of a level, N = sum of H_l * W_l tokens.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class FeatureLevels(NamedTuple):
         spatial_shapes: (H_l, W_l) of each level.
         sizes: L x 2, the same as a tensor of (W_l, H_l).
         valid_ratios: B x L x 2, (x, y), the part of a level's width and height that is image.
-        centers: B x N x 2, (x, y) of each cell's centre relative to the image, which ends at 1; padding lies beyond.
+        centers: B x N x 2, (x, y) of each token's centre relative to the image, which ends at 1; padding lies beyond.
     """
 
     tokens: Tensor
@@ -41,7 +41,7 @@ class FeatureLevels(NamedTuple):
         shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
         dtype = torch.promote_types(maps[0].dtype, torch.float32)
         sizes = torch.tensor([(width, height) for height, width in shapes], dtype=dtype, device=maps[0].device)
-        valid = torch.stack([_valid_cells(mask) for mask in masks], dim=1).to(dtype)  # B x L x 2
+        valid = torch.stack([_valid_extent(mask) for mask in masks], dim=1).to(dtype)  # B x L x 2
         return cls(
             tokens=_flatten(maps),
             positions=_flatten(positions),
@@ -61,14 +61,14 @@ def _flatten(maps: Sequence[Tensor]) -> Tensor:
     return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1)
 
 
-def _valid_cells(mask: Tensor) -> Tensor:
+def _valid_extent(mask: Tensor) -> Tensor:
     """B x H x W, True = padding -> B x 2, the image's columns and rows."""
     valid = ~mask
     return torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], dim=-1)
 
 
 def _centers(shape: tuple[int, int], valid: Tensor) -> Tensor:
-    """(x, y) of the centres of H x W cells where B x 2 ``valid`` columns and rows have length 1 -> B x (H * W) x 2."""
+    """(x, y) of the centres of H x W tokens where B x 2 ``valid`` columns and rows have length 1 -> B x (H * W) x 2."""
     height, width = shape
     x, y = (torch.arange(count, dtype=valid.dtype, device=valid.device) + 0.5 for count in (width, height))
     x, y = x / valid[:, :1], y / valid[:, 1:]  # B x W, B x H

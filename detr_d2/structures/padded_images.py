@@ -1,4 +1,4 @@
-"""A batch of images of different sizes, padded to one, with the mask that tells padding from image.
+"""A batch of images of different sizes, padded to one, with the mask that is True where padding is.
 
 Legend: B batch, C channels, H W the batch's size, h w a feature map's size.
 """
@@ -71,7 +71,7 @@ class PaddedImages(NamedTuple):
     def mask_at(self, size: tuple[int, int]) -> Tensor:
         """The padding mask at a feature map's size (h, w), B x h x w, by nearest interpolation as published.
 
-        Not the same as ``ceil(size / stride)`` valid cells: the two differ by a row or column in most mixed batches.
+        Not the same as ``ceil(size / stride)`` valid locations: they differ by a row or column in most mixed batches.
         """
         return F.interpolate(self.mask[None].to(torch.uint8), size=size).to(torch.bool)[0]
 

@@ -1,6 +1,6 @@
 """Attention of object queries to the encoder's memory, as maps rather than as a weighted sum of values.
 
-Legend: B batch, Q queries, N = H * W cells, C channels, h heads.
+Legend: B batch, Q queries, N = H * W locations, C channels, h heads.
 """
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class MultiHeadAttentionMap(nn.Module):
     """Where each query looks: one map a head (Carion et al., 2020, section 4.2, "bbox attention").
 
-    It differs from attention in a transformer: the softmax runs over heads and cells together, so the heads of a query
-    compete; positions are not added; there is no dropout.
+    It differs from attention in a transformer: the softmax runs over heads and locations together, so the heads of a
+    query compete; positions are not added; there is no dropout.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:

@@ -1,4 +1,4 @@
-"""Classification of every cell of a feature map, an auxiliary task for training from scratch.
+"""Classification of every location of a feature map, an auxiliary task for training from scratch.
 
 Legend: B batch, K classes without no-object, H W size of the feature map, T objects of all images, h w of their masks.
 """
@@ -11,7 +11,7 @@ from ..workers import mean_over_workers
 
 
 def dense_class_loss(logits: Tensor, masks: Tensor, labels: Tensor, batch: Tensor) -> Tensor:
-    """Cross-entropy of each cell with the shares of its area that the classes take; void and padding do not count.
+    """Cross-entropy of each location with the shares of its area that the classes take; void and padding do not count.
 
     Args:
         logits: B x K x H x W.
