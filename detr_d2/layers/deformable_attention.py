@@ -1,6 +1,6 @@
 """The attention module of Deformable DETR (Zhu et al., ICLR 2021, section 4.1) around `ms_deform_attn`.
 
-Legend: B batch, Q queries, N cells of all levels, C channels, h heads, L levels, P points.
+Legend: B batch, Q queries, N tokens of all levels, C channels, h heads, L levels, P points.
 """
 
 import math
@@ -55,10 +55,10 @@ class MSDeformAttn(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """At first head k looks in direction k around its reference, its points 1, 2, ... cells away, all alike."""
+        """At first head k looks in direction k around its reference, its points 1, 2, ... pixels away, all alike."""
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack([angles.cos(), angles.sin()], -1)
-        directions = directions / directions.abs().amax(-1, keepdim=True)  # on a square: whole cells away
+        directions = directions / directions.abs().amax(-1, keepdim=True)  # on a square: whole pixels away
         distances = torch.cat([torch.arange(1, count + 1) for count in self.num_points])
         nn.init.zeros_(self.sampling_offsets.weight)
         self.sampling_offsets.bias.copy_((directions[:, None] * distances[:, None]).flatten())  # h x sum of P x 2
@@ -82,7 +82,7 @@ class MSDeformAttn(nn.Module):
 
         Args:
             query: B x Q x C, with its position.
-            reference: B x Q x L x 2 points (x, y), from which offsets are counted in cells, or B x Q x L x 4 boxes
+            reference: B x Q x L x 2 points (x, y), from which offsets are counted in pixels, or B x Q x L x 4 boxes
                 (cx, cy, w, h), from whose centre they are counted in P-ths of half the box; relative to each level's
                 padded map. Sampling locations have its dtype.
             memory: B x N x C, levels one after another, rows first.

@@ -22,7 +22,7 @@ def sine_features(positions: Tensor, num_feats: int, temperature: float = 10000.
 class PositionEmbeddingSine(nn.Module):
     """The sine encoding of "Attention is all you need", for two axes and images of different sizes in one batch.
 
-    Positions are counted over the cells that are not padding and scaled to ``(0, scale]`` by the image's own
+    Positions are counted over the locations that are not padding and scaled to ``(0, scale]`` by the image's own
     extent, so that an image has the same encoding alone and in a padded batch.
 
     Args:

@@ -124,13 +124,13 @@ def test_padding_reads_as_zero(attention: MSDeformAttn) -> None:
     output = attention(query, reference, memory, SHAPES, SIZES, mask)
     assert torch.equal(output, attention(query, reference, large, SHAPES, SIZES, mask))
     with torch.no_grad():
-        attention.value_proj.bias.zero_()  # so that a cell of zeros is zero as a value
+        attention.value_proj.bias.zero_()  # so that a token of zeros is zero as a value
     cleared = attention(query, reference, none, SHAPES, SIZES, None)
     torch.testing.assert_close(attention(query, reference, memory, SHAPES, SIZES, mask), cleared)
 
 
 def test_initial_values() -> None:
-    """Head 0 looks right, head 1 at 45 degrees, ...; point p at p + 1 cells; all with one weight."""
+    """Head 0 looks right, head 1 at 45 degrees, ...; point p at p + 1 pixels; all with one weight."""
     attention = MSDeformAttn(64, 2, 8, 4)
     offsets = attention.sampling_offsets.bias.view(8, 2, 4, 2)
     diagonal = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]

@@ -18,7 +18,7 @@ def rectangle_mask(height: int, width: int, valid: list[tuple[int, int]]) -> Ten
 
 
 def sine_at(row: int, column: int, rows: int, columns: int, offset: float = 0.0) -> list[float]:
-    """The encoding of one cell of an image of rows x columns cells, as the paper's code defines it."""
+    """The encoding of one location of a map of rows x columns, as the paper's code defines it."""
     features = []
     for index, extent in ((row, rows), (column, columns)):  # y first, then x
         position = (index + 1 + offset) / (extent + 1e-6) * 2 * math.pi

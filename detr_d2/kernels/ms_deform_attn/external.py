@@ -34,5 +34,5 @@ def backward(
 def _operands(value: Tensor, shapes: Shapes, locations: Tensor, attention: Tensor) -> list[Tensor]:
     dtype = compute_dtype(value)
     sizes = torch.tensor(shapes, device=value.device)
-    cells = sizes.prod(1)
-    return [value.to(dtype), sizes, cells.cumsum(0) - cells, locations.to(dtype), attention.to(dtype)]
+    tokens = sizes.prod(1)
+    return [value.to(dtype), sizes, tokens.cumsum(0) - tokens, locations.to(dtype), attention.to(dtype)]

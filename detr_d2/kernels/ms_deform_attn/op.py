@@ -1,6 +1,6 @@
 """Multi-scale deformable attention (Zhu et al., ICLR 2021, section 4.1) behind one function.
 
-Legend: B batch, Q queries, h heads, D channels of a head, L levels, P points, N = sum of H_l * W_l cells of all levels.
+Legend: B batch, Q queries, h heads, D channels of a head, L levels, P points, N tokens of all levels, sum of H_l * W_l.
 
 The backends are registered as one custom operator, so that ``torch.compile`` keeps it whole whichever of them runs, the
 choice is made when it runs, and FLOPs are counted in one place. Second derivatives come from plain PyTorch for all of
@@ -8,6 +8,7 @@ them. An exported program must run without this package, so ``torch.export`` and
 not with ``strict=True``, which cannot be told from ``torch.compile`` and keeps the operator.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,7 +32,7 @@ def ms_deform_attn(
     """Weighted sum of bilinearly sampled values.
 
     Coordinates are computed and sums are added in fp32 at least, also under autocast and for fp16 and bf16 inputs.
-    Pass ``sampling_locations`` in fp32: in bf16 they are off by a cell from maps of 128 cells on.
+    Pass ``sampling_locations`` in fp32: in bf16 they are off by a pixel from maps of 128 pixels on.
 
     Args:
         value: B x N x h x D, levels one after another, rows first.
@@ -99,10 +100,7 @@ def ms_deform_attn_flops(value_shape: Sequence[int], attention_shape: Sequence[i
         value_shape: B x N x h x D.
         attention_shape: B x Q x h x L x P.
     """
-    samples = 1
-    for extent in attention_shape:
-        samples *= extent
-    return 5 * samples * value_shape[3]
+    return 5 * math.prod(attention_shape) * value_shape[3]
 
 
 def _is_exporting() -> bool:
@@ -216,9 +214,9 @@ def _check(value: Tensor, shapes: list[tuple[int, int]], locations: Tensor, atte
             "ms_deform_attn takes values B x N x h x D, locations B x Q x h x L x P x 2 and weights B x Q x h x L x P, "
             f"but got {_shape(value)}, {_shape(locations)} and {_shape(attention)}."
         )
-    cells = sum(height * width for height, width in shapes)
-    if min(min(shape) for shape in shapes) < 1 or cells != value.shape[1]:
-        raise ValueError(f"The values have {value.shape[1]} cells, but levels of {shapes} have {cells}.")
+    tokens = sum(height * width for height, width in shapes)
+    if min(min(shape) for shape in shapes) < 1 or tokens != value.shape[1]:
+        raise ValueError(f"The values have {value.shape[1]} tokens, but levels of {shapes} have {tokens}.")
     batch, _, heads, _ = value.shape
     expected = (batch, locations.shape[1], heads, len(shapes), locations.shape[4])
     if attention.shape != expected or locations.shape != (*expected, 2):

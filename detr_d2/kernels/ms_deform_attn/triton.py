@@ -1,6 +1,6 @@
 """Multi-scale deformable attention as Triton kernels, for NVIDIA GPUs.
 
-Legend: B batch, Q queries, h heads, D channels of a head, L levels, P points, N cells of all levels; a row is one head
+Legend: B batch, Q queries, h heads, D channels of a head, L levels, P points, N tokens of all levels; a row is one head
 of one query, r = (b * Q + q) * h + head.
 
 A program takes a block of rows and all D channels of each, and walks over the L * P points: four gathered rows of D
@@ -30,12 +30,12 @@ from .reference import Shapes
 # Elements of a block's tile of rows x channels: 8 for each of a program's 128 threads.
 TILE = 1024
 # Kernels see B and N at run time only as factors of addresses: one compilation serves all image sizes.
-_RUNTIME = ["rows", "queries", "cells"]
+_RUNTIME = ["rows", "queries", "tokens"]
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def _forward_kernel(
-    value, levels, locations, attention, output, rows, queries, cells,
+    value, levels, locations, attention, output, rows, queries, tokens,
     heads: tl.constexpr, dim: tl.constexpr, num_levels: tl.constexpr, points: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
@@ -44,7 +44,7 @@ def _forward_kernel(
     channel = tl.arange(0, BLOCK_DIM)[None, :]
     stored = real[:, None] & (channel < dim)
     # Where the row's image and head begin among the values.
-    start = (row // (heads * queries)) * cells * heads * dim + (row % heads) * dim
+    start = (row // (heads * queries)) * tokens * heads * dim + (row % heads) * dim
     total = tl.zeros((BLOCK_ROWS, BLOCK_DIM), dtype=tl.float32)
     for level in range(num_levels):
         height = tl.load(levels + 3 * level)
@@ -55,7 +55,7 @@ def _forward_kernel(
             x = tl.load(locations + 2 * sample, mask=real, other=-1.0).to(tl.float32) * width - 0.5
             y = tl.load(locations + 2 * sample + 1, mask=real, other=-1.0).to(tl.float32) * height - 0.5
             weight = tl.load(attention + sample, mask=real, other=0.0).to(tl.float32)
-            # Out of reach: two cells away from the map, where no corner lies inside.
+            # Out of reach: two pixels away from the map, where no corner lies inside.
             x = tl.where((x < -1) | (x >= width), -2.0, x)
             y = tl.where((y < -1) | (y >= height), -2.0, y)
             left, top = tl.floor(x), tl.floor(y)
@@ -63,8 +63,8 @@ def _forward_kernel(
                 column, line = left + corner % 2, top + corner // 2
                 bilinear = (1 - tl.abs(x - column)) * (1 - tl.abs(y - line))
                 inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
-                cell = tl.where(inside, line, 0).to(tl.int32) * width + tl.where(inside, column, 0).to(tl.int32)
-                address = (first + cell.to(tl.int64) * heads * dim)[:, None] + channel
+                token = tl.where(inside, line, 0).to(tl.int32) * width + tl.where(inside, column, 0).to(tl.int32)
+                address = (first + token.to(tl.int64) * heads * dim)[:, None] + channel
                 read = tl.load(value + address, mask=inside[:, None] & stored, other=0.0).to(tl.float32)
                 total += (weight * bilinear)[:, None] * read
     tl.store(output + row[:, None] * dim + channel, total.to(output.dtype.element_ty), mask=stored)
@@ -72,7 +72,7 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def _backward_kernel(
-    grad, value, levels, locations, attention, grad_value, grad_locations, grad_attention, rows, queries, cells,
+    grad, value, levels, locations, attention, grad_value, grad_locations, grad_attention, rows, queries, tokens,
     heads: tl.constexpr, dim: tl.constexpr, num_levels: tl.constexpr, points: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr, WITH_VALUE: tl.constexpr, WITH_POINTS: tl.constexpr,
 ):  # fmt: skip
@@ -80,7 +80,7 @@ def _backward_kernel(
     real = row < rows
     channel = tl.arange(0, BLOCK_DIM)[None, :]
     stored = real[:, None] & (channel < dim)
-    start = (row // (heads * queries)) * cells * heads * dim + (row % heads) * dim
+    start = (row // (heads * queries)) * tokens * heads * dim + (row % heads) * dim
     incoming = tl.load(grad + row[:, None] * dim + channel, mask=stored, other=0.0).to(tl.float32)
     for level in range(num_levels):
         height = tl.load(levels + 3 * level)
@@ -91,7 +91,7 @@ def _backward_kernel(
             x = tl.load(locations + 2 * sample, mask=real, other=-1.0).to(tl.float32) * width - 0.5
             y = tl.load(locations + 2 * sample + 1, mask=real, other=-1.0).to(tl.float32) * height - 0.5
             weight = tl.load(attention + sample, mask=real, other=0.0).to(tl.float32)
-            # Out of reach: two cells away from the map, where no corner lies inside.
+            # Out of reach: two pixels away from the map, where no corner lies inside.
             x = tl.where((x < -1) | (x >= width), -2.0, x)
             y = tl.where((y < -1) | (y >= height), -2.0, y)
             left, top = tl.floor(x), tl.floor(y)
@@ -102,8 +102,8 @@ def _backward_kernel(
                 column, line = left + corner % 2, top + corner // 2
                 near_x, near_y = 1 - tl.abs(x - column), 1 - tl.abs(y - line)
                 inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
-                cell = tl.where(inside, line, 0).to(tl.int32) * width + tl.where(inside, column, 0).to(tl.int32)
-                address = (first + cell.to(tl.int64) * heads * dim)[:, None] + channel
+                token = tl.where(inside, line, 0).to(tl.int32) * width + tl.where(inside, column, 0).to(tl.int32)
+                address = (first + token.to(tl.int64) * heads * dim)[:, None] + channel
                 mask = inside[:, None] & stored
                 if WITH_POINTS:
                     read = tl.load(value + address, mask=mask, other=0.0).to(tl.float32)
@@ -126,7 +126,7 @@ INTERPRETED = not isinstance(_forward_kernel, JITFunction)
 
 def forward(value: Tensor, shapes: Shapes, locations: Tensor, attention: Tensor) -> Tensor:
     """The operator; arguments as of `ms_deform_attn`, none of them empty."""
-    batch, cells, heads, dim = value.shape
+    batch, tokens, heads, dim = value.shape
     queries = locations.shape[1]
     output = value.new_empty(batch, queries, heads * dim)
     grid, sizes = _launch(batch * queries * heads, value, locations)
@@ -134,7 +134,7 @@ def forward(value: Tensor, shapes: Shapes, locations: Tensor, attention: Tensor)
         _forward_kernel[grid](
             *(value.contiguous(), _levels(tuple(shapes), value.device)),
             *(locations.contiguous(), attention.contiguous(), output),
-            *(batch * queries * heads, queries, cells),
+            *(batch * queries * heads, queries, tokens),
             **sizes,
         )
     return output
@@ -144,7 +144,7 @@ def backward(
     grad: Tensor, value: Tensor, shapes: Shapes, locations: Tensor, attention: Tensor, needed: Sequence[bool]
 ) -> Gradients:
     """Gradients of ``value``, ``locations`` and ``attention``, those that are ``needed``; ``grad`` B x Q x h*D."""
-    batch, cells, heads, _ = value.shape
+    batch, tokens, heads, _ = value.shape
     queries = locations.shape[1]
     deterministic = torch.are_deterministic_algorithms_enabled()
     with_value, with_points = needed[0] and not deterministic, needed[1] or needed[2]
@@ -156,7 +156,7 @@ def backward(
         with _device(value):
             _backward_kernel[grid](
                 *(grad, value, _levels(tuple(shapes), value.device), locations, attention),
-                *(grad_value, grad_locations, grad_attention, batch * queries * heads, queries, cells),
+                *(grad_value, grad_locations, grad_attention, batch * queries * heads, queries, tokens),
                 **sizes,
                 WITH_VALUE=with_value,
                 WITH_POINTS=with_points,
@@ -181,7 +181,7 @@ def _launch(rows: int, value: Tensor, locations: Tensor) -> tuple[tuple[int], di
 
 @lru_cache(maxsize=4096)
 def _levels(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """L x 3: height, width and first cell of each level. Kept, so that image sizes seen before cost no copy."""
+    """L x 3: height, width and first token of each level. Kept, so that image sizes seen before cost no copy."""
     table, start = [], 0
     for height, width in shapes:
         table.append((height, width, start))

@@ -44,7 +44,7 @@ def make_inputs(
 
 
 def on_the_grid(shapes: Shapes, **sizes: int) -> Inputs:
-    """Every point is a cell's centre or one up to two cells outside: where models begin, and where slopes jump.
+    """Every point is a token's centre or one up to two pixels outside: where models begin, and where slopes jump.
 
     The levels' sides must be powers of two, so that coordinates are exact.
     """
@@ -54,8 +54,8 @@ def on_the_grid(shapes: Shapes, **sizes: int) -> Inputs:
     for level, (height, width) in enumerate(shapes):
         for axis, extent in enumerate((width, height)):
             part = locations[:, :, :, level, :, axis]
-            cells = torch.randint(-2, extent + 2, part.shape, generator=generator)
-            part.copy_((cells + 0.5) / extent)
+            tokens = torch.randint(-2, extent + 2, part.shape, generator=generator)
+            part.copy_((tokens + 0.5) / extent)
     return inputs._replace(locations=locations.requires_grad_())
 
 

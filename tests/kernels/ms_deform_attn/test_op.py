@@ -48,7 +48,7 @@ def test_equals_grid_sample_in_single_precision():
     )
 
 
-def test_points_on_cell_centres_and_on_the_border():
+def test_points_on_token_centres_and_on_the_border():
     """Where the interpolation has a corner, the slope is the one to the right, as in ``grid_sample``."""
     assert_equals_definition(on_the_grid([(4, 8), (2, 2), (1, 1)], queries=60))
 
@@ -307,7 +307,7 @@ def test_peak_memory_is_far_below_that_of_stacked_samples(train: bool):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shapes": [(7, 5), (3, 4)]}, r"35 cells|49 cells, but levels of \[\(7, 5\), \(3, 4\)\] have 47"),
+        ({"shapes": [(7, 5), (3, 4)]}, r"35 tokens|49 tokens, but levels of \[\(7, 5\), \(3, 4\)\] have 47"),
         ({"shapes": [(7, 5), (3, 4), (2, 0)]}, r"have 47"),
         ({"attention": torch.zeros(2, 5, 3, 3, 4)}, "weights 2 x 5 x 3 x 3 x 4"),
         ({"locations": torch.zeros(2, 5, 3, 3, 2)}, "takes values B x N x h x D"),

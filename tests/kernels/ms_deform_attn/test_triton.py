@@ -53,7 +53,7 @@ def test_the_compiler_takes_the_kernels(dtype: str, dim: int, capability: int):
     from detr_d2.kernels.ms_deform_attn import triton as kernels
 
     constants = {"heads": 8, "dim": dim, "num_levels": 4, "points": 4, "BLOCK_ROWS": 32, "BLOCK_DIM": 32}
-    types = {"levels": "*i32", "rows": "i32", "queries": "i32", "cells": "i32"}
+    types = {"levels": "*i32", "rows": "i32", "queries": "i32", "tokens": "i32"}
     types |= dict.fromkeys(("locations", "grad_locations", "grad_value"), "*fp32")
     for kernel, more in (
         (kernels._forward_kernel, {}),
@@ -83,7 +83,7 @@ def test_equals_plain(dtype, shapes, sizes):
 
 
 @runs_kernels
-def test_points_on_cell_centres_and_on_the_border():
+def test_points_on_token_centres_and_on_the_border():
     assert_equals_plain(on_the_grid([(4, 8), (2, 2), (1, 1)], queries=40).to(torch.float32, DEVICE))
 
 
