@@ -9,14 +9,13 @@ Detectron2's ``coco_2017_*_panoptic_separated``: for Panoptic FPN.
 The two read the same files. Masks are RLE: Detectron2's own mapper wants ``INPUT.MASK_FORMAT "bitmask"``.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
+from .custom import CustomDataset
 from .shapes_generator import (
     COLORS,
     GENERATOR_VERSION,
@@ -60,25 +59,13 @@ def load_shapes(root: Path | str, split: str, *, separated: bool = False) -> lis
     """
     paths = split_paths(root, split)
     _check(root, paths)
-    records = load_coco_json(str(paths["instances_json"]), str(paths["images"]))
-    # Not left to load_coco_json: it warns about the gaps between the ids, and writes into the metadata.
+    files = (paths[key] for key in ("instances_json", "images", "panoptic_json", "panoptic"))
+    records = CustomDataset(f"shapes_{split}", *map(str, files)).load()
     for record in records:
-        for annotation in record["annotations"]:
-            annotation["category_id"] = _THING_TO_CONTIGUOUS[annotation["category_id"]]
         record["sem_seg_file_name"] = str(paths["sem_seg"] / Path(record["file_name"]).name)
-    if not separated:
-        panoptic = {a["image_id"]: a for a in json.loads(paths["panoptic_json"].read_text())["annotations"]}
-        for record in records:
-            annotation = panoptic[record["image_id"]]
-            record["pan_seg_file_name"] = str(paths["panoptic"] / annotation["file_name"])
-            record["segments_info"] = [_contiguous(segment) for segment in annotation["segments_info"]]
+        if separated:
+            del record["pan_seg_file_name"], record["segments_info"]
     return records
-
-
-def _contiguous(segment: dict[str, Any]) -> dict[str, Any]:
-    category_id = segment["category_id"]
-    contiguous = {**_THING_TO_CONTIGUOUS, **_STUFF_TO_UNIFIED}[category_id]
-    return {**segment, "category_id": contiguous, "isthing": category_id in THINGS}
 
 
 def _check(root: Path | str, paths: dict[str, Path]) -> None:
