@@ -29,7 +29,7 @@ Main = Callable[[Sequence[str] | None], int]
 
 
 def command_line_tool(main: Main) -> Main:
-    """Decorates a script's ``main(argv=None) -> status``, so that what its user can mend is told in one line.
+    """Decorates a script's ``main(argv=None) -> status``, so that what its user can mend is said in one line.
 
     `MENDABLE` errors, of this process or of one that it launched, become ``SCRIPT: what is wrong`` on stderr and status
     1, an interrupt status 130. What else is raised is a mistake of ours and keeps its traceback, as does everything
@@ -119,7 +119,7 @@ def check_output_folder(folder: Path) -> None:
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write H x W x 3 RGB, uint8; the suffix tells the format.
+    """Write H x W x 3 RGB, uint8; the suffix says the format.
 
     Raises:
         ValueError: OpenCV writes no such format.

@@ -185,7 +185,7 @@ class DetrCheckpointer(DetectionCheckpointer):
             reinit_class_head=self.reinit_class_head,
         )
         self._apply(plan, layout, checkpoint)
-        return None  # tells the parent class that there is nothing more to log
+        return None  # to the parent class: there is nothing more to log
 
     def _apply(self, plan: LoadPlan, layout: Layout, checkpoint: dict[str, Any]) -> None:
         metadata = getattr(checkpoint.pop("model"), "_metadata", None)

@@ -1,4 +1,4 @@
-"""Which cfg key to change when weights do not fit a model, told from names and shapes alone.
+"""Which cfg key to change when weights do not fit a model, found from names and shapes alone.
 
 Each check takes the two state dicts under our names and returns what it found. Most are rows of a table.
 """
@@ -13,6 +13,7 @@ from ..facts import ModelFacts, stated_models
 from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
 from .class_rows import has_no_object, head_rows
 from .deformable_layouts import has_shared_heads
+from .layout import any_match
 
 State = Mapping[str, Tensor]
 
@@ -50,7 +51,7 @@ class _Presence(NamedTuple):
     without: str
 
     def value(self, state: State) -> str:
-        return self.with_tensors if _any_match(self.pattern, state) else self.without
+        return self.with_tensors if any_match(self.pattern, state) else self.without
 
 
 _DETR_RULES = (
@@ -130,7 +131,7 @@ def check_family(checkpoint: Collection[str], model: Collection[str], model_name
 def check_shared_heads(checkpoint: State, model: State) -> str | None:
     """A sentence if decoder layers share their heads in one of two Deformable DETRs, and not in the other.
 
-    Names and shapes do not tell: both hold the heads once a layer.
+    Names and shapes do not say: both hold the heads once a layer.
     """
     names = [f"bbox_embed.{i}.layers.0.weight" for i in (0, 1)]
     if not all(name in state for name in names for state in (checkpoint, model)):
@@ -159,7 +160,7 @@ def _best_fit(keys: Collection[str], *, panoptic: bool) -> tuple[str, ModelFacts
     fits = (
         (name, facts)
         for name, facts in stated_models()
-        if facts.weights and facts.is_panoptic == panoptic and all(_any_match(p, keys) for p in facts.weights)
+        if facts.weights and facts.is_panoptic == panoptic and all(any_match(p, keys) for p in facts.weights)
     )
     return max(fits, key=lambda fit: len(fit[1].weights), default=None)
 
@@ -167,11 +168,6 @@ def _best_fit(keys: Collection[str], *, panoptic: bool) -> tuple[str, ModelFacts
 def _is_kind_of(model: tuple[str, ModelFacts] | None, base: tuple[str, ModelFacts] | None) -> bool:
     """Whether everything that identifies weights of ``base`` identifies those of ``model``, too."""
     return base is None or (model is not None and set(base[1].weights) <= set(model[1].weights))
-
-
-def _any_match(pattern: str, keys: Collection[str]) -> bool:
-    regex = re.compile(pattern)
-    return any(regex.search(key) for key in keys)
 
 
 def _blocks(keys: Collection[str]) -> dict[int, int]:

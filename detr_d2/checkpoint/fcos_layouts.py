@@ -5,6 +5,7 @@ Detectron2 counts them; torchvision's has one for every id up to 90.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -82,12 +83,7 @@ def _from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 FCOS_LAYOUTS: tuple[Layout, ...] = (
-    Layout(
-        name=_ORIGINAL_NAMES.name,
-        requires=_ORIGINAL_NAMES.requires,
-        scope="model",
-        rename=_from_original,
-    ),
+    replace(_ORIGINAL_NAMES, rename=_from_original),
     Layout(
         name="AdelaiDet",
         requires=(r"^proposal_generator\.fcos_head\.",),
@@ -98,10 +94,5 @@ FCOS_LAYOUTS: tuple[Layout, ...] = (
         ),
         leftovers=(r"^pixel_(mean|std)$",),
     ),
-    Layout(
-        name=TORCHVISION_NAMES.name,
-        requires=TORCHVISION_NAMES.requires,
-        scope="model",
-        rename=_from_torchvision,
-    ),
+    replace(TORCHVISION_NAMES, rename=_from_torchvision),
 )

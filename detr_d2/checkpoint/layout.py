@@ -46,8 +46,8 @@ class Layout:
 
     def matches(self, keys: Collection[str]) -> bool:
         """Whether a checkpoint with these keys has this layout."""
-        return all(_any_match(pattern, keys) for pattern in self.requires) and not any(
-            _any_match(pattern, keys) for pattern in self.forbids
+        return all(any_match(pattern, keys) for pattern in self.requires) and not any(
+            any_match(pattern, keys) for pattern in self.forbids
         )
 
     def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +84,8 @@ def resnet_pairs(theirs: str, ours: str) -> Pairs:
     return tuple(pairs)
 
 
-def _any_match(pattern: str, keys: Collection[str]) -> bool:
+def any_match(pattern: str, keys: Collection[str]) -> bool:
+    """Whether a regular expression fits some of the names."""
     regex = re.compile(pattern)
     return any(regex.search(key) for key in keys)
 

@@ -11,7 +11,7 @@ from .box_model import BOX_MODEL, bare_state
 from .deformable_layouts import DEFORMABLE, MMDETECTION_2_DEFORMABLE, MMDETECTION_DEFORMABLE
 from .fcos_layouts import FCOS_LAYOUTS
 from .huggingface_layouts import HUGGINGFACE_LAYOUTS
-from .layout import Layout, resnet_pairs
+from .layout import Layout, Pairs, resnet_pairs
 
 T = TypeVar("T")
 
@@ -31,6 +31,15 @@ def strip_data_parallel(state: Mapping[str, T]) -> dict[str, T]:
 
 def _rename_caffe2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return convert_c2_detectron_names(state)[0]
+
+
+def _wrapper_pairs(prefix: str) -> Pairs:
+    """Of a box model in the wrapper, which holds Detectron2's ResNet."""
+    return (
+        (f"{prefix}backbone.0.backbone.{{rest}}", "backbone.{rest}"),
+        (f"{prefix}backbone.1.{{rest}}", "position_encoding.{rest}"),
+        (f"{prefix}{{rest}}", "{rest}"),
+    )
 
 
 CLASSIFIER = (r"(^|\.)(fc|fc1000|linear)\.(weight|bias)$",)
@@ -60,11 +69,7 @@ WRAPPER = Layout(
     name="official DETR for Detectron2",
     requires=(r"^detr\.backbone\.0\.backbone\.", r"^detr\.transformer\."),
     scope="model",
-    pairs=(
-        ("detr.backbone.0.backbone.{rest}", "backbone.{rest}"),
-        ("detr.backbone.1.{rest}", "position_encoding.{rest}"),
-        ("detr.{rest}", "{rest}"),
-    ),
+    pairs=_wrapper_pairs("detr."),
     leftovers=(r"^criterion\.empty_weight$",),
     coco_ids=True,
 )
@@ -73,11 +78,9 @@ PANOPTIC_WRAPPER = Layout(
     requires=(r"^detr\.detr\.backbone\.0\.backbone\.", r"^detr\.detr\.transformer\.", r"^detr\.mask_head\."),
     scope="model",
     pairs=(
-        ("detr.detr.backbone.0.backbone.{rest}", "backbone.{rest}"),
-        ("detr.detr.backbone.1.{rest}", "position_encoding.{rest}"),
+        *_wrapper_pairs("detr.detr."),
         ("detr.mask_head.{rest}", "mask_head.{rest}"),
         ("detr.bbox_attention.{rest}", "bbox_attention.{rest}"),
-        ("detr.detr.{rest}", "{rest}"),
     ),
     leftovers=(r"^criterion\.empty_weight$",),
     coco_ids=True,

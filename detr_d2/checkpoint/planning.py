@@ -66,7 +66,7 @@ def plan_load(
     if layout.scope == "model":
         plan = _plan_model(state, model, layout, report, model_name, reinit_class_head)
     else:
-        has_group_norm = any("_gn_" in key for key in checkpoint)  # Caffe2's; the renamed keys no longer tell
+        has_group_norm = any("_gn_" in key for key in checkpoint)  # Caffe2's; the renamed keys no longer say
         plan = _plan_backbone(state, model, layout, report, model_name, may_be_fused=not has_group_norm)
     return plan.renamed(names)
 

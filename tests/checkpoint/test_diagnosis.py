@@ -87,3 +87,11 @@ def test_a_model_of_ones_own(register):
         facts = ModelFacts(weights=(r"^other\.",))
 
     assert "set MODEL.META_ARCHITECTURE Other" in check_family(["other.weight"], DETR_NAMES, "DETR")
+
+
+def test_the_box_model_of_a_panoptic_one():
+    key = "MODEL.PANOPTIC_DETR.BOX_MODEL"
+    advice = check_family(DEFORMABLE_NAMES + MASK_NAMES, DETR_NAMES, "DETR")
+    assert advice.endswith(f"set MODEL.META_ARCHITECTURE PanopticDETR and {key} DeformableDETR")
+    advice = check_family(DETR_NAMES, DEFORMABLE_NAMES + MASK_NAMES, "PanopticDETR")
+    assert advice.endswith(f"the weights are of a DETR, the model is a PanopticDETR; set {key} DETR")
