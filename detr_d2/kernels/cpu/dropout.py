@@ -11,19 +11,14 @@ from torch.nn import functional as F
 _LEVELS = 2**16  # a random number of an element is one of so many
 
 
-def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """As ``F.dropout``; p is met to 1 in 131,072."""
-    if not (training and is_drawn_here(x, p)):
-        return F.dropout(x, p, training)
-    drop, scale = draw(x, p)
-    return x.masked_fill(drop, 0).mul_(scale)
-
-
 class Dropout(nn.Dropout):
-    """As ``nn.Dropout``, by `dropout`."""
+    """As ``nn.Dropout``; p is met to 1 in 131,072."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p, self.training)
+        if not (self.training and is_drawn_here(x, self.p)):
+            return super().forward(x)
+        drop, scale = draw(x, self.p)
+        return x.masked_fill(drop, 0).mul_(scale)
 
 
 def relu_dropout_(x: Tensor, p: float, training: bool = True) -> Tensor:
@@ -59,6 +54,6 @@ def draw(x: Tensor, p: float) -> tuple[Tensor, float]:
 
 
 def is_drawn_here(x: Tensor, p: float) -> bool:
-    """Whether `dropout` differs from torch's for such inputs."""
+    """Whether `Dropout` differs from torch's for such inputs."""
     # Near 1, where little is kept, 16 bits would scale it too coarsely.
     return x.device.type == "cpu" and 0 < p < 0.9 and not torch.compiler.is_compiling()
