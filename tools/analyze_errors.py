@@ -27,7 +27,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
-import detr_d2  # noqa: F401 (registers the data sets)
+import detr_d2  # noqa: F401 (registers the datasets)
 from detr_d2.analysis.confusion import to_csv
 from detr_d2.analysis.error_plots import plot_confusion, plot_losses
 from detr_d2.analysis.errors import ERROR_KINDS
@@ -53,9 +53,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--input", required=True, type=Path, help="coco_instances_results.json, panoptic_predictions.json"
     )
-    parser.add_argument("--dataset", required=True, help="registered name of the data set that was evaluated")
+    parser.add_argument("--dataset", required=True, help="registered name of the dataset that was evaluated")
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
-    parser.add_argument("--data-config", default="", help="config whose DATASETS.CUSTOM names the data set")
+    parser.add_argument("--data-config", default="", help="config whose DATASETS.CUSTOM names the dataset")
     parser.add_argument(
         "--task", choices=("bbox", "segm"), default="bbox", help="boxes or masks (default: %(default)s)"
     )
@@ -126,7 +126,7 @@ def analyze_panoptic(args: argparse.Namespace, predictions: dict[str, Any]) -> t
 
 
 def read_truth(dataset: str, key: str) -> tuple[dict[str, Any], Path]:
-    """The data set's annotations, and the folder of its images.
+    """The dataset's annotations, and the folder of its images.
 
     Raises:
         ValueError: it has no annotations in this format.
@@ -134,9 +134,7 @@ def read_truth(dataset: str, key: str) -> tuple[dict[str, Any], Path]:
     """
     metadata = MetadataCatalog.get(dataset)
     if not metadata.get(key) or metadata.get("image_root") is None:
-        raise ValueError(
-            f"data set {dataset!r} has no {key} with an image_root: its annotations are in another format."
-        )
+        raise ValueError(f"dataset {dataset!r} has no {key} with an image_root: its annotations are in another format.")
     with readable_annotations(dataset):
         truth = json.loads(Path(metadata.get(key)).read_text())
         return {part: truth[part] for part in ("images", "categories", "annotations")} | {"info": {}}, Path(
@@ -193,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.columns < 1 or args.height < 1 or args.worst < 0:
         raise ValueError("--columns and --height must be at least 1, --worst at least 0.")
     if args.data_config:
-        load_config(args.data_config)  # which registers its data sets
+        load_config(args.data_config)  # which registers its datasets
     check_dataset_name(args.dataset)
     if args.output.is_file():
         raise NotADirectoryError(f"{args.output} is a file; name a folder to write to.")

@@ -11,7 +11,7 @@ With --config-file every dataset of its DATASETS.TRAIN and DATASETS.TEST is chec
 of classes, objects of an image, masks. KEY VALUE overrides such as INPUT.DROP_DEGENERATE_BOXES True decide, with or
 without a config, what is an error.
 
-Errors would end training; warnings tell what it would leave out. Exit status: 0 where training would run on all of the
+Errors would end training; warnings list what it would leave out. Exit status: 0 where training would run on all of the
 datasets, else 1.
 """
 

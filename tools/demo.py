@@ -24,7 +24,7 @@ from detr_d2.demo import CocoJson, Demo, PanopticJson, Pictures, Sink, Source, W
 from detr_d2.visualization import SHOWS
 
 
-def tell(line: str) -> None:
+def report(line: str) -> None:
     """One line on stderr, above the bar."""
     tqdm.write(f"demo.py: {line}", file=sys.stderr)
 
@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     sources, problems = find_sources(args.input) if args.input else ([Source(camera=args.webcam)], [])
     sinks = open_sinks(args, sources)
-    demo = Demo(load(args), sinks, show=args.show, threshold=args.threshold, tell=tell)
+    demo = Demo(load(args), sinks, show=args.show, threshold=args.threshold, report=report)
     for problem in problems:
-        tell(f"skipped: {problem}")
+        report(f"skipped: {problem}")
     with tqdm(total=len(sources) if args.input else None, unit="image", dynamic_ncols=True) as bar:
         demo.run(sources, bar)
     if demo.num_frames:

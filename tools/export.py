@@ -21,7 +21,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
-import detr_d2  # noqa: F401 (registers the models and data sets)
+import detr_d2  # noqa: F401 (registers the models and datasets)
 from detr_d2.command_line import check_output, command_line_tool
 from detr_d2.data.checks import check_dataset_name
 from detr_d2.engine import load_config, prepare_device
@@ -48,10 +48,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dynamic-size", action="store_true", help="take any height and width; not Deformable DETR")
     parser.add_argument("--batch", type=batch_size, default=None, help="images, or 'dynamic' for any number (default)")
     parser.add_argument(
-        "--max-detections", type=int, help="of panoptic models: boxes and masks of so many queries, the surest (all)"
+        "--max-detections",
+        type=int,
+        help="of panoptic models: boxes and masks of so many queries, the highest-scoring (all)",
     )
     parser.add_argument("--check", nargs="+", default=[], metavar="IMAGE", help="images to compare on")
-    parser.add_argument("--check-dataset", default="", help="data set on whose first images to compare")
+    parser.add_argument("--check-dataset", default="", help="dataset on whose first images to compare")
     parser.add_argument("--num", type=int, default=4, help="how many of them (default: %(default)s)")
     parser.add_argument(
         "--tolerance",

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     over = list(dict.fromkeys(args.over))
     unknown = [run.label for run in runs if run.batch_size is None]
     if unknown and "images" in over:
-        print(f"No config.yaml tells the batch size of {', '.join(unknown)}: iterations instead of images.")
+        print(f"No config.yaml states the batch size of {', '.join(unknown)}: iterations instead of images.")
         over = list(dict.fromkeys("iterations" if kind == "images" else kind for kind in over))
     if not metrics:
         print("No run has been evaluated yet.")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, trains panoptic DETR on the generated Shapes data set, evaluates it and draws what it learned.
+# Installs what is missing, trains panoptic DETR on the generated Shapes dataset, evaluates it and draws what it learned.
 # usage: bash tools/quickstart.sh [OUTPUT_DIR]      (default: output/quickstart; about 12 minutes on two CPU cores)
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -116,7 +116,7 @@ def suppress(boxes: np.ndarray, classes: np.ndarray, threshold: float) -> list[i
 
 
 def draw(image: Image.Image, detections: Detections, names: list[str]) -> Image.Image:
-    """The image with boxes and labels, and with masks in colours, of which a pixel takes the surest."""
+    """The image with boxes and labels, and with masks in colours, of which a pixel takes that of the highest score."""
     colors = np.random.default_rng(3).integers(64, 256, (max(1, len(names)), 3))
     if detections.masks is not None:
         pixels = np.asarray(image, dtype=np.float32).copy()

@@ -24,7 +24,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
 from tqdm import tqdm
 
-import detr_d2  # noqa: F401 (registers the models and data sets)
+import detr_d2  # noqa: F401 (registers the models and datasets)
 from detr_d2.checkpoint.class_names import class_names_of
 from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, positive, write_picture
 from detr_d2.data import build_dataset_mapper
@@ -80,8 +80,8 @@ def looks_of(recording: Recording, image: np.ndarray, file_name: str, args: argp
     """What the chosen queries and points of an image look at, layer by layer."""
     queries = recording.queries(args.queries, args.num_queries)
     points = [relative_point(point, image, file_name) for point in args.encoder_points]
-    cells = [recording.cell(point, args.encoder_level) for point in points]
-    for stack, who in (("decoder", queries), ("encoder", cells)):
+    locations = [recording.location(point, args.encoder_level) for point in points]
+    for stack, who in (("decoder", queries), ("encoder", locations)):
         if who:
             for layer in chosen_layers(args.layer, stack, len(recording.layers[stack])):
                 yield from recording.look(stack, layer, who)
@@ -125,10 +125,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="config of the model; its weights are MODEL.WEIGHTS")
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument("--input", nargs="+", type=Path, metavar="FILE", help="images")
-    images.add_argument("--dataset", help="data set whose first images are drawn")
+    images.add_argument("--dataset", help="dataset whose first images are drawn")
     parser.add_argument("--num", type=positive, default=4, help="images of --dataset (default: %(default)s)")
     parser.add_argument("--output", required=True, type=Path, help="picture to write (.png, .jpg)")
-    parser.add_argument("--queries", type=int, nargs="+", metavar="INDEX", help="object queries, instead of the surest")
+    parser.add_argument(
+        "--queries", type=int, nargs="+", metavar="INDEX", help="object queries, instead of the highest-scoring"
+    )
     parser.add_argument(
         "--num-queries", type=int, default=3, help="so many of the most certain queries (default: %(default)s)"
     )

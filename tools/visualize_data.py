@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw what a model sees: images of a data set with their boxes, masks, panoptic segments and semantic maps as the
+"""Draw what a model sees: images of a dataset with their boxes, masks, panoptic segments and semantic maps as the
 mapper of a config hands them over, flipped, cropped and resized.
 
     python tools/visualize_data.py --config-file configs/Shapes/panoptic_detr_R_18.yaml --output seen.jpg
@@ -7,7 +7,7 @@ mapper of a config hands them over, flipped, cropped and resized.
         --num 4 --repeat 3 --output seen.jpg
 
 --output is a picture (.png, .jpg) for one sheet, or a folder for one file an image. Images are drawn at random from the
-data set; the same --seed gives the same images with the same augmentation. Boxes of stuff are dashed. With --test the
+dataset; the same --seed gives the same images with the same augmentation. Boxes of stuff are dashed. With --test the
 mapper of evaluation runs, which passes on the image and no annotations.
 """
 
@@ -21,7 +21,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-import detr_d2  # noqa: F401 (registers the data sets)
+import detr_d2  # noqa: F401 (registers the datasets)
 from detr_d2.command_line import (
     PICTURE_SUFFIXES,
     check_output,
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dataset:
         cfg.DATASETS["TEST" if args.test else "TRAIN"] = (args.dataset,)
     if not (cfg.DATASETS.TEST if args.test else cfg.DATASETS.TRAIN):
-        raise ValueError(f"{args.config_file} names no data set: name one with --dataset.")
+        raise ValueError(f"{args.config_file} names no dataset: name one with --dataset.")
     pictures = draw_inputs(cfg, args)
     if is_sheet:
         columns = args.columns or (args.repeat if args.repeat > 1 else 4)
@@ -90,7 +90,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config-file", required=True, help="config whose mapper, augmentation and classes are used")
     parser.add_argument("--output", required=True, type=Path, help="picture of all, or a folder for one PNG an image")
-    parser.add_argument("--dataset", default="", help="data set (default: the first of DATASETS.TRAIN, or TEST)")
+    parser.add_argument("--dataset", default="", help="dataset (default: the first of DATASETS.TRAIN, or TEST)")
     parser.add_argument("--test", action="store_true", help="the mapper of evaluation instead of training")
     parser.add_argument("--num", type=positive, default=12, help="images (default: %(default)s)")
     parser.add_argument("--repeat", type=positive, default=1, help="augmentations of each image (default: %(default)s)")

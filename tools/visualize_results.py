@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw images of a data set with their ground truth beside what evaluation wrote, on one sheet: boxes of
+"""Draw images of a dataset with their ground truth beside what evaluation wrote, on one sheet: boxes of
 coco_instances_results.json, or the segments of panoptic_predictions.json, with the attention of a few queries beside
 them where --config-file names the panoptic DETR that made them.
 
@@ -20,7 +20,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 
-import detr_d2  # noqa: F401 (registers the data sets)
+import detr_d2  # noqa: F401 (registers the datasets)
 from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, write_picture
 from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name
@@ -37,7 +37,7 @@ from detr_d2.visualization import (
     read_ids,
 )
 
-Drawer = Callable[[dict, np.ndarray, int], list[np.ndarray]]  # data set dict, image, height -> pictures
+Drawer = Callable[[dict, np.ndarray, int], list[np.ndarray]]  # dataset dict, image, height -> pictures
 
 
 def box_drawer(results: list[dict[str, Any]], metadata: Metadata, threshold: float) -> Drawer:
@@ -80,7 +80,7 @@ def attention_drawer(config_file: str, opts: list[str], metadata: Metadata, num_
         attention = query_attention(model, mapper(item), num_queries)
         pictures = []
         for score, label, box, attended in zip(*attention, strict=True):
-            title = f"{metadata.stuff_classes[label]} {score:.0%}"  # of a panoptic data set: things, too
+            title = f"{metadata.stuff_classes[label]} {score:.0%}"  # of a panoptic dataset: things, too
             pictures.append(draw_attention(image, attended, box, title, height))
         return pictures
 
@@ -114,9 +114,9 @@ def draw_sheet(args: argparse.Namespace) -> np.ndarray:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True, type=Path, help="file of predictions that evaluation wrote")
-    parser.add_argument("--dataset", required=True, help="name of the data set that was evaluated")
+    parser.add_argument("--dataset", required=True, help="name of the dataset that was evaluated")
     parser.add_argument("--output", required=True, type=Path, help="picture to write")
-    parser.add_argument("--data-config", default="", help="config whose DATASETS.CUSTOM names the data set")
+    parser.add_argument("--data-config", default="", help="config whose DATASETS.CUSTOM names the dataset")
     parser.add_argument("--num", type=int, default=12, help="images, from the first (default: %(default)s)")
     parser.add_argument("--columns", type=int, default=3, help="images in a row (default: %(default)s)")
     parser.add_argument("--height", type=int, default=240, help="pixels of each picture (default: %(default)s)")
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     check_output(args.output, suffixes=PICTURE_SUFFIXES)
     if args.data_config:
-        load_config(args.data_config)  # which registers its data sets
+        load_config(args.data_config)  # which registers its datasets
     check_dataset_name(args.dataset)
     write_picture(args.output, draw_sheet(args))
     return 0

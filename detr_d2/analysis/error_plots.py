@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ..visualization.colors import as_matplotlib
 from .sheets import COLORS
 
-_NUMBERED = 20  # classes up to which cells tell their counts
+_NUMBERED = 20  # classes up to which the counts are written
 _NAMED = 100  # classes up to which rows and columns are named
 
 

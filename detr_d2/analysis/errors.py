@@ -74,7 +74,7 @@ class Errors:
 
 
 def find_errors(scenes: Scenes) -> Errors:
-    """Match in COCO's protocol, and tell what is wrong with what does not match.
+    """Match in COCO's protocol, and say what is wrong with what does not match.
 
     The paper's definitions, with a = the largest IoU with an object of the detection's class and b = with one of
     another: localisation 0.1 <= a < 0.5; classification b >= 0.5; duplicate a >= 0.5, so that a better detection has

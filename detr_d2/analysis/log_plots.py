@@ -31,7 +31,7 @@ class Run:
     Attributes:
         label: its name in the legend.
         log: what was written.
-        batch_size: images of an iteration; None where no config.yaml tells it.
+        batch_size: images of an iteration; None where no config.yaml states it.
     """
 
     label: str

@@ -59,12 +59,12 @@ def analyze_detections(
         progress: wraps the loop over images.
 
     Raises:
-        ValueError: detections that are malformed or of another data set; no object in the data set.
+        ValueError: detections that are malformed or of another dataset; no object in the dataset.
     """
     errors = find_errors(collect_scenes(ground_truth, results, task, min_iou=BACKGROUND, progress=progress))
     scenes = errors.scenes
     if scenes.crowd.all():
-        raise ValueError("The data set has no objects: there is no AP that could be lost.")
+        raise ValueError("The dataset has no objects: there is no AP that could be lost.")
     threshold = errors.best_threshold() if threshold is None else threshold
     base, lost = lost_precision(errors)
     precision = _evaluate(ground_truth, results, task)

@@ -1,4 +1,4 @@
-"""The objects and the detections of a data set in flat arrays, and which of them overlap.
+"""The objects and the detections of a dataset in flat arrays, and which of them overlap.
 
 Legend: I images, K classes, D detections, G objects, P pairs of an object and a detection of one image.
 """
@@ -18,7 +18,7 @@ class Scenes:
     """What there is and what was found.
 
     Attributes:
-        image_ids, class_ids: I and K, of the data set, ascending.
+        image_ids, class_ids: I and K, of the dataset, ascending.
         class_names: K.
         image, label: D, indices into ``image_ids`` and ``class_ids``. Detections are sorted by score, best first, then
             by image, then as they were given: a smaller index wins.
@@ -65,7 +65,7 @@ def collect_scenes(
         progress: wraps the loop over images.
 
     Raises:
-        ValueError: a detection is malformed, or of an image or a class that the data set does not have.
+        ValueError: a detection is malformed, or of an image or a class that the dataset does not have.
     """
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     image_ids = np.array(sorted(image["id"] for image in ground_truth["images"]), dtype=np.int64)
@@ -190,7 +190,7 @@ def _places(ids: np.ndarray, known: np.ndarray, what: str, of: str) -> np.ndarra
     unknown = np.flatnonzero(known[np.minimum(places, len(known) - 1)] != ids) if len(known) else np.arange(len(ids))
     if len(unknown):
         raise ValueError(
-            f"{what} {unknown[0]} is of {of} {ids[unknown[0]]}, which the data set does not have: is it another's?"
+            f"{what} {unknown[0]} is of {of} {ids[unknown[0]]}, which the dataset does not have: is it another's?"
         )
     return places
 

@@ -23,7 +23,7 @@ class SegmentErrors:
     """Every segment that counts.
 
     Attributes:
-        image_ids, class_ids: I and K, of the data set, ascending.
+        image_ids, class_ids: I and K, of the dataset, ascending.
         class_names: K.
         image: S, index into ``image_ids``.
         true_id, predicted_id: S, in the two maps; -1 where there is no partner.
@@ -70,7 +70,7 @@ def find_segment_errors(
         progress: wraps the loop over images.
 
     Raises:
-        ValueError: predictions are of another data set, or not in the format; a PNG and its JSON disagree.
+        ValueError: predictions are of another dataset, or not in the format; a PNG and its JSON disagree.
     """
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     labels = {category["id"]: label for label, category in enumerate(categories)}
@@ -85,9 +85,9 @@ def find_segment_errors(
             f"The predictions are not in the COCO panoptic format: {type(error).__name__} {error}."
         ) from error
     if unknown:
-        raise ValueError(f"Predictions are of image {unknown[0]}, which the data set does not have: is it another's?")
+        raise ValueError(f"Predictions are of image {unknown[0]}, which the dataset does not have: is it another's?")
     if absent := sorted(places.keys() - {annotation["image_id"] for annotation in annotations}):
-        raise ValueError(f"There are no predictions of {len(absent)} of the data set's images, such as {absent[0]}.")
+        raise ValueError(f"There are no predictions of {len(absent)} of the dataset's images, such as {absent[0]}.")
     rows: list[tuple[int, int, int, int, int, float]] = []
     for annotation in progress(annotations):
         image_id = annotation["image_id"]

@@ -131,8 +131,8 @@ def make_error_sheet(rows: Iterable[Callable[[], np.ndarray]], kinds: Collection
         kinds: of `COLORS`, that occur.
         columns: of rows.
     """
-    cells = [draw() for draw in rows]
-    sheet = make_sheet(cells, min(columns, len(cells)))
+    pictures = [draw() for draw in rows]
+    sheet = make_sheet(pictures, min(columns, len(pictures)))
     return np.concatenate(
         [draw_legend({kind: COLORS[kind] for kind in COLORS if kind in kinds}, sheet.shape[1]), sheet]
     )

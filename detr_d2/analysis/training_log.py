@@ -69,7 +69,7 @@ class TrainingLog:
 
     @cached_property
     def _clock(self) -> tuple[list[int], list[float]]:
-        """Iterations done, and minutes that they took, at the lines that tell the time of an iteration."""
+        """Iterations done, and minutes that they took, at the lines that state the time of an iteration."""
         iterations, minutes = [0], [0.0]
         for line in self.lines:
             if "time" in line:
@@ -101,14 +101,14 @@ class TrainingLog:
         )
 
     def seconds_per_iteration(self) -> float:
-        """The median that the writer has told, of its last lines.
+        """The median that the writer has stated, of its last lines.
 
         Raises:
             ValueError: no line has a time.
         """
         times = [line["time"] for line in self.lines if "time" in line]
         if not times:
-            raise ValueError(f"{self.path} tells no time of an iteration.")
+            raise ValueError(f"{self.path} states no time of an iteration.")
         return times[-1]
 
     def first_not_finite(self, names: Iterable[str]) -> int | None:

@@ -26,7 +26,7 @@ class Demo:
         sinks: what takes the results; they are entered and left here.
         show: of `detr_d2.visualization.SHOWS`, what pictures show.
         threshold: the least score of boxes and masks in pictures.
-        tell: called with one line for each source that cannot be read.
+        report: called with one line for each source that cannot be read.
 
     Attributes:
         num_done: sources that were read to their end.
@@ -40,13 +40,13 @@ class Demo:
         *,
         show: str = "auto",
         threshold: float = 0.0,
-        tell: Callable[[str], object] = print,
+        report: Callable[[str], object] = print,
     ) -> None:
         self.predictor = predictor
         self.sinks = sinks
         self.show = show
         self.threshold = threshold
-        self.tell = tell
+        self.report = report
         self.num_done = 0
         self.num_frames = 0
         self._draws = any(sink.needs_pictures for sink in sinks)
@@ -99,7 +99,7 @@ class Demo:
             try:
                 image = read_image(source.path)
             except OSError as error:
-                self.tell(f"skipped: {error}")
+                self.report(f"skipped: {error}")
                 bar.update()
                 continue
             yield self._frame(image, source)
@@ -121,7 +121,7 @@ class Demo:
                     self._run_frames(itertools.chain([first], some), video.frame_rate, bar)
         except UnreadableInput as error:
             self.num_frames = before
-            self.tell(f"skipped: {error}")
+            self.report(f"skipped: {error}")
             return
         self.num_done += is_camera or not self.is_closed
 

@@ -13,7 +13,7 @@ from .inputs import Source, UnreadableInput
 
 # What OpenCV writes without further codecs.
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-# Of a source that does not tell its own, as many cameras.
+# Of a source that does not state its own, as many cameras.
 _DEFAULT_RATE = 25.0
 # The share of frames that may be missing in comparison with what the file states, which for some containers is an
 # estimate. More mean that it was cut off.
@@ -22,7 +22,7 @@ _MAY_BE_MISSING = 0.05
 
 @contextlib.contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Within it OpenCV and FFmpeg write nothing to stderr about files that they cannot read: we tell it in one line."""
+    """Within it OpenCV and FFmpeg write nothing to stderr about files that they cannot read: we do, in one line."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
     log = cv2.utils.logging
     level = log.getLogLevel()
@@ -114,7 +114,7 @@ class VideoWriter:
         """Finish the file.
 
         Raises:
-            OSError: it cannot be read back: OpenCV does not tell of a full disk.
+            OSError: it cannot be read back: OpenCV does not report a full disk.
         """
         self._writer.release()
         capture = open_file(self.path)

@@ -47,7 +47,7 @@ class Predictor:
 
     Attributes:
         cfg: the config, frozen. model: in evaluation mode.
-        metadata: class names (``thing_classes``, ``stuff_classes``) and the data set's category ids, from the
+        metadata: class names (``thing_classes``, ``stuff_classes``) and the dataset's category ids, from the
             checkpoint or else from the first of ``DATASETS.TEST``; empty where neither knows them.
 
     Raises:
@@ -102,7 +102,7 @@ class Predictor:
 
         Raises:
             FileNotFoundError, OSError: a file is missing or cannot be read as an image; the message names it.
-            ValueError, TypeError: what is no image; the message tells its place.
+            ValueError, TypeError: what is no image; the message names its place.
         """
         if order not in _ORDERS:
             raise ValueError(f"order is {order!r}; it must be one of {', '.join(_ORDERS)}.")
@@ -157,7 +157,7 @@ def _read_config(path: str, weights: str | os.PathLike | None, opts: Sequence[An
             raise FileNotFoundError(f"The checkpoint {path} does not exist.")
         if not os.path.isfile(config_file):
             raise FileNotFoundError(
-                f"{path} has no config.yaml beside it, which tells its model: give the config, with it as the weights."
+                f"{path} has no config.yaml beside it, which names its model: give the config, with it as the weights."
             )
         weights = path
     cfg = load_config(config_file, [str(word) for word in opts])
@@ -193,7 +193,7 @@ def _test_time_inputs(cfg: CfgNode) -> tuple[T.AugmentationList, str]:
 
 
 def _metadata_of(cfg: CfgNode, described: dict[str, Any]) -> Metadata:
-    """The data set's metadata; what the checkpoint says of its classes where the two differ."""
+    """The dataset's metadata; what the checkpoint says of its classes where the two differ."""
     names = [name for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN) if name in DatasetCatalog]
     registered = MetadataCatalog.get(names[0]) if names else Metadata()
     if all(registered.get(key) == value for key, value in described.items()):

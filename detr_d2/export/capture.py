@@ -44,7 +44,7 @@ class Shape(NamedTuple):
     def dynamic(self) -> tuple[dict[int, object], dict[int, object]]:
         """What `torch.export` is told of ``images`` and of ``sizes``."""
         any_size = self.is_free and self.multiple == 1
-        # torch does not take names and hints together, and of sizes that are multiples only names can tell.
+        # torch does not take names and hints together, and of sizes that are multiples only names can say it.
         count = _hint(1, MAX_BATCH) if any_size else Dim("batch", min=1, max=MAX_BATCH)
         batch = {} if self.batch is not None else {0: count}
         if not self.is_free:

@@ -70,7 +70,7 @@ def export_model(
     file_format.check(graph)
     multiple = file_format.size_multiple(graph) if settings.dynamic_size else graph.size_multiple
     height, width = settings.size or default_size(cfg, multiple)
-    if settings.dynamic_size:  # recorded with one cell, a side of the coarsest features would be one for ever
+    if settings.dynamic_size:  # recorded with one location, a side of the coarsest features would be one for ever
         least = -(-2 * graph.coarsest_stride // multiple) * multiple
         height, width = max(height, least), max(width, least)
     shape = Shape(settings.batch, height, width, settings.dynamic_size, multiple)

@@ -1,6 +1,6 @@
 """Pictures of data, results and of what a model looks at."""
 
-from .attention import Cell, Look, Query, Recording, record
+from .attention import Location, Look, Query, Recording, record
 from .attention_maps import AttentionMap, heat
 from .attention_sheet import AttentionDrawer
 from .drawing import draw_annotations, draw_boxes, draw_panoptic, read_ids
@@ -14,8 +14,8 @@ __all__ = [
     "SHOWS",
     "AttentionDrawer",
     "AttentionMap",
-    "Cell",
     "InputDrawer",
+    "Location",
     "Look",
     "Query",
     "QueryAttention",

@@ -1,4 +1,4 @@
-"""What a detection transformer looks at in one image: attention of object queries (decoder) and of cells (encoder).
+"""What a detection transformer looks at in one image: attention of object queries (decoder) and of locations (encoder).
 
 The models use fused kernels that return no weights. So the inputs of their attention modules are recorded while an
 image goes through the model, and what is to be seen is computed from them by the modules' own projections, for the
@@ -45,11 +45,11 @@ class Query(NamedTuple):
     box: Tensor
 
 
-class Cell(NamedTuple):
-    """A cell of the feature maps that the encoder reads.
+class Location(NamedTuple):
+    """A location of the feature maps that the encoder reads.
 
     Attributes:
-        index: among the cells of all levels, one level after another, rows first.
+        index: among the locations of all levels, one level after another, rows first.
         level: of them.
         point: (x, y) relative to the image, which was asked for and lies in it.
     """
@@ -60,11 +60,11 @@ class Cell(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What one query or cell looks at in one layer of ``stack``, "encoder" or "decoder"."""
+    """What one query or location looks at in one layer of ``stack``, "encoder" or "decoder"."""
 
     stack: str
     layer: int
-    who: Query | Cell
+    who: Query | Location
     attention: Attention
 
 
@@ -97,8 +97,8 @@ class Recording(NamedTuple):
                 raise ValueError(f"There is no query {index}: the model has queries 0 to {len(self.scores) - 1}.")
         return [Query(i, self.scores[i].item(), self.labels[i].item(), self.boxes[i]) for i in indices]
 
-    def cell(self, point: tuple[float, float], level: int) -> Cell:
-        """The cell of a level at a point, (x, y) relative to the image.
+    def location(self, point: tuple[float, float], level: int) -> Location:
+        """The location of a level at a point, (x, y) relative to the image.
 
         Raises:
             ValueError: there is no such level.
@@ -108,11 +108,11 @@ class Recording(NamedTuple):
         (_, width), (rows, columns) = self.levels[level]
         row, column = (min(int(x * count), count - 1) for x, count in zip(point[::-1], (rows, columns), strict=True))
         before = sum(h * w for (h, w), _ in self.levels[:level])
-        return Cell(before + row * width + column, level, point)
+        return Location(before + row * width + column, level, point)
 
     @torch.no_grad()
-    def look(self, stack: str, layer: int, who: Sequence[Query] | Sequence[Cell]) -> list[Look]:
-        """What these queries ("decoder") or cells ("encoder") look at in a layer."""
+    def look(self, stack: str, layer: int, who: Sequence[Query] | Sequence[Location]) -> list[Look]:
+        """What these queries ("decoder") or locations ("encoder") look at in a layer."""
         module, inputs = self.layers[stack][layer]
         read = next(reader for kind, reader in READERS.items() if isinstance(module, kind))
         found = read(module, inputs, [x.index for x in who], self.levels)

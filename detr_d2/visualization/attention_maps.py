@@ -1,6 +1,6 @@
-"""Attention to every cell of a feature map, as DETR has it.
+"""Attention to every location of a feature map, as DETR has it.
 
-Legend: n rows (queries of an attention) that were asked for, M keys = H * W cells, h heads, h' w' the cells of the map
+Legend: n rows (queries of an attention) that were asked for, M keys = H * W locations, h heads, h' w' those of the map
 that are image.
 """
 
@@ -29,7 +29,7 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """Where one query looks: ``weights`` of each head, h x h' x w', which sum to 1 over the cells."""
+    """Where one query looks: ``weights`` of each head, h x h' x w', which sum to 1 over the locations."""
 
     weights: Tensor
 
@@ -39,7 +39,7 @@ class AttentionMap:
     ) -> list["AttentionMap"]:
         """One for each of ``rows``, from the inputs of one image's forward pass by name."""
         if len(levels) != 1:
-            raise ValueError(f"Attention to all cells of {len(levels)} feature maps at once cannot be drawn.")
+            raise ValueError(f"Attention to all locations of {len(levels)} feature maps at once cannot be drawn.")
         rows, mask, (level,) = list(rows), inputs["attn_mask"], levels
         if mask is not None and mask.shape[-2] > 1:
             mask = mask[..., rows, :]

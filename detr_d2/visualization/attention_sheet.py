@@ -1,4 +1,4 @@
-"""Rows of pictures of what queries and cells of an image look at. Every picture is RGB, uint8."""
+"""Rows of pictures of what queries and locations of an image look at. Every picture is RGB, uint8."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from itertools import groupby
 
 import numpy as np
 
-from .attention import Cell, Look, Query
+from .attention import Location, Look, Query
 from .colors import Color, distinct_color
 from .marks import draw_box, draw_cross, draw_label
 from .sampling_points import SamplingPoints, level_color
@@ -65,22 +65,22 @@ class AttentionDrawer:
 
     def describe(self, look: Look) -> str:
         """Who looks, for a title."""
-        if isinstance(look.who, Cell):
+        if isinstance(look.who, Location):
             level = f" in level {look.who.level}" if isinstance(look.attention, SamplingPoints) else ""
             return f"point {short_name(look.who)}{level}"
         label = f"class {look.who.label}" if self.class_names is None else self.class_names[look.who.label]
         return f"query {look.who.index}: {label} {look.who.score:.0%}"
 
 
-def short_name(who: Query | Cell) -> str:
+def short_name(who: Query | Location) -> str:
     """Who looks, for a label in a picture."""
     return str(who.index) if isinstance(who, Query) else f"{who.point[0]:.2f}, {who.point[1]:.2f}"
 
 
-def mark(picture: np.ndarray, who: Query | Cell, color: Color, text: str = "") -> None:
-    """The box of a query or the point of a cell, with a label where there is a text."""
+def mark(picture: np.ndarray, who: Query | Location, color: Color, text: str = "") -> None:
+    """The box of a query or the point of a location, with a label where there is a text."""
     height, width = picture.shape[:2]
-    if isinstance(who, Cell):
+    if isinstance(who, Location):
         x, y = who.point[0] * width, who.point[1] * height
         draw_cross(picture, x, y, color)
     else:

@@ -25,7 +25,7 @@ def shade(color: Sequence[int], index: int) -> Color:
 
 
 def object_colors(classes: Sequence[int], class_colors: Sequence[Sequence[int]] | None) -> list[Color]:
-    """One colour an object: the hue tells its class, the shade the objects of a class.
+    """One colour an object: the hue shows its class, the shade the objects of a class.
 
     Args:
         classes: contiguous ids.

@@ -1,4 +1,4 @@
-"""Annotations and predictions over an image, by Detectron2's ``Visualizer`` in a data set's colours.
+"""Annotations and predictions over an image, by Detectron2's ``Visualizer`` in a dataset's colours.
 
 Legend: H W image size; every picture is RGB, uint8, ``height`` pixels high.
 """

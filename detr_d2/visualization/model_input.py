@@ -25,7 +25,7 @@ class InputDrawer:
     annotations, which are boxes, masks (of panoptic segments: things and stuff) and semantic maps.
 
     Attributes:
-        metadata: of the data set; names and colours of semantic classes.
+        metadata: of the dataset; names and colours of semantic classes.
         image_format: ``INPUT.FORMAT``, the channels of the mapper's images.
         class_names: by the ``gt_classes`` of the objects; None writes their numbers.
         class_colors: likewise; None takes colours of this package.
@@ -40,7 +40,7 @@ class InputDrawer:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> "InputDrawer":
-        """For the mapper of ``cfg`` on a data set."""
+        """For the mapper of ``cfg`` on a dataset."""
         metadata = MetadataCatalog.get(dataset_name)
         names = class_names_of(cfg, dataset_name)
         things = metadata.get("thing_dataset_id_to_contiguous_id")

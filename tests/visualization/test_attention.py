@@ -64,7 +64,7 @@ def padded(model: nn.Module, monkeypatch) -> None:
 def test_maps_sum_to_one_over_the_image(detr, item) -> None:
     recording = record(detr, item)
     looks = recording.look("decoder", 2, recording.queries([0, 11], 0))
-    looks += recording.look("encoder", 1, [recording.cell((0.9, 0.2), 0)])
+    looks += recording.look("encoder", 1, [recording.location((0.9, 0.2), 0)])
     for look in looks:
         assert look.attention.weights.shape == (4, 2, 3)
         torch.testing.assert_close(look.attention.weights.sum((1, 2)), torch.ones(4))
@@ -77,7 +77,7 @@ def test_padding_gets_no_attention_and_leaves_the_maps_as_they_are(detr, item, m
     assert beside.levels == [Level((4, 4), (2, 3))]
     for stack, who in (("decoder", [0, 5]), ("encoder", [(0.9, 0.2)])):
         one, other = (
-            rec.look(stack, 0, rec.queries(who, 0) if stack == "decoder" else [rec.cell(point, 0) for point in who])
+            rec.look(stack, 0, rec.queries(who, 0) if stack == "decoder" else [rec.location(point, 0) for point in who])
             for rec in (alone, beside)
         )
         for a, b in zip(one, other, strict=True):
@@ -101,7 +101,7 @@ def test_points_are_relative_to_the_image_also_beside_padding(deformable, item, 
 def test_a_cell_reads_around_its_point(deformable, item) -> None:
     recording = record(deformable, item)
     for level in range(4):
-        (look,) = recording.look("encoder", 0, [recording.cell((0.7, 0.3), level)])
+        (look,) = recording.look("encoder", 0, [recording.location((0.7, 0.3), level)])
         rows, columns = recording.levels[level].valid
         assert abs(look.attention.reference - torch.tensor([0.7, 0.3])).le(torch.tensor([1 / columns, 1 / rows])).all()
 
@@ -116,7 +116,7 @@ def test_points_are_those_that_the_operator_gets(deformable, item, monkeypatch) 
     monkeypatch.setattr(deformable_attention, "ms_deform_attn", operator)
     recording = record(deformable, item)
     assert len(seen) == 5
-    cell = recording.cell((0.2, 0.9), 1)
+    cell = recording.location((0.2, 0.9), 1)
     steps = [
         *(("encoder", i, cell) for i in range(2)),
         *(("decoder", i, recording.queries([4], 0)[0]) for i in range(3)),
@@ -161,7 +161,7 @@ def test_the_most_certain_queries(deformable, item) -> None:
     with pytest.raises(ValueError, match="There is no query 12: the model has queries 0 to 11"):
         recording.queries([3, 12], 0)
     with pytest.raises(ValueError, match="There is no level 4: the model has levels 0 to 3"):
-        recording.cell((0, 0), 4)
+        recording.location((0, 0), 4)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_the_most_certain_queries(deformable, item) -> None:
 )
 def test_cells_of_padded_levels(detr, item, point, level, index) -> None:
     recording = record(detr, item)._replace(levels=[Level((8, 16), (6, 8)), Level((4, 8), (3, 4))])
-    assert recording.cell(point, level).index == index
+    assert recording.location(point, level).index == index
 
 
 def test_points_are_drawn_where_they_are_in_the_colour_of_their_level() -> None:
