@@ -118,6 +118,7 @@ PANOPTIC_DETR = (
     | {
         "MODEL.META_ARCHITECTURE": "PanopticDETR",
         "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.PANOPTIC_DETR.BOX_MODEL": "DETR",
         "MODEL.PANOPTIC_DETR.MASK_HEAD": "DetrMaskHead",
         "MODEL.PANOPTIC_DETR.MASK_FEATURES": ["res4", "res3", "res2"],
         "MODEL.PANOPTIC_DETR.FREEZE_BOX_MODEL": True,
