@@ -128,7 +128,8 @@ def test_training_steps_are_whole_and_leave_the_weights(small_detr_cfg: CfgNode,
 def test_the_reference_reads_the_same_batch(small_detr_cfg: CfgNode) -> None:
     inputs = make_inputs(small_detr_cfg, Settings(config_file="", sizes=((40, 60), (50, 30)), batch_size=2))
     model = build_model(small_detr_cfg)
-    images, targets = model.preprocess(inputs), model.prepare_targets(inputs)
+    images = model.preprocess(inputs)
+    targets = model.prepare_targets(inputs, images)
     batch = to_reference(small_detr_cfg, inputs)
     torch.testing.assert_close(batch.pixel_values, images.tensor, rtol=0, atol=0)
     assert torch.equal(batch.pixel_mask == 0, images.mask)
