@@ -130,7 +130,8 @@ def assert_same_outputs(model: nn.Module, reference: nn.Module) -> None:
     image = torch.randint(0, 256, (3, 96, 128), generator=torch.Generator().manual_seed(3))
     own = ours(model, image)
     assert own["logits"].std(1).mean() > 0.02, "the queries do not differ"
-    pixels = ((image - model.pixel_mean) / model.pixel_std)[None]
+    box_model = getattr(model, "detr", model)
+    pixels = ((image - box_model.pixel_mean) / box_model.pixel_std)[None]
     other = theirs(reference, pixels)
     assert own.keys() == other.keys()
     for key, value in own.items():
@@ -247,7 +248,8 @@ def test_published_weights(cfg_of, tmp_path, case, layout, rows):
     checkpointer = DetrCheckpointer(model)
     checkpointer.load(str(tmp_path / "pytorch_model.bin"))
     assert checkpointer.last_report.complete
-    bias = (model.class_embed[0] if case == "deformable" else model.class_embed).bias
+    class_embed = getattr(model, "detr", model).class_embed
+    bias = (class_embed[0] if case == "deformable" else class_embed).bias
     assert bias[:12].tolist() == [*range(1, 12), 13]  # there is no category 12
     assert len(bias) == (80 if case == "deformable" else contiguous + 1)
 

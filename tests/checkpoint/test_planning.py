@@ -132,7 +132,8 @@ def test_wrong_meta_architecture(rcnn, official_state, saved, snapshot, assert_u
 
 def test_panoptic_weights_into_a_box_model(fake_detr, official_state, saved):
     state = {f"detr.{key}": value for key, value in official_state().items()}
-    state |= {"bbox_attention.q_linear.weight": torch.ones(8, 8), "mask_head.lay1.weight": torch.ones(8, 8, 3, 3)}
+    state |= {f"mask_head.{layer}.weight": torch.ones(8, 8, 3, 3) for layer in ("lay1", "out_lay")}
+    state["bbox_attention.q_linear.weight"] = torch.ones(8, 8)
     with pytest.raises(ValueError, match=r"set MODEL\.META_ARCHITECTURE PanopticDETR"):
         load(fake_detr(), saved({"model": state}))
 
