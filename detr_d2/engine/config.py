@@ -24,8 +24,8 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     data; see `follow_dataset`.
 
     Raises:
-        ValueError: a key that does not exist (with the closest ones that do), a value of another type, or a malformed
-            entry of ``DATASETS.CUSTOM``.
+        ValueError: a key that does not exist (with the closest ones that do), a value of another type, a malformed
+            entry of ``DATASETS.CUSTOM``, or a file that asks for code to be run.
         FileNotFoundError: ``config_file`` does not exist.
     """
     cfg = _default_config()
@@ -39,10 +39,14 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
             raise ValueError(unknown_key_message(key, "the command line", known))
     if config_file:
         try:
-            cfg.merge_from_file(config_file)
+            cfg.merge_from_file(config_file, allow_unsafe=False)
         except KeyError as error:  # yacs: "Non-existent config key: NAME"
             key = str(error.args[0]).rsplit(maxsplit=1)[-1]
             raise ValueError(unknown_key_message(key, config_file, known)) from error
+        except yaml.MarkedYAMLError as error:
+            raise ValueError(f"{config_file} is no yaml config: {_described(error)}.") from None
+        except RecursionError:
+            raise ValueError(f"{config_file} is no yaml config: its _BASE_ leads back to itself.") from None
         except (yaml.YAMLError, AssertionError, UnicodeDecodeError, AttributeError) as error:
             raise ValueError(f"{config_file} is no yaml config: {error}") from error
     cfg.merge_from_list(list(opts))
@@ -50,6 +54,28 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     register_datasets(cfg)
     follow_dataset(cfg, opts[::2])
     return cfg
+
+
+def _described(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong and where, without the lines of the file: a ``_BASE_`` may name any file of the machine."""
+    mark = error.problem_mark
+    place = f" ({mark.name}, line {mark.line + 1})" if mark else ""
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return f"it asks for something that could run code{place}; write the value itself"
+    return f"{error.problem or error.context}{place}"
+
+
+# Detectron2's Base-RetinaNet.yaml lets Python compute its anchors. No other expression of a file is evaluated.
+_RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
+
+
+def _retinanet_sizes(loader: yaml.SafeLoader, node: yaml.Node) -> list[list[float]]:
+    if not isinstance(node, yaml.SequenceNode) or [part.value for part in node.value] != [_RETINANET_SIZES]:
+        return loader.construct_undefined(node)
+    return [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)]
+
+
+yaml.SafeLoader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _retinanet_sizes)
 
 
 def _default_config() -> CfgNode:

@@ -2,6 +2,7 @@
 
 import os
 
+import detectron2
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -91,3 +92,54 @@ def test_stock_detectron2_builds_as_many_classes_as_the_dataset_has(repo):
     cfg.DATASETS.TRAIN = ("nowhere",)
     with pytest.raises(ValueError, match=r"MODEL\.DETR\.NUM_CLASSES is -1, .* 'nowhere' is not registered: set"):
         build_model(cfg)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '!!python/object/apply:os.system ["touch {mark}"]',
+        "!!python/object/apply:eval [\"open('{mark}', 'w')\"]",
+        "!!python/object/apply:eval \"open('{mark}', 'w')\"",
+        '!!python/object/new:os.system ["touch {mark}"]',
+        "!!python/name:os.system",
+        "!!python/module:antigravity",
+    ],
+)
+@pytest.mark.parametrize("as_base", [False, True], ids=["file", "base"])
+def test_a_config_never_runs_code(tmp_path, value, as_base):
+    mark = tmp_path / "mark"
+    (tmp_path / "hostile.yaml").write_text(f"SEED: {value.format(mark=mark)}\n")
+    (tmp_path / "child.yaml").write_text('_BASE_: "hostile.yaml"\n')
+    with pytest.raises(ValueError, match=r"asks for something that could run code.*hostile\.yaml, line 1"):
+        load_config(str(tmp_path / ("child.yaml" if as_base else "hostile.yaml")))
+    assert not mark.exists()
+
+
+def test_the_one_expression_of_detectron2s_own_configs():
+    config = model_zoo_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    sizes = load_config(config).MODEL.ANCHOR_GENERATOR.SIZES
+    expected = get_cfg()
+    expected.merge_from_file(config)
+    assert sizes == expected.MODEL.ANCHOR_GENERATOR.SIZES
+    assert sizes[0] == [32, 32 * 2 ** (1 / 3), 32 * 2 ** (2 / 3)]
+
+
+def model_zoo_file(name: str) -> str:
+    """Its module needs pkg_resources, which current versions of setuptools lack."""
+    return os.path.join(os.path.dirname(detectron2.__file__), "model_zoo", "configs", name)
+
+
+def test_an_error_shows_no_line_of_the_file_that_a_base_names(tmp_path):
+    (tmp_path / "secret").write_text("root:$6$salt: *hash:\n\tsecond\n")
+    (tmp_path / "config.yaml").write_text('_BASE_: "secret"\n')
+    with pytest.raises(ValueError, match=r"config\.yaml is no yaml config") as caught:
+        load_config(str(tmp_path / "config.yaml"))
+    assert "salt" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_base_that_names_itself(tmp_path):
+    (tmp_path / "a.yaml").write_text('_BASE_: "b.yaml"\n')
+    (tmp_path / "b.yaml").write_text('_BASE_: "a.yaml"\n')
+    with pytest.raises(ValueError, match=r"a\.yaml is no yaml config: its _BASE_ leads back to itself"):
+        load_config(str(tmp_path / "a.yaml"))
