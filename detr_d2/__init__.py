@@ -1,4 +1,4 @@
-"""DETR, Deformable DETR and FCOS for Detectron2; importing this registers their models, data sets and mappers."""
+"""DETR, Deformable DETR and FCOS for Detectron2; importing this registers their models, datasets and mappers."""
 
 from ._detectron2 import require_detectron2
 
