@@ -8,12 +8,12 @@ Legend: I images, K classes, D detections, G objects.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .matches import Matches
-from .precision import average_precision
+from .precision import average_precision, precision_by_class
 from .scenes import Scenes
 
 FOREGROUND = 0.5  # IoU from which a detection has found an object
@@ -162,43 +162,33 @@ def repaired_precision(errors: Errors, kinds: Collection[str] = ()) -> float:
         keep &= right | (kind == IGNORED)
     if "false negatives" in kinds:
         objects = objects & ~errors.unmatched()
-    return _precision(scenes, label[keep], right[keep], (kind == IGNORED)[keep], scenes.image[keep], objects)
+    if not objects.any():
+        return 100.0
+    matches = _matches(errors, label, right, objects)
+    of_kept = {name: getattr(matches, name)[..., keep] for name in ("image", "label", "matched", "ignored")}
+    return float(average_precision(replace(matches, **of_kept))[0])
 
 
 def class_precision(errors: Errors) -> np.ndarray:
     """K, AP at IoU 0.5 of each class in percent; NaN where it has no objects."""
-    scenes, kind = errors.scenes, errors.kind
-    values = []
-    for label in range(len(scenes.class_ids)):
-        of = scenes.label == label
-        objects = ~scenes.crowd & (scenes.object_label == label)
-        right, ignored = (kind == CORRECT)[of], (kind == IGNORED)[of]
-        one = objects.any()
-        values.append(
-            _precision(scenes, scenes.label[of], right, ignored, scenes.image[of], objects) if one else np.nan
-        )
-    return np.array(values)
+    scenes = errors.scenes
+    return precision_by_class(_matches(errors, scenes.label, errors.kind == CORRECT, ~scenes.crowd))[0]
 
 
-def _precision(
-    scenes: Scenes, label: np.ndarray, right: np.ndarray, ignored: np.ndarray, image: np.ndarray, objects: np.ndarray
-) -> float:
-    if not objects.any():
-        return 100.0
-    present, contiguous = np.unique(scenes.object_label[objects], return_inverse=True)
-    known = np.isin(label, present)
-    matches = Matches(
+def _matches(errors: Errors, label: np.ndarray, right: np.ndarray, objects: np.ndarray) -> Matches:
+    """Detections of these classes at one threshold, D, of which some are right; and those objects, G, that count."""
+    scenes = errors.scenes
+    return Matches(
         image_ids=scenes.image_ids,
-        class_ids=scenes.class_ids[present],
-        image=image[known],
-        label=np.searchsorted(present, label[known]),
-        matched=right[None, known],
-        ignored=ignored[None, known],
+        class_ids=scenes.class_ids,
+        image=scenes.image,
+        label=label,
+        matched=right[None],
+        ignored=(errors.kind == IGNORED)[None],
         object_image=scenes.object_image[objects],
-        object_label=contiguous,
-        object_count=np.ones(len(contiguous), dtype=np.int64),
+        object_label=scenes.object_label[objects],
+        object_count=np.ones(objects.sum(), dtype=np.int64),
     )
-    return float(average_precision(matches, np.ones((1, len(scenes.image_ids))))[0])
 
 
 def lost_precision(errors: Errors) -> tuple[float, dict[str, float]]:

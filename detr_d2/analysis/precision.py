@@ -15,28 +15,34 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 _CHUNK = 4_000_000
 
 
-def average_precision(matches: Matches, counts: np.ndarray) -> np.ndarray:
+def average_precision(matches: Matches, counts: np.ndarray | None = None) -> np.ndarray:
     """AP in percent, the mean over IoU thresholds and over the classes that have objects.
 
     Args:
         matches: of one model.
-        counts: R x I, how often each image counts.
+        counts: R x I, how often each image counts; None: once, R = 1.
 
     Returns:
         R; NaN where no image with objects was drawn.
     """
-    counts = np.asarray(counts, dtype=np.float64)
-    total, classes = np.zeros(len(counts)), np.zeros(len(counts))
+    values = precision_by_class(matches, counts)
+    present = ~np.isnan(values)
+    total, classes = np.where(present, values, 0.0).sum(1), present.sum(1)
+    return np.divide(total, classes, out=np.full_like(total, np.nan), where=classes > 0)
+
+
+def precision_by_class(matches: Matches, counts: np.ndarray | None = None) -> np.ndarray:
+    """R x K: as `average_precision`, of each class; NaN where it has no objects."""
+    counts = np.ones((1, len(matches.image_ids))) if counts is None else np.asarray(counts, dtype=np.float64)
+    values = np.full((len(counts), len(matches.class_ids)), np.nan)
     for label in range(len(matches.class_ids)):
         of_objects = matches.object_label == label
         objects = counts[:, matches.object_image[of_objects]] @ matches.object_count[of_objects]
-        present = objects > 0
-        detections = np.flatnonzero(matches.label == label)
-        if present.any() and len(detections):
+        if (present := objects > 0).any():
+            detections = np.flatnonzero(matches.label == label)
             precision = np.concatenate(list(_class_precision(matches, detections, counts, objects)))
-            total += np.where(present, precision, 0.0)
-        classes += present
-    return 100 * np.divide(total, classes, out=np.full_like(total, np.nan), where=classes > 0)
+            values[present, label] = 100 * precision[present]
+    return values
 
 
 def _class_precision(
