@@ -3,7 +3,10 @@
 Legend: I images, K classes, D detections, G objects, P pairs of an object and a detection of one image.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,13 +102,9 @@ def collect_scenes(
 def _best(image: np.ndarray, label: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Indices of the detections that count, sorted."""
     order = np.lexsort((np.arange(len(score)), image, -score))
-    groups = np.lexsort((np.arange(len(score)), label[order], image[order]))  # each image and class, best first
-    image, label = image[order][groups], label[order][groups]
-    first = np.ones(len(groups), dtype=bool)
-    first[1:] = (image[1:] != image[:-1]) | (label[1:] != label[:-1])
-    starts = np.flatnonzero(first)
-    rank = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
-    return order[np.sort(groups[rank < MAX_DETECTIONS])]
+    seen: dict[tuple[int, int], Iterator[int]] = defaultdict(itertools.count)  # of each image and class, best first
+    ranks = [next(seen[pair]) for pair in zip(image[order].tolist(), label[order].tolist(), strict=True)]
+    return order[np.array(ranks, dtype=np.int64) < MAX_DETECTIONS]
 
 
 def _overlaps(
@@ -117,24 +116,30 @@ def _overlaps(
     progress: Callable[[Iterable], Iterable],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pairs: detection, object and IoU. Detections and objects come with the images that they are of."""
-    by_image = np.argsort(detections[0], kind="stable")
-    images = np.intersect1d(detections[0], objects[0])
-    ends = [np.searchsorted(of[0][order], images, "right") for of, order in ((detections, by_image), (objects, ...))]
-    starts = [np.searchsorted(of[0][order], images) for of, order in ((detections, by_image), (objects, ...))]
+    (images, results), (object_images, annotations) = detections, objects
+    of_image, objects_of_image = _by_image(images), _by_image(object_images)
     found: list[tuple[np.ndarray, ...]] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    for d0, d1, g0, g1 in progress(list(zip(starts[0], ends[0], starts[1], ends[1], strict=True))):
-        mine = by_image[d0:d1]
-        a, b = shapes([detections[1][i] for i in mine]), shapes(objects[1][g0:g1])
-        iou = mask_api.iou(a, b, crowd[g0:g1].astype(np.uint8))
+    for image in progress(sorted(of_image.keys() & objects_of_image.keys())):
+        mine, theirs = np.array(of_image[image]), np.array(objects_of_image[image])
+        a, b = shapes([results[i] for i in mine]), shapes([annotations[i] for i in theirs])
+        iou = mask_api.iou(a, b, crowd[theirs].astype(np.uint8))
         detection, place = np.nonzero(iou >= min_iou)
-        found.append((mine[detection], place + g0, iou[detection, place]))
+        found.append((mine[detection], theirs[place], iou[detection, place]))
     return tuple(np.concatenate(part) for part in zip(*found, strict=True))
+
+
+def _by_image(images: np.ndarray) -> dict[int, list[int]]:
+    """The places of each image."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for place, image in enumerate(images.tolist()):
+        found[image].append(place)
+    return found
 
 
 def _shapes(ground_truth: dict[str, Any], task: str) -> Callable[[list[dict]], Any]:
     """What turns results or annotations of one image into what ``pycocotools`` intersects."""
     if task == "bbox":
-        return _boxes
+        return lambda items: np.array([_box(item) for item in items], dtype=np.float64)
     sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
     return lambda items: [_mask(item, sizes) for item in items]
 
@@ -154,22 +159,13 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     return segmentation
 
 
-def _boxes(items: list[dict[str, Any]]) -> np.ndarray:
-    """N x 4, x, y, w, h."""
-    try:
-        boxes = np.array([item["bbox"] for item in items], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
-        boxes = np.zeros(0)
-    if boxes.shape == (len(items), 4) and (boxes[:, 2:] >= 0).all() and np.isfinite(boxes).all():
-        return boxes
-    bad = next((item for item in items if not _is_box(item.get("bbox"))), items[0])
-    raise ValueError(f"No bbox of four numbers x, y, w, h, with w and h not negative, in {_short(bad)}.")
-
-
-def _is_box(box: object) -> bool:
-    if not isinstance(box, (list, tuple)) or len(box) != 4 or not all(isinstance(x, (int, float)) for x in box):
-        return False
-    return bool(np.isfinite(box).all()) and min(box[2:]) >= 0
+def _box(item: dict[str, Any]) -> Sequence[float]:
+    """x, y, w, h."""
+    box = item.get("bbox")
+    is_four = isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(x, (int, float)) for x in box)
+    if is_four and all(map(math.isfinite, box)) and min(box[2:]) >= 0:
+        return box
+    raise ValueError(f"No bbox of four numbers x, y, w, h, with w and h not negative, in {_short(item)}.")
 
 
 def _column(items: Sequence[dict[str, Any]], key: str, what: str, dtype: type = np.int64) -> np.ndarray:

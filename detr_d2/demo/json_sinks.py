@@ -23,22 +23,21 @@ class _Discard(Exception):
 
 
 class _JsonList:
-    """A list in a JSON file that grows, and shrinks back to where it was."""
+    """A list in a JSON file that grows, and shrinks back to where it was: all that the file holds, or, where there is
+    a ``key``, what that is in an object with other ``fields``.
+    """
 
-    def __init__(self, file: BinaryIO, head: str, tail: str) -> None:
-        self.file, self.tail, self.count = file, tail, 0
-        file.write(head.encode())
+    def __init__(self, file: BinaryIO, key: str = "", **fields: Any) -> None:
+        self.file, self.count, self.tail = file, 0, "]}" if key else "]"
+        file.write((f'{json.dumps(fields)[:-1]}, "{key}": [' if key else "[").encode())
 
     def add(self, item: Any) -> None:
         self.file.write((",\n" if self.count else "\n").encode() + json.dumps(item).encode())
         self.count += 1
 
-    def mark(self) -> tuple[int, int]:
-        return self.file.tell(), self.count
-
-    def cut(self, mark: tuple[int, int]) -> None:
-        """Back to what it was at a `mark`."""
-        position, self.count = mark
+    def cut(self, position: int, count: int) -> None:
+        """Back to what it was when the file ended there."""
+        self.count = count
         self.file.seek(position)
         self.file.truncate()
 
@@ -62,16 +61,12 @@ class _JsonSink(Sink):
         check_output(path, suffixes=(".json",))
         check_output(self.images_path)
         self._files = contextlib.ExitStack()
+        self._undo = contextlib.ExitStack()  # takes back what the current source has left
         self._lists: tuple[_JsonList, ...] = ()  # results, images; none before the first image
         self._metadata = Metadata()
 
     def start(self, metadata: Metadata) -> None:
         self._metadata = metadata
-
-    @property
-    def ends(self) -> tuple[str, str]:
-        """What is around the list of results."""
-        return "[", "]"
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         with contextlib.suppress(_Discard), self._files:
@@ -84,21 +79,21 @@ class _JsonSink(Sink):
     def source(self, source: Source) -> Iterator[None]:
         if not self._lists:
             self._lists = self._open()
-        marks = [each.mark() for each in self._lists]
-        try:
+        with contextlib.ExitStack() as self._undo:
+            for each in self._lists:
+                self._undo.callback(each.cut, each.file.tell(), each.count)
             yield
-        except BaseException:
-            for each, mark in zip(self._lists, marks, strict=True):
-                each.cut(mark)
-            raise
+            self._undo.pop_all()
 
     def _open(self) -> tuple[_JsonList, ...]:
-        of_images = (
-            f'{{"info": {{}}, "categories": {json.dumps(categories(self._metadata))}, "annotations": [], "images": ['
-        )
         partials = [self._files.enter_context(whole_file(path)) for path in (self.path, self.images_path)]
-        files = [self._files.enter_context(partial.open("wb+")) for partial in partials]
-        return _JsonList(files[0], *self.ends), _JsonList(files[1], of_images, "]}")
+        results, images = (self._files.enter_context(partial.open("wb+")) for partial in partials)
+        known = categories(self._metadata)
+        return self.results_list(results), _JsonList(images, "images", info={}, categories=known, annotations=[])
+
+    def results_list(self, file: BinaryIO) -> _JsonList:
+        """The list of results in the file at ``path``."""
+        return _JsonList(file)
 
     def add(self, result: Result) -> None:
         results, images = self._lists
@@ -143,31 +138,18 @@ class PanopticJson(_JsonSink):
         if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
             raise FileExistsError(f"{self.folder}, the folder for the PNG files, is there already: remove it.")
         self._partial = self.folder
-        self._written: list[Path] = []  # of the current source
 
-    @property
-    def ends(self) -> tuple[str, str]:
-        return f'{{"categories": {json.dumps(categories(self._metadata))}, "annotations": [', "]}"
+    def results_list(self, file: BinaryIO) -> _JsonList:
+        return _JsonList(file, "annotations", categories=categories(self._metadata))
 
     def _open(self) -> tuple[_JsonList, ...]:
         self._partial = self._files.enter_context(whole_files(self.folder))
         return super()._open()
 
-    @contextlib.contextmanager
-    def source(self, source: Source) -> Iterator[None]:
-        self._written = []
-        try:
-            with super().source(source):
-                yield
-        except BaseException:
-            for path in self._written:
-                path.unlink(missing_ok=True)
-            raise
-
     def items(self, result: Result) -> list[dict[str, Any]]:
         ids, segments = result.output["panoptic_seg"]
         path = self._partial / f"{result.frame.name}.png"
-        self._written.append(path)
+        self._undo.callback(path.unlink, missing_ok=True)
         path.write_bytes(encode_ids(ids.numpy()))
         annotation = {"image_id": result.frame.image_id, "file_name": path.name}
         return [annotation | {"segments_info": [self._segment(segment) for segment in segments]}]

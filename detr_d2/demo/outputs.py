@@ -108,8 +108,6 @@ class Pictures(Sink):
     def __init__(self, targets: Mapping[Source, Path]) -> None:
         self.targets = targets
         self._new_folders = {target.parent for target in targets.values() if not target.parent.exists()}
-        self._files = contextlib.ExitStack()  # of the current video
-        self._video: VideoWriter | None = None
 
     def __exit__(self, *error: object) -> None:
         for folder in self._new_folders:
@@ -118,7 +116,8 @@ class Pictures(Sink):
 
     @contextlib.contextmanager
     def source(self, source: Source) -> Iterator[None]:
-        with self._files:  # leaves the video whole, or removes it
+        self._video: VideoWriter | None = None
+        with contextlib.ExitStack() as self._files:  # leaves the video whole, or removes it
             yield
             if self._video is not None:
                 self._video.close()
@@ -130,12 +129,8 @@ class Pictures(Sink):
             return
         if self._video is None:
             partial = self._files.enter_context(whole_file(target))
-            self._files.callback(self._forget)
             self._video = VideoWriter(partial, result.frame_rate, result.picture.shape[:2])
         self._video.write(result.picture)
-
-    def _forget(self) -> None:
-        self._video = None
 
 
 class Window(Sink):
