@@ -31,7 +31,7 @@ ALLOWED = {
     "kernels": (),
     "layers": ("kernels",),
     "structures": ("layers",),
-    "data": ("facts", "layers", "structures"),
+    "data": ("files", "facts", "layers", "structures"),
     "modeling": ("facts", "kernels", "layers", "structures", "modeling"),
     "modeling.backbone": ("facts", "kernels", "layers", "structures"),
     "modeling.transformer": ("facts", "kernels", "layers", "structures"),

@@ -12,7 +12,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from ..facts import DATASET_MAPPER_REGISTRY
-from ..structures import decode_ids
+from ..structures import decode_ids, map_segments
 from .dataset_mappers import DetrDatasetMapper
 from .image_files import read_image
 
@@ -67,16 +67,14 @@ def read_segments(file_name: str, ids: list[int], size: tuple[int, int]) -> np.n
     rgb = read_image(file_name, "RGB")
     if rgb.shape[:2] != size:
         raise ValueError(f"The panoptic annotation {file_name} is {rgb.shape[:2]} (height, width), its image {size}.")
-    found, positions = np.unique(decode_ids(rgb), return_inverse=True)
-    differ = sorted((set(found.tolist()) - {0}) ^ set(ids))
-    if differ or len(set(ids)) != len(ids):
+    segments = map_segments(decode_ids(rgb), ids)
+    if segments.differing:
+        count = len(segments.undeclared) + sum(area > 0 for area in segments.areas.values())
         raise ValueError(
-            f"{file_name} holds {len(set(found.tolist()) - {0})} segments, its segments_info {len(ids)}; these ids are "
-            f"not in both, or twice: {differ[:5] or sorted(ids)[:5]}. The PNG and the JSON are of different versions."
+            f"{file_name} holds {count} segments, its segments_info {len(ids)}; these ids are not in both, or twice: "
+            f"{segments.differing[:5]}. The PNG and the JSON are of different versions."
         )
-    place = {segment_id: i for i, segment_id in enumerate(ids, start=1)} | {0: 0}
-    table = np.array([place[segment_id] for segment_id in found.tolist()], dtype=np.int32)
-    return table[positions.reshape(size)]
+    return segments.places
 
 
 def _segments_of(dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
     def __init__(self, dataset_name: str, output_dir: str, *, per_category: bool = False) -> None:
         super().__init__(dataset_name, output_dir)
         self._per_category = per_category
-        self._truth: PanopticTruth | None = None
+
+    @cached_property  # not read before it is needed
+    def _truth(self) -> PanopticTruth:
+        return PanopticTruth(self._metadata.panoptic_json, self._metadata.panoptic_root)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take over ``panoptic_seg`` of each output: the map (H x W, 0 = void) and its segments.
@@ -52,8 +56,6 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             if "panoptic_seg" not in output:
                 continue
-            if self._truth is None:  # not before it is needed
-                self._truth = PanopticTruth(self._metadata.panoptic_json, self._metadata.panoptic_root)
             self._truth.check(item["image_id"])
             ids, segments = output["panoptic_seg"]
             self._predictions.append(
@@ -104,7 +106,7 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         for prediction in predictions:
             with PathManager.open(os.path.join(folder, prediction["file_name"]), "wb") as f:
                 f.write(prediction.pop("png"))
-        categories = PanopticTruth.read_categories(self._metadata.panoptic_json)
+        categories = self._truth.categories
         used = {segment["category_id"] for prediction in predictions for segment in prediction["segments_info"]}
         if unknown := sorted(used - {category["id"] for category in categories}):
             raise ValueError(
@@ -128,8 +130,7 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             )
 
     def _by_category(self, per_class: dict[int, dict[str, float]]) -> dict[str, float]:
-        categories = PanopticTruth.read_categories(self._metadata.panoptic_json)
-        names = {category["id"]: category["name"] for category in categories}
+        names = {category["id"]: category["name"] for category in self._truth.categories}
         # hotcoco marks a class that occurs in neither ground truth nor predictions with -1.
         return {
             f"PQ-{names[int(i)]}": 100 * x["pq"] if x["pq"] >= 0 else float("nan") for i, x in sorted(per_class.items())

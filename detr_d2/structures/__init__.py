@@ -2,7 +2,7 @@
 
 from .feature_levels import FeatureLevels
 from .padded_images import PaddedImages
-from .panoptic_ids import decode_ids, encode_ids
+from .panoptic_ids import SegmentMap, decode_ids, encode_ids, map_segments, read_ids
 from .predictions import Predictions, QueryMasks
 from .targets import Matches, Targets
 
@@ -12,7 +12,10 @@ __all__ = [
     "PaddedImages",
     "Predictions",
     "QueryMasks",
+    "SegmentMap",
     "Targets",
     "decode_ids",
     "encode_ids",
+    "map_segments",
+    "read_ids",
 ]

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -36,10 +36,6 @@ class Problem:
     def __str__(self) -> str:
         where = self.file if self.id is None else f"{self.file}, id {self.id}"
         return f"{self.severity}: {self.kind}: {where}: {self.message}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The attributes, for JSON."""
-        return asdict(self)
 
 
 class Problems(list[Problem]):

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import numpy as np
-
-from ...structures import decode_ids
+from ...structures import decode_ids, map_segments
 from ..checks import Demands, Problems
 from ..checks.rules import check_files
 from ..image_files import read_image
@@ -89,17 +87,15 @@ def _check_png(record: dict, *, is_error: bool) -> Problems:
         message = f"it is {rgb.shape[:2]} (height, width), its image {size}"
         problems.add("size-mismatch", file, record["image_id"], message, is_error=is_error)
         return problems
-    found, areas = np.unique(decode_ids(rgb), return_counts=True)
-    in_png = {int(i): int(area) for i, area in zip(found, areas, strict=True) if i}
     in_json = {segment["id"]: segment for segment in record["segments_info"] if type(segment.get("id")) is int}
-    for segment in sorted(in_png.keys() - in_json.keys()):
-        message = f"a segment of {in_png[segment]} pixels that the JSON lacks"
+    segments = map_segments(decode_ids(rgb), list(in_json))
+    for segment, pixels in segments.undeclared.items():
+        message = f"a segment of {pixels} pixels that the JSON lacks"
         problems.add("segment-not-in-json", file, segment, message, is_error=is_error)
-    for segment in in_json.keys() - in_png.keys():
+    for segment in segments.absent:
         problems.add("segment-not-in-png", file, segment, "a segment that the PNG lacks", is_error=is_error)
-    for segment in in_json.keys() & in_png.keys():
+    for segment, pixels in segments.areas.items():
         area = in_json[segment].get("area")
-        if isinstance(area, (int, float)) and abs(area - in_png[segment]) > max(1, _AREA_TOLERANCE * in_png[segment]):
-            message = f"the JSON says {area} pixels, the PNG holds {in_png[segment]}"
-            problems.warn("segment-area", file, segment, message)
+        if pixels and isinstance(area, (int, float)) and abs(area - pixels) > max(1, _AREA_TOLERANCE * pixels):
+            problems.warn("segment-area", file, segment, f"the JSON says {area} pixels, the PNG holds {pixels}")
     return problems

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from detectron2.structures import BoxMode
@@ -42,7 +42,7 @@ class DatasetReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        problems = [problem.as_dict() for problem in self.problems]
+        problems = [asdict(problem) for problem in self.problems]
         files = self.dataset.as_entry()
         return {**files, "trains": self.trains, "decoded": self.decoded, "problems": problems, "summary": self.summary}
 
@@ -133,9 +133,7 @@ def _check_classes(boxes: CocoJson, panoptic: CocoJson | None, dataset: CustomDa
     source = panoptic if panoptic and demands.learns_segments else boxes
     if not (source.has_classes and (demands.learns_boxes or panoptic)):
         return Problems()
-    semantic = (
-        ["things", *(panoptic.categories[i] for i in panoptic.stuff)] if panoptic and dataset.sem_seg_root else None
-    )
+    semantic = ["things", *panoptic.stuff.values()] if panoptic and dataset.sem_seg_root else None
     things = range(len(panoptic.things)) if panoptic else None
     return check_classes(demands, list(source.categories.values()), things, semantic, source.file)
 

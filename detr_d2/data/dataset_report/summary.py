@@ -26,8 +26,7 @@ def summarize(boxes: CocoJson, panoptic: CocoJson | None, objects: Objects, segm
     per_image = np.bincount(objects.image, minlength=len(objects.records)).tolist()
     classes = _classes(objects, boxes.categories, isthing=True)
     if panoptic is not None:
-        stuff = {ident: name for ident, name in panoptic.categories.items() if ident in panoptic.stuff}
-        classes += _classes(segments, stuff, isthing=False)
+        classes += _classes(segments, panoptic.stuff, isthing=False)
     return {
         "images": len(objects.records),
         "images_without_objects": per_image.count(0),

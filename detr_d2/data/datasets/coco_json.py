@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from detectron2.utils.file_io import PathManager
@@ -12,7 +13,7 @@ from ..checks.problems import Problems
 _SHOWN = 5  # ids that an error lists
 _LISTS = ("images", "annotations", "categories")
 # After these the classes of a file mean nothing.
-CATEGORY_ERRORS = ("format", "no-categories", "malformed-category", "duplicate-category-id")
+_CATEGORY_ERRORS = ("format", "no-categories", "malformed-category", "duplicate-category-id")
 
 
 class CocoJson(NamedTuple):
@@ -23,16 +24,18 @@ class CocoJson(NamedTuple):
         images: the images by id.
         annotations: dicts, of whatever content.
         categories: names by id, in the order of the ids.
-        stuff: ids of those that are not things; a file of boxes has none.
+        stuff: names by id of those that are not things; a file of boxes has none.
         problems: of images and categories; of the file as a whole.
+        content: all of it, as it is; {} where it is not readable.
     """
 
     file: str
     images: dict[int, dict[str, Any]]
     annotations: list[dict[str, Any]]
     categories: dict[int, str]
-    stuff: set[int]
+    stuff: dict[int, str]
     problems: Problems
+    content: dict[str, Any]
 
     @property
     def things(self) -> dict[int, str]:
@@ -47,7 +50,15 @@ class CocoJson(NamedTuple):
     @property
     def has_classes(self) -> bool:
         """Whether all of its categories could be read."""
-        return not any(problem.kind in CATEGORY_ERRORS for problem in self.problems)
+        return not any(problem.kind in _CATEGORY_ERRORS for problem in self.problems)
+
+    def require_classes(self) -> "CocoJson":
+        """The file itself; a ValueError that says what is wrong where its categories could not be read."""
+        for problem in self.problems.errors:
+            if problem.kind in _CATEGORY_ERRORS:
+                where = "" if problem.id is None else f", id {problem.id}:"
+                raise ValueError(f"{self.file}{where} {problem.message}.")
+        return self
 
 
 def read_coco_json(json_file: str, *, is_panoptic: bool = False) -> CocoJson:
@@ -70,21 +81,23 @@ def read_coco_json(json_file: str, *, is_panoptic: bool = False) -> CocoJson:
         raise FileNotFoundError(f"{json_file} is a folder, not an annotation file.") from error
     except ValueError as error:
         problems.error("format", file, None, f"is not valid JSON ({error}); was it copied completely?")
-        return CocoJson(file, {}, [], {}, set(), problems)
+        return CocoJson(file, {}, [], {}, {}, problems, {})
     lists = [content.get(key) if isinstance(content, dict) else None for key in _LISTS]
     if not all(map(is_dicts, lists)):
         message = "is not in COCO's format: it needs the lists images, annotations and categories"
         problems.error("format", file, None, message)
-        return CocoJson(file, {}, [], {}, set(), problems)
+        return CocoJson(file, {}, [], {}, {}, problems, {})
     images, annotations, categories = lists
     by_id, names = _images(images, file, problems), _categories(categories, file, problems)
-    stuff = set()
+    things = set(names)
     if is_panoptic:
         for category in categories:
             if category.get("isthing") not in (0, 1):
                 problems.error("malformed-category", file, category.get("id"), "it needs isthing: 1 a thing, 0 stuff")
-        stuff = {category["id"] for category in categories if category.get("isthing") != 1} & names.keys()
-    return CocoJson(file, by_id, annotations, dict(sorted(names.items())), stuff, problems)
+        things = {category["id"] for category in categories if category.get("isthing") == 1}
+    names = dict(sorted(names.items()))
+    stuff = {ident: name for ident, name in names.items() if ident not in things}
+    return CocoJson(file, by_id, annotations, names, stuff, problems, content)
 
 
 def is_dicts(value: Any) -> bool:
@@ -149,9 +162,6 @@ class Classes(NamedTuple):
     repeated_images: list[int]
 
 
-_CACHE: dict[tuple[str, bool], tuple[tuple[int, int], Classes]] = {}
-
-
 def read_classes(json_file: str, *, is_panoptic: bool = False) -> Classes:
     """The classes of one file, read once for each version of it; all are things unless it ``is_panoptic``.
 
@@ -163,20 +173,15 @@ def read_classes(json_file: str, *, is_panoptic: bool = False) -> Classes:
         stat = os.stat(PathManager.get_local_path(json_file))
     except OSError as error:
         raise FileNotFoundError(f"The annotation file {json_file} does not exist.") from error
-    stamp, key = (stat.st_mtime_ns, stat.st_size), (json_file, is_panoptic)
-    if key not in _CACHE or _CACHE[key][0] != stamp:
-        _CACHE[key] = (stamp, _classes(read_coco_json(json_file, is_panoptic=is_panoptic)))
-    return _CACHE[key][1]
+    return _classes(json_file, is_panoptic, stat.st_mtime_ns, stat.st_size)
 
 
-def _classes(content: CocoJson) -> Classes:
-    for problem in content.problems.errors:
-        if problem.kind in CATEGORY_ERRORS:
-            where = "" if problem.id is None else f", id {problem.id}:"
-            raise ValueError(f"{content.file}{where} {problem.message}.")
+@lru_cache
+def _classes(json_file: str, is_panoptic: bool, *version: int) -> Classes:
+    content = read_coco_json(json_file, is_panoptic=is_panoptic).require_classes()
     return Classes(
         content.things,
-        {ident: content.categories[ident] for ident in content.categories if ident in content.stuff},
+        content.stuff,
         bool(content.annotations) and all(annotation.get("segmentation") for annotation in content.annotations),
         [problem.id for problem in content.problems if problem.kind == "duplicate-image-id"],
     )

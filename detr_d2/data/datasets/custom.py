@@ -131,16 +131,21 @@ class CustomDataset(NamedTuple):
 
     def metadata(self) -> dict[str, Any]:
         """Detectron2's metadata, without the classes where the files cannot be read."""
+        try:
+            return self.metadata_of(self.classes())
+        except (OSError, ValueError) as error:  # a trained model may be used where its data is not
+            logger.warning(f"The classes of the dataset {self.name!r} are unknown: {error}")
+            return self.metadata_of(None)
+
+    def metadata_of(self, classes: Classes | None) -> dict[str, Any]:
+        """Detectron2's metadata of a dataset with these classes; None: they are unknown."""
         values: dict[str, Any] = {"json_file": self.json_file, "image_root": self.image_root, "evaluator_type": "coco"}
         if self.panoptic_json:
             values |= {"panoptic_json": self.panoptic_json, "panoptic_root": self.panoptic_root}
             values |= {"evaluator_type": "coco_panoptic_seg", "ignore_label": IGNORE_LABEL, "label_divisor": 1000}
         if self.sem_seg_root:
             values["sem_seg_root"] = self.sem_seg_root
-        try:
-            classes = self.classes()
-        except (OSError, ValueError) as error:  # a trained model may be used where its data is not
-            logger.warning(f"The classes of the dataset {self.name!r} are unknown: {error}")
+        if classes is None:
             return values
         if not classes.has_masks:
             values["coco_tasks"] = ("bbox",)

@@ -4,7 +4,6 @@ A map holds 0 where there is a thing, 1.. for the stuff categories in the order 
 annotated: Panoptic FPN's layout.
 """
 
-import json
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...structures import decode_ids
+from ...files import whole_files
+from ...structures import decode_ids, map_segments
+from .coco_json import read_coco_json
 
 IGNORE_LABEL = 255
 
@@ -30,18 +31,10 @@ def write_panoptic_stuff(panoptic_json: Path, panoptic_root: Path, output: Path,
         ValueError: the JSON is no panoptic one, or a PNG holds a segment, or a segment a category, that it does not
             declare.
     """
-    try:
-        content = json.loads(panoptic_json.read_text())
-        annotations, classes = content["annotations"], stuff_classes(content["categories"])
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{panoptic_json} is no JSON of panoptic annotations ({type(error).__name__}: {error})."
-        ) from error
-    unfinished = output.with_name(f".{output.name}.incomplete")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        write = partial(_write, classes, panoptic_root, unfinished)
+    content = read_coco_json(str(panoptic_json), is_panoptic=True).require_classes()
+    annotations, classes = content.annotations, stuff_classes(content.content["categories"])
+    with whole_files(output) as folder:
+        write = partial(_write, classes, panoptic_root, folder)
         if processes == 1:
             for annotation in annotations:
                 write(annotation)
@@ -49,10 +42,7 @@ def write_panoptic_stuff(panoptic_json: Path, panoptic_root: Path, output: Path,
             with ProcessPoolExecutor(processes) as pool:
                 for _ in pool.map(write, annotations, chunksize=64):
                     pass
-        shutil.rmtree(output, ignore_errors=True)
-        unfinished.rename(output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(output, ignore_errors=True)  # whose other files would stay
     return len(annotations)
 
 
@@ -69,13 +59,12 @@ def stuff_classes(categories: Iterable[dict[str, Any]]) -> dict[int, int]:
 def _write(classes: dict[int, int], panoptic_root: Path, output: Path, annotation: dict[str, Any]) -> None:
     file_name = panoptic_root / annotation["file_name"]
     rgb = np.asarray(Image.open(file_name).convert("RGB"))
-    values = {0: IGNORE_LABEL}
+    values = [IGNORE_LABEL]
     for segment in annotation["segments_info"]:
         if segment["category_id"] not in classes:
             raise ValueError(f"{file_name}: category {segment['category_id']} is not among the JSON's categories.")
-        values[segment["id"]] = classes[segment["category_id"]]
-    found, positions = np.unique(decode_ids(rgb), return_inverse=True)
-    if unknown := sorted(set(found.tolist()) - set(values)):
-        raise ValueError(f"{file_name} holds the segments {unknown[:5]}, which the JSON lacks.")
-    table = np.array([values[i] for i in found.tolist()], dtype=np.uint8)
-    Image.fromarray(table[positions].reshape(rgb.shape[:2])).save(output / annotation["file_name"])
+        values.append(classes[segment["category_id"]])
+    segments = map_segments(decode_ids(rgb), [segment["id"] for segment in annotation["segments_info"]])
+    if segments.undeclared:
+        raise ValueError(f"{file_name} holds the segments {[*segments.undeclared][:5]}, which the JSON lacks.")
+    Image.fromarray(np.array(values, dtype=np.uint8)[segments.places]).save(output / annotation["file_name"])

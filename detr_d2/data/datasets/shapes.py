@@ -15,21 +15,9 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from .coco_json import Classes
 from .custom import CustomDataset
-from .shapes_generator import (
-    COLORS,
-    GENERATOR_VERSION,
-    IGNORE_LABEL,
-    SPLITS,
-    STUFF,
-    THINGS,
-    read_parameters,
-    split_paths,
-)
-
-_THING_TO_CONTIGUOUS = {category_id: i for i, category_id in enumerate(THINGS)}
-_STUFF_TO_UNIFIED = {category_id: len(THINGS) + i for i, category_id in enumerate(STUFF)}
-_STUFF_TO_SEPARATED = {0: 0, **{category_id: 1 + i for i, category_id in enumerate(STUFF)}}
+from .shapes_generator import COLORS, GENERATOR_VERSION, SPLITS, STUFF, THINGS, read_parameters, split_paths
 
 
 def register_shapes(root: Path | str) -> None:
@@ -59,13 +47,15 @@ def load_shapes(root: Path | str, split: str, *, separated: bool = False) -> lis
     """
     paths = split_paths(root, split)
     _check(root, paths)
-    files = (paths[key] for key in ("instances_json", "images", "panoptic_json", "panoptic"))
-    records = CustomDataset(f"shapes_{split}", *map(str, files)).load()
-    for record in records:
+    records = _dataset(paths, separated).load()
+    for record in records if not separated else ():
         record["sem_seg_file_name"] = str(paths["sem_seg"] / Path(record["file_name"]).name)
-        if separated:
-            del record["pan_seg_file_name"], record["segments_info"]
     return records
+
+
+def _dataset(paths: dict[str, Path], separated: bool) -> CustomDataset:
+    keys = ("instances_json", "images", "panoptic_json", "panoptic", *["sem_seg"] * separated)
+    return CustomDataset(f"shapes_{paths['images'].name}", *(str(paths[key]) for key in keys))
 
 
 def _check(root: Path | str, paths: dict[str, Path]) -> None:
@@ -84,24 +74,12 @@ def _check(root: Path | str, paths: dict[str, Path]) -> None:
 def _metadata(root: Path | str, split: str, separated: bool) -> dict[str, Any]:
     """Detectron2's metadata of a panoptic dataset."""
     paths = split_paths(root, split)
-    things, stuff = list(THINGS.values()), list(STUFF.values())
-    thing_colors, stuff_colors = [COLORS[i] for i in THINGS], [COLORS[i] for i in STUFF]
-    return {
-        "thing_classes": things,
-        "thing_colors": thing_colors,
-        "thing_dataset_id_to_contiguous_id": dict(_THING_TO_CONTIGUOUS),
-        # Detectron2 indexes stuff_* with a stuff segment's class: in the unified space the things' names come first.
-        "stuff_classes": ["things", *stuff] if separated else things + stuff,
-        "stuff_colors": [[82, 18, 128], *stuff_colors] if separated else thing_colors + stuff_colors,
-        "stuff_dataset_id_to_contiguous_id": dict(_STUFF_TO_SEPARATED if separated else _STUFF_TO_UNIFIED),
-        "image_root": str(paths["images"]),
-        "json_file": str(paths["instances_json"]),
-        "panoptic_root": str(paths["panoptic"]),
-        "panoptic_json": str(paths["panoptic_json"]),
+    values = _dataset(paths, separated).metadata_of(Classes(THINGS, STUFF, has_masks=True, repeated_images=[]))
+    things, stuff = [COLORS[i] for i in THINGS], [COLORS[i] for i in STUFF]
+    return values | {
+        "thing_colors": things,
+        "stuff_colors": [[82, 18, 128], *stuff] if separated else things + stuff,
         "sem_seg_root": str(paths["sem_seg"]),
-        "evaluator_type": "coco_panoptic_seg",
-        "ignore_label": IGNORE_LABEL,
-        "label_divisor": 1000,
     }
 
 
