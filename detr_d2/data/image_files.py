@@ -34,8 +34,5 @@ def convert_image(image: np.ndarray, order: str, image_format: str) -> np.ndarra
     """H x W x 3 in the channel order "BGR" or "RGB" -> ``image_format``, as `read_image` gives it."""
     if order == image_format:
         return image
-    swapped = image[:, :, ::-1]
-    if {order, image_format} == {"BGR", "RGB"}:
-        return swapped
-    rgb = image if order == "RGB" else swapped
+    rgb = image if order == "RGB" else image[:, :, ::-1]
     return convert_PIL_to_numpy(Image.fromarray(np.ascontiguousarray(rgb)), image_format)

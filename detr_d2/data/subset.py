@@ -1,19 +1,19 @@
 """A part of a dataset in COCO's formats: some of its categories, split into training and validation images."""
 
 import json
-import os
 import random
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 
-from ..structures import decode_ids
+from ..files import whole_files
+from ..structures import encode_ids, read_ids
+from .datasets.coco_json import read_coco_json
 from .datasets.custom import CustomDataset
 
 
@@ -64,44 +64,33 @@ def make_subset(
         raise ValueError(f"{subset.max_images} images are none: take at least one.")
     if output.exists():
         raise FileExistsError(f"{output} is there already: name another folder, or remove it.")
-    content = _read(source.json_file)
-    panoptic = _read(source.panoptic_json) if source.panoptic_json else None
-    chosen = _category_ids(subset.categories, (panoptic or content)["categories"], source.json_file)
-    objects = _by_image(content["annotations"], chosen)
-    segments = _panoptic_by_image(panoptic, chosen) if panoptic else {}
-    images, val = _choose_images(content["images"], objects, segments, subset)
+    boxes = read_coco_json(source.json_file).require_classes().content
+    panoptic = None
+    if source.panoptic_json:
+        panoptic = read_coco_json(source.panoptic_json, is_panoptic=True).require_classes().content
+    chosen = _category_ids(subset.categories, (panoptic or boxes)["categories"], source.json_file)
+    objects = [a for a in boxes["annotations"] if a["category_id"] in chosen]
+    segments = [_restricted(a, chosen) for a in panoptic["annotations"]] if panoptic else []
+    images, val = _choose_images(boxes["images"], objects, segments, subset)
     if len(val) == len(images):
         raise ValueError(f"{source.json_file} has {len(images)} images of these categories: too few for this split.")
+    of_image = {annotation["image_id"]: annotation for annotation in segments}
+    if panoptic and (missing := [image["id"] for image in images if image["id"] not in of_image]):
+        raise ValueError(f"image {missing[0]} has no panoptic annotation; check the data with tools/check_dataset.py.")
 
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
+    with whole_files(output) as folder:
         splits = {"train": [i for i in images if i["id"] not in val], "val": [i for i in images if i["id"] in val]}
         for split, members in splits.items():
             if members:
-                _write_boxes(partial / f"{split}.json", content, members, chosen, objects)
+                _write_part(folder / f"{split}.json", boxes, members, chosen, objects)
                 if panoptic:
-                    _write_segments(partial / f"panoptic_{split}.json", panoptic, members, chosen, segments)
+                    _write_part(folder / f"panoptic_{split}.json", panoptic, members, chosen, of_image.values())
         for image in images:
-            _take(Path(source.image_root, image["file_name"]), partial / "images" / image["file_name"], subset.link)
+            _take(Path(source.image_root, image["file_name"]), folder / "images" / image["file_name"], subset.link)
             if panoptic:
-                _filter_png(Path(source.panoptic_root), segments[image["id"]], partial / "panoptic")
+                _filter_png(Path(source.panoptic_root), of_image[image["id"]], folder / "panoptic")
             advance(len(images))
-        os.replace(partial, output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {split: len(members) for split, members in splits.items()}
-
-
-def _read(file: str) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-        if all(isinstance(content[key], list) for key in ("images", "annotations", "categories")):
-            return content
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file} does not exist.") from None
-    except (KeyError, TypeError, ValueError):
-        pass
-    raise ValueError(f"{file} is not in COCO's format; check it with tools/check_dataset.py.")
 
 
 def _category_ids(wanted: Sequence[str], categories: list[dict], file: str) -> set[int]:
@@ -115,38 +104,26 @@ def _category_ids(wanted: Sequence[str], categories: list[dict], file: str) -> s
     return {ident for found in ids.values() for ident in found}
 
 
-def _by_image(annotations: list[dict], chosen: set[int]) -> dict[int, list[dict]]:
-    result: dict[int, list[dict]] = {}
-    for annotation in annotations:
-        if annotation["category_id"] in chosen:
-            result.setdefault(annotation["image_id"], []).append(annotation)
-    return result
-
-
-def _panoptic_by_image(panoptic: dict, chosen: set[int]) -> dict[int, dict]:
-    """The panoptic annotation of each image that has a chosen segment, with those alone."""
-    result = {}
-    for annotation in panoptic["annotations"]:
-        kept = [segment for segment in annotation["segments_info"] if segment["category_id"] in chosen]
-        if kept:
-            result[annotation["image_id"]] = {**annotation, "segments_info": kept}
-    return result
+def _restricted(annotation: dict, chosen: set[int]) -> dict:
+    """The panoptic annotation of an image with its chosen segments alone: none, where it has none of them."""
+    return {**annotation, "segments_info": [s for s in annotation["segments_info"] if s["category_id"] in chosen]}
 
 
 def _choose_images(
-    images: list[dict], objects: dict[int, list[dict]], segments: dict[int, dict], subset: Subset
+    images: list[dict], objects: list[dict], segments: list[dict], subset: Subset
 ) -> tuple[list[dict], set[int]]:
     """The images that hold any of the objects and segments, and the ids of those to validate on."""
     generator = random.Random(subset.seed)
-    images = [image for image in images if image["id"] in objects or image["id"] in segments]
+    classes_of: dict[int, set[int]] = defaultdict(set)
+    for annotation in objects:
+        classes_of[annotation["image_id"]].add(annotation["category_id"])
+    for annotation in segments:
+        classes_of[annotation["image_id"]].update(s["category_id"] for s in annotation["segments_info"])
+    images = [image for image in images if classes_of[image["id"]]]
     if subset.max_images is not None and len(images) > subset.max_images:
         images = sorted(generator.sample(images, subset.max_images), key=lambda image: image["id"])
-    classes_of = {
-        image["id"]: {a["category_id"] for a in objects.get(image["id"], [])}
-        | {s["category_id"] for s in segments.get(image["id"], {}).get("segments_info", [])}
-        for image in images
-    }
-    return images, _split(classes_of, subset.val_share, generator)
+    chosen = {image["id"]: classes_of[image["id"]] for image in images}
+    return images, _split(chosen, subset.val_share, generator)
 
 
 def _split(classes_of: dict[int, set[int]], share: float, generator: random.Random) -> set[int]:
@@ -164,29 +141,19 @@ def _split(classes_of: dict[int, set[int]], share: float, generator: random.Rand
     return val
 
 
-def _write_boxes(path: Path, content: dict, images: list[dict], chosen: set[int], objects: dict) -> None:
-    things = [c for c in content["categories"] if c["id"] in chosen]
-    annotations = [a for image in images for a in objects.get(image["id"], [])]
-    _write_json(path, content | {"images": images, "annotations": annotations, "categories": things})
-
-
-def _write_segments(path: Path, panoptic: dict, images: list[dict], chosen: set[int], segments: dict) -> None:
-    categories = [c for c in panoptic["categories"] if c["id"] in chosen]
-    for image in images:  # one with boxes alone is void in the panoptic map
-        segments.setdefault(image["id"], _void(panoptic, image["id"]))
-    annotations = [segments[image["id"]] for image in images]
-    _write_json(path, panoptic | {"images": images, "annotations": annotations, "categories": categories})
-
-
-def _void(panoptic: dict, image_id: int) -> dict:
-    for annotation in panoptic["annotations"]:
-        if annotation["image_id"] == image_id:
-            return {**annotation, "segments_info": []}
-    raise ValueError(f"image {image_id} has no panoptic annotation; check the data with tools/check_dataset.py.")
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_part(
+    path: Path, content: dict, images: list[dict], categories: set[int], annotations: Iterable[dict]
+) -> None:
+    """A JSON of some images with those of the annotations that are theirs, image after image, and some categories."""
+    of_image: dict[int, list[dict]] = {image["id"]: [] for image in images}
+    for annotation in annotations:
+        if annotation["image_id"] in of_image:
+            of_image[annotation["image_id"]].append(annotation)
+    content = content | {
+        "images": images,
+        "annotations": list(chain.from_iterable(of_image.values())),
+        "categories": [category for category in content["categories"] if category["id"] in categories],
+    }
     path.write_text(json.dumps(content))
 
 
@@ -202,13 +169,8 @@ def _take(source: Path, target: Path, link: bool) -> None:
 
 def _filter_png(root: Path, annotation: dict, folder: Path) -> None:
     """A copy of the annotation's PNG with void in place of all segments but its own."""
-    file = root / annotation["file_name"]
-    blue_green_red = cv2.imread(str(file), cv2.IMREAD_COLOR)
-    if blue_green_red is None:
-        raise FileNotFoundError(f"the panoptic annotation {file} is missing or no image.")
-    ids = decode_ids(blue_green_red[..., ::-1])
-    blue_green_red[~np.isin(ids, [segment["id"] for segment in annotation["segments_info"]])] = 0
+    ids = read_ids(str(root / annotation["file_name"]))
+    ids[~np.isin(ids, [segment["id"] for segment in annotation["segments_info"]])] = 0
     target = (folder / annotation["file_name"]).with_suffix(".png")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(target), blue_green_red):
-        raise OSError(f"{target} could not be written.")
+    target.write_bytes(encode_ids(ids))

@@ -18,8 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
-from ..structures import encode_ids
-from .panoptic_truth import PanopticTruth
+from ..structures import encode_ids, map_segments, read_ids
 
 # A group of classes in hotcoco's results, and the suffix of its metrics in Detectron2's.
 _GROUPS = (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
@@ -44,8 +43,12 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         self._per_category = per_category
 
     @cached_property  # not read before it is needed
-    def _truth(self) -> PanopticTruth:
-        return PanopticTruth(self._metadata.panoptic_json, self._metadata.panoptic_root)
+    def _truth(self) -> dict[str, dict[int, dict[str, Any]]]:
+        """Categories and images by their ids, annotations by those of their images."""
+        with PathManager.open(self._metadata.panoptic_json) as file:
+            content = json.load(file)
+        keys = {"categories": "id", "images": "id", "annotations": "image_id"}
+        return {name: {item[key]: item for item in content[name]} for name, key in keys.items()}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take over ``panoptic_seg`` of each output: the map (H x W, 0 = void) and its segments.
@@ -56,7 +59,7 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         for item, output in zip(inputs, outputs, strict=True):
             if "panoptic_seg" not in output:
                 continue
-            self._truth.check(item["image_id"])
+            self._check_truth(item["image_id"])
             ids, segments = output["panoptic_seg"]
             self._predictions.append(
                 {
@@ -65,6 +68,29 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
                     "png": encode_ids(ids.cpu().numpy()),
                     "segments_info": [self._convert_category_id(dict(segment)) for segment in segments],
                 }
+            )
+
+    def _check_truth(self, image_id: int) -> None:
+        """Check that an image's segments and PNG fit together: quality would count a segment that only one of the two
+        knows as missed, or as void, without a word.
+        """
+        json_file, images, annotations = self._metadata.panoptic_json, self._truth["images"], self._truth["annotations"]
+        if image_id not in annotations:
+            raise ValueError(f"{json_file} holds no annotation of image {image_id}, which is evaluated.")
+        segments = annotations[image_id]["segments_info"]
+        file_name = os.path.join(self._metadata.panoptic_root, annotations[image_id]["file_name"])
+        ids, size = read_ids(file_name), (images[image_id]["height"], images[image_id]["width"])
+        if ids.shape != size:
+            raise ValueError(f"The panoptic annotation {file_name} is {ids.shape} (height, width), its image {size}.")
+        if unknown := sorted({segment["category_id"] for segment in segments} - self._truth["categories"].keys()):
+            raise ValueError(
+                f"{json_file}: segments of image {image_id} are of the categories {unknown[:5]}, which it does not "
+                "list."
+            )
+        if differ := map_segments(ids, [segment["id"] for segment in segments]).differing:
+            raise ValueError(
+                f"{file_name} and {json_file} are of different versions: the segments {differ[:5]} are in one of them "
+                "only."
             )
 
     def _convert_category_id(self, segment: dict[str, Any]) -> dict[str, Any]:
@@ -106,16 +132,16 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         for prediction in predictions:
             with PathManager.open(os.path.join(folder, prediction["file_name"]), "wb") as f:
                 f.write(prediction.pop("png"))
-        categories = self._truth.categories
+        categories = self._truth["categories"]
         used = {segment["category_id"] for prediction in predictions for segment in prediction["segments_info"]}
-        if unknown := sorted(used - {category["id"] for category in categories}):
+        if unknown := sorted(used - categories.keys()):
             raise ValueError(
                 f"The metadata of {self._metadata.name!r} maps classes to the category ids {unknown[:5]}, which "
                 f"{self._metadata.panoptic_json} does not list: one of the two is of another dataset."
             )
         json_file = folder + ".json"
         with PathManager.open(json_file, "w") as f:
-            json.dump({"annotations": predictions, "categories": categories}, f)
+            json.dump({"annotations": predictions, "categories": list(categories.values())}, f)
         return json_file, folder
 
     def _quality(self, json_file: str, folder: str) -> dict[str, Any]:
@@ -130,10 +156,11 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             )
 
     def _by_category(self, per_class: dict[int, dict[str, float]]) -> dict[str, float]:
-        names = {category["id"]: category["name"] for category in self._truth.categories}
+        categories = self._truth["categories"]
         # hotcoco marks a class that occurs in neither ground truth nor predictions with -1.
         return {
-            f"PQ-{names[int(i)]}": 100 * x["pq"] if x["pq"] >= 0 else float("nan") for i, x in sorted(per_class.items())
+            f"PQ-{categories[int(i)]['name']}": 100 * x["pq"] if x["pq"] >= 0 else float("nan")
+            for i, x in sorted(per_class.items())
         }
 
     def _log(self, results: dict[str, float]) -> None:

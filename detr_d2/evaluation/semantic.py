@@ -32,18 +32,13 @@ class SemanticEvaluator(SemSegEvaluator):
     def __init__(self, dataset_name: str, output_dir: str) -> None:
         super().__init__(dataset_name, output_dir=output_dir, sem_seg_loading_fn=read_map)
 
-    def reset(self) -> None:
-        super().reset()
-        self._has_outputs = False
-
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         pairs = [(item, output) for item, output in zip(inputs, outputs, strict=True) if "sem_seg" in output]
-        self._has_outputs |= bool(pairs)
         super().process([item for item, _ in pairs], [output for _, output in pairs])
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """``{"sem_seg": {"mIoU": ..., ...}}`` in percent, in the main process."""
-        if not any(comm.all_gather(self._has_outputs)):  # a process may have had no image
+        if not any(comm.all_gather(bool(self._conf_matrix.any()))):  # a process may have had no image
             return {}
         return super().evaluate()
 
