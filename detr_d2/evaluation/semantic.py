@@ -4,12 +4,11 @@ Legend: K classes, H W image size.
 """
 
 import logging
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
+from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
@@ -43,13 +42,13 @@ class SemanticEvaluator(SemSegEvaluator):
         return super().evaluate()
 
 
-class UnifiedSemanticEvaluator(DatasetEvaluator):
+class UnifiedSemanticEvaluator(SemanticEvaluator):
     """mIoU and pixel accuracies of ``sem_seg`` over things and stuff in one class space, as a panoptic dataset has it.
 
     The truth is each pixel's class in the panoptic PNG, crowds included; a dataset whose dicts have no such PNG gives
     ``sem_seg_file_name`` with classes of the same space. The figures are those of Detectron2's `SemSegEvaluator`, which
-    reads files of semantic maps alone. A model without ``sem_seg``, or with another number of its classes, gets no
-    results, so the evaluator may be used whatever the model.
+    reads files of semantic maps alone, less those of boundaries. A model without ``sem_seg``, or with another number of
+    its classes, gets no results, so the evaluator may be used whatever the model.
 
     Args:
         dataset_name: a registered dataset whose metadata names things and stuff.
@@ -62,15 +61,13 @@ class UnifiedSemanticEvaluator(DatasetEvaluator):
         names = unified_class_names(dataset_name)
         if names is None:
             raise ValueError(f"The metadata of the dataset {dataset_name!r} names no thing_classes and stuff_classes.")
-        self._dataset_name, self._class_names = dataset_name, names
+        # Not by the parent's constructor, which wants every image's semantic map, and at once.
+        self._dataset_name, self._class_names, self._num_classes = dataset_name, names, len(names)
+        self._logger, self._distributed = logging.getLogger(__name__), True
+        self._compute_boundary_iou, self._output_dir = False, None
         self._ignore_label = MetadataCatalog.get(dataset_name).get("ignore_label", 255)
         self._records: dict[str, dict[str, Any]] | None = None
         self.reset()
-
-    def reset(self) -> None:
-        """Forget all images."""
-        # Pixels by predicted class and true class, the last of which is void.
-        self._confusion = np.zeros((len(self._class_names), len(self._class_names) + 1), dtype=np.int64)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Count the pixels of ``sem_seg``, K x H x W scores, by class.
@@ -96,34 +93,9 @@ class UnifiedSemanticEvaluator(DatasetEvaluator):
                     f"The semantic map of {item['file_name']} is {predicted.shape} (height, width), its truth "
                     f"{truth.shape}."
                 )
-            pairs = predicted.astype(np.int64) * self._confusion.shape[1] + truth
-            self._confusion += np.bincount(pairs.ravel(), minlength=self._confusion.size).reshape(self._confusion.shape)
-
-    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """``{"sem_seg": {"mIoU", "fwIoU", "mACC", "pACC", "IoU-<class>", "ACC-<class>": figures}}`` of every class,
-        in percent, in the main process. Means are over the classes that occur in the truth.
-        """
-        gathered = comm.gather(self._confusion)
-        if not comm.is_main_process():
-            return None
-        confusion = np.sum(gathered, axis=0)
-        if not confusion.sum():
-            return OrderedDict()
-        confusion = confusion[:, :-1].astype(np.float64)
-        hits, of_truth, predicted = confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):  # NaN for what does not occur
-            iou = np.where(of_truth > 0, hits / (of_truth + predicted - hits), np.nan)
-            accuracy = hits / of_truth
-            shares = of_truth / of_truth.sum()
-            results = {
-                "mIoU": np.nanmean(iou) if of_truth.any() else np.nan,
-                "fwIoU": np.nansum(iou * shares) if of_truth.any() else np.nan,
-                "mACC": np.nanmean(accuracy) if of_truth.any() else np.nan,
-                "pACC": hits.sum() / of_truth.sum(),
-            }
-        results |= {f"IoU-{name}": value for name, value in zip(self._class_names, iou, strict=True)}
-        results |= {f"ACC-{name}": value for name, value in zip(self._class_names, accuracy, strict=True)}
-        return OrderedDict(sem_seg={name: 100 * float(value) for name, value in results.items()})
+            # Pixels by predicted class and true class, the last of which is void.
+            pairs, shape = predicted * (self._num_classes + 1) + truth, self._conf_matrix.shape
+            self._conf_matrix += np.bincount(pairs.ravel(), minlength=self._conf_matrix.size).reshape(shape)
 
     def _truth(self, file_name: str) -> np.ndarray:
         """H x W, the class of each pixel; K where it is void."""
