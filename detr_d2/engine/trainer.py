@@ -45,11 +45,13 @@ class Trainer(DefaultTrainer):
         else:
             self._trainer = SimpleTrainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        classes = {key: value for key in DATASET_METADATA_KEYS if (value := metadata.get(key)) is not None}
         self.checkpointer = DetrCheckpointer(
             model,
             cfg.OUTPUT_DIR,
             reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD,
-            constants={"dataset_metadata": class_metadata(cfg)},
+            constants={"dataset_metadata": classes},
             trainer=weakref.proxy(self),
         )
         self.start_iter = 0
@@ -124,12 +126,6 @@ class BestCheckpointer(hooks.BestCheckpointer):
     def load_state_dict(self, state_dict: dict) -> None:
         self.best_metric = state_dict["best_metric"]
         self.best_iter = state_dict["best_iter"]
-
-
-def class_metadata(cfg: CfgNode) -> dict[str, list[str] | dict[int, int]]:
-    """The classes of the first dataset of ``DATASETS.TRAIN``, as far as its metadata says them."""
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-    return {key: value for key in DATASET_METADATA_KEYS if (value := metadata.get(key)) is not None}
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:

@@ -6,7 +6,6 @@ Legend: H W image size.
 import contextlib
 import io
 import json
-import logging
 import os
 from collections import OrderedDict
 from functools import cached_property
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.evaluation import COCOPanopticEvaluator
+from detectron2.evaluation.panoptic_evaluation import _print_panoptic_results
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
-from tabulate import tabulate
 
 from ..structures import encode_ids, map_segments, read_ids
 
@@ -121,7 +120,7 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             for metric in ("pq", "sq", "rq"):
                 value = quality[group][metric] if quality[group]["n"] else float("nan")
                 results[metric.upper() + suffix] = 100 * value
-        self._log(results)
+        _print_panoptic_results(quality)
         if self._per_category:
             results |= self._by_category(quality["per_class"])
         return OrderedDict(panoptic_seg=results)
@@ -162,8 +161,3 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             f"PQ-{categories[int(i)]['name']}": 100 * x["pq"] if x["pq"] >= 0 else float("nan")
             for i, x in sorted(per_class.items())
         }
-
-    def _log(self, results: dict[str, float]) -> None:
-        rows = [[group, *(results[metric + suffix] for metric in ("PQ", "SQ", "RQ"))] for group, suffix in _GROUPS]
-        table = tabulate(rows, headers=["", "PQ", "SQ", "RQ"], tablefmt="pipe", floatfmt=".3f")
-        logging.getLogger("detectron2.evaluation.panoptic").info(f"Panoptic quality:\n{table}")
