@@ -19,10 +19,6 @@ class BoxGraph(Graph):
         super().__init__(model)
         self.has_dynamic_size = model.exports_dynamic_size
 
-    @property
-    def num_classes(self) -> int:
-        return self.model.num_classes
-
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         predictions = self.model.detect(self.prepare(images, sizes)).predictions
         scores, classes, query = self.model.scoring.select(predictions.pred_logits)

@@ -7,14 +7,12 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from ..layers import ModulatedDeformConv, PositionEmbeddingLearned
+from ..layers import PositionEmbeddingLearned
 from .graphs import Graph
 
 # The least and the largest that free sizes may be.
 MAX_BATCH = 256
 MIN_SIDE, MAX_SIDE = 32, 8192
-# `torch.export` decides how a pooling rounds when it records it: free sizes of its programs leave it no choice.
-PROGRAM_MULTIPLE = 4
 
 
 class Shape(NamedTuple):
@@ -86,10 +84,6 @@ def check_shape(graph: Graph, shape: Shape) -> None:
     learned = any(isinstance(module, PositionEmbeddingLearned) for module in graph.model.modules())
     if shape.is_free and learned:
         raise ValueError("--dynamic-size: MODEL.DETR.POSITION_EMBEDDING learned is exported for one size: give --size.")
-
-
-def has_deformable_convolution(graph: Graph) -> bool:
-    return any(isinstance(module, ModulatedDeformConv) for module in graph.model.modules())
 
 
 @torch.no_grad()

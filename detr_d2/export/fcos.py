@@ -16,7 +16,7 @@ from ..modeling.fcos.outputs import FCOSOutputs, Locations
 from ..modeling.fcos.postprocessing import nms_within_classes
 from ..modeling.fcos.targets import boxes_around
 from .graphs import Graph, exports
-from .images import cells_beyond
+from .images import locations_beyond
 
 
 @exports(FCOS)
@@ -26,10 +26,6 @@ class FCOSGraph(Graph):
     Non-maximum suppression within each class (``nms_threshold``) and the best ``max_detections`` of what is left are
     for the caller: ONNX has an operator for it, but in fp32 and with outputs of variable size.
     """
-
-    @property
-    def num_classes(self) -> int:
-        return self.model.head.cls_logits.out_channels
 
     def facts(self) -> dict[str, Any]:
         post = self.model.postprocessor
@@ -51,13 +47,13 @@ class FCOSGraph(Graph):
         """Of each level: what lies beyond an image that is padded to ``size_multiple``, as it is alone."""
         alone = (sizes + self.size_multiple - 1) // self.size_multiple * self.size_multiple
         strides = self.model.strides
-        return [cells_beyond(alone, f.shape[-2:], stride) for f, stride in zip(features, strides, strict=True)]
+        return [locations_beyond(alone, f.shape[-2:], stride) for f, stride in zip(features, strides, strict=True)]
 
     def candidates(self, outputs: FCOSOutputs, points: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes, scores and classes of the best ``topk`` of one level with its N x 2 ``points``, which
         `FCOSPostprocessor.select` would take: in a batch, and as many whatever there is.
         """
-        post, num_classes = self.model.postprocessor, self.num_classes
+        post, num_classes = self.model.postprocessor, outputs.logits.shape[-1]
         inside = (points[:, 0] < sizes[:, 1:]) & (points[:, 1] < sizes[:, :1])  # B x N
         class_scores = outputs.logits.sigmoid()
         products = class_scores * outputs.quality.sigmoid()[..., None]
@@ -74,7 +70,6 @@ class FCOSGraph(Graph):
     def instances(self, outputs: dict[str, Tensor], size: tuple[int, int]) -> Instances:
         post = self.model.postprocessor
         candidate = outputs["scores"] > 0
-        boxes, scores, classes = (outputs[name][candidate] for name in ("boxes", "scores", "classes"))
-        keep = nms_within_classes(boxes, scores, classes, post.nms_threshold)[: post.max_detections]
-        kept = {"boxes": boxes[keep], "scores": scores[keep], "classes": classes[keep]}
-        return super().instances(kept, size)
+        found = {name: outputs[name][candidate] for name in self.output_names}
+        keep = nms_within_classes(*found.values(), post.nms_threshold)[: post.max_detections]
+        return super().instances({name: x[keep] for name, x in found.items()}, size)

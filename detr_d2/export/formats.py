@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from .capture import PROGRAM_MULTIPLE, has_deformable_convolution
+from ..layers import ModulatedDeformConv
 from .graphs import Graph
 
 Program = Callable[[Tensor, Tensor], dict[str, Tensor]]  # images, sizes -> outputs by name
@@ -25,6 +25,8 @@ Program = Callable[[Tensor, Tensor], dict[str, Tensor]]  # images, sizes -> outp
 INPUT_NAMES = ("images", "sizes")
 # 20: the first in which GridSample has its present form.
 OPSET = 20
+# `torch.export` decides how a pooling rounds when it records it: free sizes of its programs leave it no choice.
+PROGRAM_MULTIPLE = 4
 # Of one protobuf message.
 MAX_ONNX_BYTES = 2**31 - 1
 # Name of the description in torch's files.
@@ -65,7 +67,7 @@ class OnnxFormat(Format):
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if missing:
             raise ValueError(f"ONNX needs {', '.join(missing)}, not installed: pip install -e '.[export]'")
-        if has_deformable_convolution(graph):
+        if any(isinstance(module, ModulatedDeformConv) for module in graph.model.modules()):
             raise ValueError(
                 "Deformable convolutions (DCNv2) have no ONNX operator that torch writes: use --format torch_export."
             )

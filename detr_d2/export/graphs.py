@@ -70,17 +70,12 @@ class Graph(nn.Module, ABC):
 
     @property
     def coarsest_stride(self) -> int:
-        """Pixels from cell to cell of the coarsest features."""
+        """Pixels from location to location of the coarsest features."""
         return max(shape.stride for shape in self.model.backbone.output_shape().values())
 
     def least_score(self, outputs: dict[str, Tensor]) -> float:
         """Detections of one image with a score up to this may be in the model's result and not in ``outputs``."""
         return 0.0
-
-    @property
-    @abstractmethod
-    def num_classes(self) -> int:
-        """How many class ids there are."""
 
     def facts(self) -> dict[str, Any]:
         """What its user must know of it beyond `Graph`, by name; see `describe`."""

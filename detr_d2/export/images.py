@@ -18,7 +18,7 @@ class SizedImages(PaddedImages):
     @classmethod
     def normalised(cls, pixels: Tensor, sizes: Tensor, pixel_mean: Tensor, pixel_std: Tensor) -> "SizedImages":
         """``pixels`` B x 3 x H x W of 0..255, each image in the upper left ``sizes``; statistics 3 x 1 x 1."""
-        mask = cells_beyond(sizes, pixels.shape[-2:])
+        mask = locations_beyond(sizes, pixels.shape[-2:])
         return cls(((pixels - pixel_mean) / pixel_std).masked_fill(mask[:, None], 0.0), mask, sizes)
 
     @property
@@ -36,10 +36,10 @@ class SizedImages(PaddedImages):
         return _outside(rows, columns, self.image_sizes)
 
 
-def cells_beyond(sizes: Tensor, shape: tuple[int, int], stride: int = 1) -> Tensor:
-    """B x h x w, True where the cell of a map of this shape and stride lies beyond the image.
+def locations_beyond(sizes: Tensor, shape: tuple[int, int], stride: int = 1) -> Tensor:
+    """B x h x w, True where the location of a map of this shape and stride lies beyond the image.
 
-    ``sizes`` B x 2 pixels; ``ceil(size / stride)`` cells belong to the image.
+    ``sizes`` B x 2 pixels; ``ceil(size / stride)`` locations a side belong to the image.
     """
     rows, columns = (torch.arange(count, device=sizes.device) for count in shape)
     return _outside(rows, columns, (sizes + stride - 1) // stride)
@@ -51,8 +51,8 @@ def _outside(rows: Tensor, columns: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _nearest(count: int, extent: int, device: torch.device) -> Tensor:
-    """Which of ``extent`` pixels each of ``count`` cells takes, by torch's rule: floor(cell * scale) in fp32."""
-    cells = torch.arange(count, device=device, dtype=torch.float32)
+    """Which of ``extent`` pixels each of ``count`` locations takes, by torch's rule: floor(place * scale) in fp32."""
+    places = torch.arange(count, device=device, dtype=torch.float32)
     # Tensors made of arange, so that the division is one in fp32 and in the graph.
     pixels, total = (torch.arange(n, n + 1, device=device).to(torch.float32) for n in (extent, count))
-    return (cells * (pixels / total)).floor()
+    return (places * (pixels / total)).floor()

@@ -16,7 +16,7 @@ from ..layers import masked_group_norm
 from ..modeling import PanopticDETR
 from ..modeling.masks import instance_masks
 from .graphs import Graph, exports, pixel_boxes
-from .images import SizedImages, cells_beyond
+from .images import SizedImages, locations_beyond
 
 # More than any batch has queries.
 ALL_QUERIES = 2**24
@@ -44,10 +44,6 @@ class PanopticGraph(Graph):
         num_queries = model.detr.num_queries
         self.max_detections = num_queries if max_detections is None else min(max_detections, num_queries)
         self.has_dynamic_size = model.detr.exports_dynamic_size
-
-    @property
-    def num_classes(self) -> int:
-        return self.model.detr.num_classes
 
     @property
     def mask_stride(self) -> int:
@@ -78,7 +74,7 @@ class PanopticGraph(Graph):
         inputs, shapes = model.mask_inputs(detection), model.backbone.output_shape()
         strides = [shapes[name].stride for name in (model.in_feature, *model.mask_features)]
         features = [inputs.projected, *inputs.finer]
-        masks = [cells_beyond(sizes, x.shape[-2:], stride) for x, stride in zip(features, strides, strict=True)]
+        masks = [locations_beyond(sizes, x.shape[-2:], stride) for x, stride in zip(features, strides, strict=True)]
         batch = torch.arange(images.shape[0], device=images.device)[:, None].expand_as(query).flatten()
         projected = inputs.projected.masked_fill(masks[0][:, None], 0.0)
         inputs = inputs._replace(projected=projected, padding_mask=masks[0])

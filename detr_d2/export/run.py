@@ -1,19 +1,22 @@
 """From a trained model to a file that runs without Detectron2, compared with the model before it is there."""
 
 import inspect
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from ..checkpoint.class_names import class_names_of_weights
 from ..engine import load_trained_model
+from ..facts import num_classes_of
 from ..files import whole_file
 from .capture import Shape, check_numbers, check_shape, record
 from .check import Difference, compare, noise_images, read_images
-from .description import describe
 from .formats import FORMATS
 from .graphs import Graph, graph_of
 
@@ -80,7 +83,7 @@ def export_model(
     start = time.perf_counter()
     program = record(graph, shape)
     say(f"recorded in {time.perf_counter() - start:.0f} s")
-    facts = describe(cfg, graph, settings.batch, None if settings.dynamic_size else (height, width), multiple)
+    facts = describe(cfg, graph, shape)
     with whole_file(output) as partial:
         start = time.perf_counter()
         file_format.write(partial, program, graph.output_names, facts)
@@ -113,3 +116,28 @@ def default_size(cfg: CfgNode, multiple: int) -> tuple[int, int]:
     longest = cfg.INPUT.MAX_SIZE_TEST
     shortest = min(cfg.INPUT.MIN_SIZE_TEST or longest, longest)
     return tuple(-(-side // multiple) * multiple for side in (shortest, longest))
+
+
+def describe(cfg: CfgNode, graph: Graph, shape: Shape) -> dict[str, str]:
+    """What the user of a program must know to feed it, which is written into its file: names and values, each as JSON.
+    They are `Graph.facts` of the model, and
+
+    ``architecture``; ``class_names`` by class id, numbers where they are unknown; ``channel_order`` of the images, RGB
+    or BGR; ``batch_size``, 0 where it is free; ``height`` and ``width``, 0 where they are free; ``size_multiple``, of
+    which free ones are to be multiples; ``min_size`` and ``max_size``, to which the model's own test resizes an image's
+    sides where the size is free (the shorter to the first, but the longer to no more than the second).
+    """
+    num_classes = num_classes_of(cfg)[0] or 0
+    facts: dict[str, Any] = {
+        "architecture": cfg.MODEL.META_ARCHITECTURE,
+        "class_names": class_names_of_weights(cfg, num_classes) or [str(i) for i in range(num_classes)],
+        "channel_order": cfg.INPUT.FORMAT,
+        "batch_size": shape.batch or 0,
+        "height": 0 if shape.is_free else shape.height,
+        "width": 0 if shape.is_free else shape.width,
+        "size_multiple": shape.multiple,
+        "min_size": cfg.INPUT.MIN_SIZE_TEST,
+        "max_size": cfg.INPUT.MAX_SIZE_TEST,
+        **graph.facts(),
+    }
+    return {name: json.dumps(value) for name, value in facts.items()}

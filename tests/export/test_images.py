@@ -2,7 +2,7 @@
 
 import torch
 
-from detr_d2.export.images import SizedImages, cells_beyond
+from detr_d2.export.images import SizedImages, locations_beyond
 from detr_d2.structures import PaddedImages
 
 
@@ -32,6 +32,6 @@ def test_masks_of_feature_maps_are_those_of_nearest_interpolation():
                 assert torch.equal(padded.mask_at(size), sized.mask_at(size)), (height, width, stride)
 
 
-def test_cells_beyond_counts_started_cells():
-    mask = cells_beyond(torch.tensor([[33, 64], [1, 65]]), (4, 4), stride=32)
+def test_locations_beyond_counts_started_ones():
+    mask = locations_beyond(torch.tensor([[33, 64], [1, 65]]), (4, 4), stride=32)
     assert (~mask).sum((1, 2)).tolist() == [2 * 2, 1 * 3]

@@ -21,10 +21,10 @@ def test_every_layer_and_head(pair_and_batch) -> None:
     with torch.no_grad():
         reference = pair.oracle(batch.pixel_values, batch.pixel_mask, output_attentions=True)
     queries = recording.queries(QUERIES, 0)
-    cells = [recording.cell(point, 0) for point in ((0.1, 0.9), (0.5, 0.5))]
-    rows = {"decoder": QUERIES, "encoder": [cell.index for cell in cells]}
+    locations = [recording.location(point, 0) for point in ((0.1, 0.9), (0.5, 0.5))]
+    rows = {"decoder": QUERIES, "encoder": [location.index for location in locations]}
     attentions = {"decoder": reference.cross_attentions, "encoder": reference.encoder_attentions}
-    for stack, who in (("decoder", queries), ("encoder", cells)):
+    for stack, who in (("decoder", queries), ("encoder", locations)):
         assert len(recording.layers[stack]) == len(attentions[stack]) == 6
         for layer, attention in enumerate(attentions[stack]):
             looks = recording.look(stack, layer, who)

@@ -29,8 +29,8 @@ def test_every_layer_and_head(variant) -> None:
     assert len(seen) == ENCODER_LAYERS + DECODER_LAYERS
 
     recording = record(pair.ours, batch.inputs[0])
-    cells = [recording.cell((0.3, 0.8), level) for level in range(variant.levels)]
-    who = {"encoder": cells, "decoder": recording.queries(QUERIES, 0)}
+    places = [recording.location((0.3, 0.8), level) for level in range(variant.levels)]
+    who = {"encoder": places, "decoder": recording.queries(QUERIES, 0)}
     steps = [("encoder", i) for i in range(ENCODER_LAYERS)] + [("decoder", i) for i in range(DECODER_LAYERS)]
     for (stack, layer), (locations, weights) in zip(steps, seen, strict=True):
         looks = recording.look(stack, layer, who[stack])
