@@ -94,9 +94,8 @@ def object_row(
         draw_marked(image, [Mark(_shape(item, task, image), *rest) for item, *rest in part], height)
         for part in (true, found)
     ]
-    wrong = [f"{kinds.count(kind)} {kind}" for kind in ERROR_KINDS if kind in kinds]
-    wrong += [f"{missed} missed"] if (missed := list(fate.values()).count("missed")) else []
-    return _row(pictures, f"{Path(file_name).name}: {', '.join(wrong)}", height)
+    kinds += [kind for kind in fate.values() if kind == "missed"]
+    return _row(pictures, file_name, kinds, height)
 
 
 def _shape(item: dict[str, Any], task: str, image: np.ndarray) -> np.ndarray:
@@ -119,8 +118,7 @@ def segment_row(errors: SegmentErrors, place: int, file_name: str, maps: tuple[P
         known, pixels = [(i, kind) for i, kind in zip(mine, kinds, strict=True) if ids[i] >= 0], read_ids(path)
         marks = [Mark(pixels == ids[i], errors.class_names[labels[i]], COLORS[kind]) for i, kind in known]
         pictures.append(draw_marked(image, marks, height))
-    wrong = [f"{kinds.count(kind)} {kind}" for kind in ERROR_KINDS if kind in kinds]
-    return _row(pictures, f"{Path(file_name).name}: {', '.join(wrong)}", height)
+    return _row(pictures, file_name, kinds, height)
 
 
 def make_error_sheet(rows: Iterable[Callable[[], np.ndarray]], kinds: Collection[str], columns: int) -> np.ndarray:
@@ -138,8 +136,11 @@ def make_error_sheet(rows: Iterable[Callable[[], np.ndarray]], kinds: Collection
     )
 
 
-def _row(pictures: list[np.ndarray], title: str, height: int) -> np.ndarray:
-    return with_title(np.concatenate([fit_height(picture, height) for picture in pictures], axis=1), title)
+def _row(pictures: list[np.ndarray], file_name: str, kinds: list[str], height: int) -> np.ndarray:
+    """The pictures below the image's name and how many errors of each kind there are."""
+    wrong = [f"{kinds.count(kind)} {kind}" for kind in ERROR_KINDS if kind in kinds]
+    row = np.concatenate([fit_height(picture, height) for picture in pictures], axis=1)
+    return with_title(row, f"{Path(file_name).name}: {', '.join(wrong)}")
 
 
 def shown_kinds(errors: Errors) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from ..layers import MultiheadAttention
+from .sheet import resize
 
 
 class Level(NamedTuple):
@@ -66,8 +67,7 @@ def heat(image: np.ndarray, weights: Tensor, height: int) -> np.ndarray:
         weights: of any size, non-negative.
         height: of the picture in pixels.
     """
-    width = round(image.shape[1] * height / image.shape[0])
-    strength = cv2.resize((weights / weights.max()).float().cpu().numpy(), (width, height)).clip(0, 1)
+    grey = resize(image, height).mean(2, keepdims=True)
+    strength = cv2.resize((weights / weights.max()).float().cpu().numpy(), grey.shape[1::-1]).clip(0, 1)
     colors = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    grey = cv2.resize(image, (width, height)).mean(2, keepdims=True)
     return np.ascontiguousarray((0.35 * grey + 0.65 * colors).astype(np.uint8))

@@ -10,7 +10,7 @@ from .attention import Location, Look, Query
 from .colors import Color, distinct_color
 from .marks import draw_box, draw_cross, draw_label
 from .sampling_points import SamplingPoints, level_color
-from .sheet import fit_height, with_title
+from .sheet import GAP, fit_height, with_title
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class AttentionDrawer:
         self, image: np.ndarray, name: str, where: str, looks: Sequence[Look], colors: Sequence[Color]
     ) -> np.ndarray:
         picture = np.ascontiguousarray(fit_height(image, self.height))
-        inside = picture[: self.height, : round(image.shape[1] * self.height / image.shape[0])]
+        inside = picture[:-GAP, :-GAP]
         if isinstance(looks[0].attention, SamplingPoints):
             draw_levels(inside, looks[0].attention.weights.shape[1])
         for look, color in zip(looks, colors, strict=True):

@@ -1,7 +1,9 @@
 """Colours that can be told apart."""
 
 import colorsys
-from collections.abc import Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -31,13 +33,9 @@ def object_colors(classes: Sequence[int], class_colors: Sequence[Sequence[int]] 
         classes: contiguous ids.
         class_colors: by class; None takes `distinct_color`.
     """
-    seen: dict[int, int] = {}
-    result = []
-    for label in classes:
-        color = distinct_color(label) if class_colors is None else class_colors[label]
-        result.append(shade(color, seen.get(label, 0)))
-        seen[label] = seen.get(label, 0) + 1
-    return result
+    seen: dict[int, Iterator[int]] = defaultdict(itertools.count)
+    colors = [distinct_color(label) if class_colors is None else class_colors[label] for label in classes]
+    return [shade(color, next(seen[label])) for label, color in zip(classes, colors, strict=True)]
 
 
 def as_matplotlib(color: Sequence[int]) -> tuple[float, ...]:

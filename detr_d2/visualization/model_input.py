@@ -18,6 +18,9 @@ from ..facts import class_names_of
 from .colors import Color, as_matplotlib, distinct_color, object_colors
 from .marks import draw_box, draw_label
 
+# Text at a place, (x, y), of the augmented image: that of its top left corner or, if True, of its middle.
+Label = tuple[str, np.ndarray, Color, bool]
+
 
 @dataclass(frozen=True)
 class InputDrawer:
@@ -65,11 +68,11 @@ class InputDrawer:
         scale = np.divide(picture.shape[1::-1], image.shape[1::-1])
         if "instances" in item:
             self._outline_objects(picture, item["instances"], np.tile(scale, 2))
-        for label in labels:
-            draw_label(picture, label.text, *(label.place * scale), label.color, centered=label.centered)
+        for text, place, color, centered in labels:
+            draw_label(picture, text, *(place * scale), color, centered=centered)
         return picture
 
-    def _fill_classes(self, canvas: Visualizer, classes: np.ndarray) -> list["_Label"]:
+    def _fill_classes(self, canvas: Visualizer, classes: np.ndarray) -> list[Label]:
         """A semantic map, H x W; what is no class (``ignore_label``) stays as it is."""
         names, colors = self.metadata.stuff_classes, self.metadata.get("stuff_colors")
         labels = []
@@ -77,10 +80,10 @@ class InputDrawer:
             mask = classes == label
             color = tuple(colors[label]) if colors else distinct_color(label)
             canvas.draw_binary_mask(mask.astype(np.uint8), as_matplotlib(color), alpha=0.45, area_threshold=0)
-            labels.append(_Label.in_middle(names[label], mask, color))
+            labels.append((names[label], _middle(mask), color, True))
         return labels
 
-    def _fill_objects(self, canvas: Visualizer, instances: Instances) -> list["_Label"]:
+    def _fill_objects(self, canvas: Visualizer, instances: Instances) -> list[Label]:
         """Masks, where there are any, and keypoints; returns a label for each object."""
         classes, colors = instances.gt_classes.tolist(), self._colors(instances)
         has_masks = instances.has("gt_masks")
@@ -93,10 +96,9 @@ class InputDrawer:
         labels = []
         for i, (label, color, box) in enumerate(zip(classes, colors, instances.gt_boxes.tensor.numpy(), strict=True)):
             name = str(label) if self.class_names is None else self.class_names[label]
-            if self._is_thing(label) or not has_masks:
-                labels.append(_Label(name, box[:2], color))
-            else:
-                labels.append(_Label.in_middle(name, instances.gt_masks.tensor[i].numpy(), color))
+            centered = has_masks and not self._is_thing(label)
+            place = _middle(instances.gt_masks.tensor[i].numpy()) if centered else box[:2]
+            labels.append((name, place, color, centered))
         return labels
 
     def _outline_objects(self, picture: np.ndarray, instances: Instances, scale: np.ndarray) -> None:
@@ -111,21 +113,10 @@ class InputDrawer:
         return self.things is None or label in self.things
 
 
-@dataclass(frozen=True)
-class _Label:
-    """Text at a place of the augmented image: (x, y) of its top left corner or, ``centered``, of its middle."""
-
-    text: str
-    place: np.ndarray
-    color: Color
-    centered: bool = False
-
-    @classmethod
-    def in_middle(cls, text: str, mask: np.ndarray, color: Color) -> "_Label":
-        """Where most of a mask, H x W, is: at the median of its pixels. An empty mask has its label in the corner."""
-        rows, columns = mask.nonzero()
-        place = np.array([np.median(columns), np.median(rows)]) if len(rows) else np.zeros(2)
-        return cls(text, place, color, centered=True)
+def _middle(mask: np.ndarray) -> np.ndarray:
+    """(x, y) where most of a mask, H x W, is: at the median of its pixels; the corner for an empty mask."""
+    rows, columns = mask.nonzero()
+    return np.array([np.median(columns), np.median(rows)]) if len(rows) else np.zeros(2)
 
 
 def describe_input(item: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from ..layers import MSDeformAttn
 from .attention_maps import Level
 from .colors import Color, distinct_color
 from .marks import BLACK, WHITE, draw_cross
+from .sheet import resize
 
 _SHIFT = 4  # OpenCV draws circles at 16ths of a pixel
 _LEVEL_COLORS: tuple[Color, ...] = ((255, 221, 51), (64, 224, 255), (255, 80, 200), (235, 235, 235))
@@ -55,8 +56,8 @@ class SamplingPoints:
         """The points of one head, or of all, over the darkened image: discs whose area is their weight, in the colour
         of their level, and a cross at the reference. The picture is ``height`` pixels high.
         """
-        width = round(image.shape[1] * height / image.shape[0])
-        picture = cv2.resize(image, (width, height))
+        picture = resize(image, height)
+        width = picture.shape[1]
         picture = np.ascontiguousarray((0.3 * picture + 0.3 * picture.mean(2, keepdims=True)).astype(np.uint8))
         heads = slice(None) if head is None else slice(head, head + 1)
         weights = self.weights[heads].float().flatten()

@@ -13,10 +13,14 @@ INK = (25, 25, 25)
 TITLE_SIZE, LEAST_TITLE_SIZE = 13, 10  # pixels of the letters; a long title shrinks before it is cut
 
 
+def resize(image: np.ndarray, height: int) -> np.ndarray:
+    """H x W x 3 at another height, with its ratio."""
+    return cv2.resize(image, (round(image.shape[1] * height / image.shape[0]), height))
+
+
 def fit_height(image: np.ndarray, height: int) -> np.ndarray:
     """Resize H x W x 3 to exactly ``height``, with a white gap at the right and below."""
-    image = cv2.resize(image, (round(image.shape[1] * height / image.shape[0]), height))
-    return cv2.copyMakeBorder(image, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=WHITE)
+    return cv2.copyMakeBorder(resize(image, height), 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=WHITE)
 
 
 def make_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
