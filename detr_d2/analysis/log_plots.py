@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
@@ -133,7 +132,7 @@ def plot_runs(
     for axes, name in zip(grid, rows, strict=True):
         for axis, scale in zip(axes, scales, strict=True):
             for index, run in enumerate(runs):
-                _plot(axis, run, name, scale, color=_color(index))
+                _plot(axis, run, name, scale, color=f"C{index}")
             _frame(axis, scale)
         axes[0].set_ylabel({"total_loss": "total loss", "lr": "learning rate"}.get(name, name))
     for axis, scale in zip(grid[-1], scales, strict=True):
@@ -141,7 +140,7 @@ def plot_runs(
     upper.align_ylabels(grid[:, 0])
     titles = [_title(run) for run in runs]
     if titles != [runs[0].label]:
-        handles = [Line2D([], [], color=_color(index), label=title) for index, title in enumerate(titles)]
+        handles = [Line2D([], [], color=f"C{index}", label=title) for index, title in enumerate(titles)]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(runs), 3), fontsize=9, frameon=False)
     return figure
 
@@ -163,10 +162,6 @@ def _scale(kind: str, runs: Sequence[Run]) -> _Scale:
     return _Scale("minutes", "training time (minutes)")
 
 
-def _color(index: int) -> object:
-    return colormaps["tab10"](index % 10)
-
-
 def _plot_parts(figure: SubFigure, runs: Sequence[Run], losses: dict[str, list[str]], scale: _Scale) -> None:
     """A panel for each part of the loss."""
     figure.suptitle("parts of the loss (faint: of decoder layers before the last)", fontsize=10)
@@ -178,7 +173,7 @@ def _plot_parts(figure: SubFigure, runs: Sequence[Run], losses: dict[str, list[s
         for index, run in enumerate(runs):
             for name in names:
                 faint = {"alpha": 0.35, "linewidth": 0.8} if part in names and name != part else {}
-                _plot(axis, run, name, scale, color=_color(index), **faint)
+                _plot(axis, run, name, scale, color=f"C{index}", **faint)
         axis.set_title(part, fontsize=10)
         _frame(axis, scale)
         if number + columns >= len(losses):

@@ -2,9 +2,8 @@
 
 from .inputs import Source, find_sources
 from .json_sinks import CocoJson, PanopticJson
-from .outputs import Pictures, Sink, Window, choose_targets, picture_suffixes
+from .outputs import Pictures, Sink, Window, choose_targets
 from .run import Demo
-from .videos import quiet_opencv
 
 __all__ = [
     "CocoJson",
@@ -16,6 +15,4 @@ __all__ = [
     "Window",
     "choose_targets",
     "find_sources",
-    "picture_suffixes",
-    "quiet_opencv",
 ]

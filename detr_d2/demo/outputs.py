@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,19 +34,17 @@ class Result(NamedTuple):
     frame_rate: float
 
 
-class Sink(ABC):
+class Sink(contextlib.AbstractContextManager):
     """Takes results one after another. As a context manager it finishes its files, or removes them after an error."""
 
     needs_pictures = False
     needs: tuple[str, ...] = ()  # keys that the model's outputs must have
-
-    def __enter__(self) -> "Sink":
-        return self
+    is_closed = False  # whether the user wants no more
 
     def __exit__(self, *error: object) -> bool | None:
         return None
 
-    def start(self, metadata: Metadata) -> None:  # noqa: B027 (many sinks need no classes)
+    def start(self, metadata: Metadata) -> None:
         """Called before all others with the classes of the model."""
 
     @contextlib.contextmanager
@@ -57,11 +55,6 @@ class Sink(ABC):
     @abstractmethod
     def add(self, result: Result) -> None:
         """Take one result."""
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the user wants no more."""
-        return False
 
 
 def picture_suffixes(source: Source) -> tuple[str, ...]:
@@ -156,7 +149,6 @@ class Window(Sink):
                 "--window needs an OpenCV that opens windows, and this one is headless: use --output, or install "
                 "opencv-python in place of opencv-python-headless."
             ) from error
-        self._is_closed = False
 
     def __exit__(self, *error: object) -> None:
         cv2.destroyWindow(self._TITLE)
@@ -164,8 +156,4 @@ class Window(Sink):
     def add(self, result: Result) -> None:
         cv2.imshow(self._TITLE, np.ascontiguousarray(result.picture[:, :, ::-1]))
         key = cv2.waitKey(1 if result.frame.source.is_video else 0)
-        self._is_closed = key >= 0 and key & 0xFF in self._QUIT
-
-    @property
-    def is_closed(self) -> bool:
-        return self._is_closed
+        self.is_closed = key >= 0 and key & 0xFF in self._QUIT

@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -44,12 +45,11 @@ class Demo:
     ) -> None:
         self.predictor = predictor
         self.sinks = sinks
-        self.show = show
-        self.threshold = threshold
         self.report = report
         self.num_done = 0
         self.num_frames = 0
         self._draws = any(sink.needs_pictures for sink in sinks)
+        self._draw = partial(draw_prediction, metadata=predictor.metadata, show=show, threshold=threshold)
         self._ids: Mapping[Source, int] = {}
         self._count = itertools.count(1)
 
@@ -143,17 +143,9 @@ class Demo:
             for need in (need for sink in self.sinks for need in sink.needs):
                 if need not in output:
                     raise ValueError(f"The model gives {' and '.join(output)}, but no {need} to write.")
-            yield Result(frame, output, self._draw(frame, output) if self._draws else None, frame_rate)
-
-    def _draw(self, frame: Frame, output: Mapping[str, Any]) -> np.ndarray:
-        return draw_prediction(
-            frame.image[:, :, ::-1],
-            output,
-            self.predictor.metadata,
-            show=self.show,
-            threshold=self.threshold,
-            is_video=frame.source.is_video,
-        )
+            image, is_video = frame.image[:, :, ::-1], frame.source.is_video
+            picture = self._draw(image, output, is_video=is_video) if self._draws else None
+            yield Result(frame, output, picture, frame_rate)
 
     @contextmanager
     def _source(self, source: Source) -> Iterator[None]:

@@ -39,7 +39,7 @@ def open_file(path: Path) -> cv2.VideoCapture:
     return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
 
 
-class VideoReader:
+class VideoReader(contextlib.AbstractContextManager):
     """The frames of a video or a camera; a context manager that lets go of it.
 
     Attributes:
@@ -61,9 +61,6 @@ class VideoReader:
         self.frame_rate = rate if math.isfinite(rate) and rate > 0 else _DEFAULT_RATE
         is_known = source.camera is None and math.isfinite(count) and count > 0
         self.num_frames = round(count) if is_known else 0
-
-    def __enter__(self) -> "VideoReader":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._capture.release()

@@ -135,14 +135,11 @@ FORMATS: dict[str, Format] = {"onnx": OnnxFormat(), "torch_export": TorchExportF
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what torch and onnxscript say of their own affairs."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export")]
-    levels = [logger.level for logger in loggers]
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)

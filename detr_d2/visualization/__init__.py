@@ -1,10 +1,10 @@
 """Pictures of data, results and of what a model looks at."""
 
-from .attention import Location, Look, Query, Recording, record
-from .attention_maps import AttentionMap, heat
+from .attention import Look, Recording, record
+from .attention_maps import AttentionMap
 from .attention_sheet import AttentionDrawer
 from .drawing import draw_annotations, draw_boxes, draw_panoptic, read_ids
-from .mask_attention import QueryAttention, draw_attention, query_attention
+from .mask_attention import draw_attention, query_attention
 from .model_input import InputDrawer, describe_input
 from .predictions import SHOWS, above, choose_show, draw_prediction
 from .sampling_points import SamplingPoints
@@ -15,10 +15,7 @@ __all__ = [
     "AttentionDrawer",
     "AttentionMap",
     "InputDrawer",
-    "Location",
     "Look",
-    "Query",
-    "QueryAttention",
     "Recording",
     "SamplingPoints",
     "above",
@@ -30,7 +27,6 @@ __all__ = [
     "draw_panoptic",
     "draw_prediction",
     "fit_height",
-    "heat",
     "make_sheet",
     "query_attention",
     "read_ids",
