@@ -52,19 +52,16 @@ import torch
 import detr_d2  # noqa: F401 (registers the models)
 from detr_d2.command_line import check_output, command_line_tool, positive
 from detr_d2.files import whole_file
-from detr_d2.measure import (
-    MODES,
+from detr_d2.measure.benchmark import MODES, Repeats, benchmark_model, model_markdown
+from detr_d2.measure.inputs import Settings
+from detr_d2.measure.operator import (
     OPERATOR_REFERENCES,
     OPERATORS,
-    REFERENCES,
     OperatorSettings,
-    Repeats,
-    Settings,
-    benchmark_model,
     benchmark_operator,
-    model_markdown,
     operator_markdown,
 )
+from detr_d2.measure.references import REFERENCES
 
 
 @command_line_tool

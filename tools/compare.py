@@ -21,24 +21,18 @@ import io
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TextIO
 
 import torch
 
 from detr_d2.command_line import check_output_folder, command_line_tool, positive
-from detr_d2.measure import (
-    PARTS,
-    Budget,
-    ComparedModel,
-    ComparisonSettings,
-    Measurements,
-    read_models,
-    train,
-    write_report,
-)
-from detr_d2.measure.budget import record_training
+from detr_d2.measure.budget import Budget, record_training, train
+from detr_d2.measure.comparison import PARTS, ComparisonSettings, Measurements
 from detr_d2.measure.machine import environment
+from detr_d2.measure.models import ComparedModel, read_models
+from detr_d2.measure.report import write_report
 
 
 @command_line_tool
@@ -129,15 +123,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def settings_of(args: argparse.Namespace) -> ComparisonSettings:
+    asked = vars(args) | {"parts": tuple(part for part in PARTS if part in args.parts)}
     return ComparisonSettings(
-        parts=tuple(part for part in PARTS if part in args.parts),
-        images=args.images,
-        batch_size=args.batch_size,
-        train_batch_size=args.train_batch_size,
-        rounds=args.rounds,
-        train_steps=args.train_steps,
-        resamples=args.resamples,
-        seed=args.seed,
+        **{field.name: asked[field.name] for field in fields(ComparisonSettings) if field.name in asked}
     )
 
 

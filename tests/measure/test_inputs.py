@@ -3,8 +3,7 @@
 import torch
 from detectron2.config import CfgNode
 
-from detr_d2.measure import Settings
-from detr_d2.measure.inputs import make_inputs
+from detr_d2.measure.inputs import Settings, make_inputs
 
 
 def test_inputs_are_valid_seeded_and_of_the_sizes_in_turn(small_detr_cfg: CfgNode) -> None:

@@ -7,9 +7,9 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from detr_d2.measure import Settings, build_workloads
 from detr_d2.measure.agreement import compare_outputs
-from detr_d2.measure.references import PAIRINGS, Pairing, check_reference, pairing_of
+from detr_d2.measure.inputs import Settings
+from detr_d2.measure.references import PAIRINGS, Pairing, build_workloads, check_reference, pairing_of
 from detr_d2.measure.torchvision_reference import TorchvisionWorkload
 from detr_d2.measure.transformers_reference import (
     DeformableTransformersWorkload,

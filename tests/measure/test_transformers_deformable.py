@@ -6,8 +6,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from detr_d2.measure import Settings
 from detr_d2.measure.agreement import compare_outputs
+from detr_d2.measure.inputs import Settings
 from detr_d2.measure.random_weights import separate_classes
 from detr_d2.measure.references import build_ours, build_reference, check_reference
 from detr_d2.measure.transformers_model import OptimizerView, build_transformers, names_in_reference

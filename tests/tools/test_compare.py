@@ -12,7 +12,7 @@ import torch
 from detectron2.modeling import build_model
 
 from detr_d2.engine import load_config
-from detr_d2.measure import ComparedModel
+from detr_d2.measure.models import ComparedModel
 
 REPO = Path(__file__).parents[2]
 DETR, FCOS = (str(REPO / "configs" / "Shapes" / f"{name}.yaml") for name in ("detr_R_18", "fcos_R_18"))

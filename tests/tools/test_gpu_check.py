@@ -15,7 +15,7 @@ import torch
 from detectron2.config import CfgNode
 
 from detr_d2.engine import load_config
-from detr_d2.measure import Settings
+from detr_d2.measure.inputs import Settings
 
 REPO = Path(__file__).parents[2]
 GPU = REPO / "tools" / "gpu"

@@ -26,7 +26,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import detr_d2  # noqa: F401 (registers the models)
 from detr_d2.kernels.ms_deform_attn import plain
-from detr_d2.measure import OperatorSettings, Settings, build_workload
+from detr_d2.measure.inputs import Settings
+from detr_d2.measure.operator import OperatorSettings
+from detr_d2.measure.references import build_workload
 from detr_d2.measure.workloads import Workload
 
 # The levels of Deformable DETR at 800 x 1333.
