@@ -3,11 +3,9 @@
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from torch import nn
@@ -15,39 +13,31 @@ from torch import nn
 from ..analysis.matches import match_detections
 from ..data import build_test_loader
 from ..evaluation import build_evaluator
-from .models import ComparedModel
+from .models import ComparedModel, load_records
 
 PREDICTIONS = "coco_instances_results.json"
 
 
-class _Counted:
-    """A loader that says how many images have been taken."""
-
-    def __init__(self, loader: Any, advance: Callable[[int], object]) -> None:
-        self.loader, self.advance = loader, advance
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[list[dict]]:
-        for batch in self.loader:
-            yield batch
-            self.advance(len(batch))
-
-
-def evaluate(model: ComparedModel, network: nn.Module, folder: Path, advance: Callable[[int], object]) -> dict:
+def evaluate(model: ComparedModel, folder: Path, say: Callable[[str], object]) -> dict[str, float]:
     """Every figure of the evaluators as ``task/metric``, in percent; predictions and matches are written to ``folder``.
 
     Args:
-        model, network: the model, and what `ComparedModel.build` gave.
+        model: is built anew.
         folder: of its results.
-        advance: called with the number of images after each batch.
+        say: called with how far it is, after each batch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = build_evaluator(model.cfg, model.dataset, str(folder))
-    loader = _Counted(build_test_loader(model.cfg, model.dataset), advance)
-    network.eval()
-    with torch.no_grad(), open(folder / "evaluation.log", "w") as log, contextlib.redirect_stdout(log):
+    loader, network = build_test_loader(model.cfg, model.dataset), model.build()
+    seen, total = 0, len(load_records(model.dataset))
+
+    def advance(module: nn.Module, inputs: tuple, results: list) -> None:
+        nonlocal seen
+        seen += len(results)
+        say(f"{model.label}: evaluating {seen}/{total}")
+
+    network.register_forward_hook(advance)
+    with open(folder / "evaluation.log", "w") as log, contextlib.redirect_stdout(log):
         results = inference_on_dataset(network, loader, evaluator)
         _write_matches(evaluator, folder)
     return {f"{task}/{metric}": value for task, metrics in results.items() for metric, value in metrics.items()}

@@ -88,8 +88,7 @@ def record_training(
         "num_gpus": budget.num_gpus,
         "config_file": str(config.config_file),
     }
-    hashes = {"config": trained.config_hash, "weights": trained.weights_hash}
-    ResultFile(folder / "result.json").put("budget", hashes, result, environment)
+    ResultFile(folder / "result.json").put("budget", trained.hashes, result, environment)
 
 
 def stretched(cfg: CfgNode, iterations: int) -> list[str]:

@@ -107,7 +107,7 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds = 0.0
-        self._depth = 0
+        self._is_inside = False
 
     @contextmanager
     def timing(self, calls: Sequence[tuple[object, str]], without: Sequence[tuple[object, str]] = ()) -> Iterator[None]:
@@ -115,32 +115,22 @@ class Stopwatch:
         the functions ``without`` does not count.
         """
         with ExitStack() as stack:
-            for functions, wrap in ((calls, self._timed), (without, self._taken_out)):
+            for functions, sign in ((calls, 1), (without, -1)):
                 for owner, name in functions:
-                    stack.enter_context(mock.patch.object(owner, name, wrap(getattr(owner, name))))
+                    stack.enter_context(mock.patch.object(owner, name, self._timed(getattr(owner, name), sign)))
             yield
 
-    def _timed(self, function: Callable) -> Callable:
+    def _timed(self, function: Callable, sign: int) -> Callable:
         def run(*args: Any, **kwargs: Any) -> Any:
-            if self._depth:
+            before = self._is_inside
+            if before == (sign > 0):  # a timed function within another, or one to leave out that is within none
                 return function(*args, **kwargs)
-            self._depth += 1
+            self._is_inside = True
             start = now(self.device)
             try:
                 return function(*args, **kwargs)
             finally:
-                self._depth -= 1
-                self.seconds += now(self.device) - start
-
-        return run
-
-    def _taken_out(self, function: Callable) -> Callable:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            start = now(self.device)
-            try:
-                return function(*args, **kwargs)
-            finally:
-                if self._depth:
-                    self.seconds -= now(self.device) - start
+                self._is_inside = before
+                self.seconds += sign * (now(self.device) - start)
 
         return run

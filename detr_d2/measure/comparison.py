@@ -101,14 +101,13 @@ class Measurements:
             dataset=model.dataset,
             published=published(model.label, model.config_file.stem),
         )
-        file.save()
-        file.compute("size", self.hashes(model), self.environment, lambda: count_parameters(model.build()))
+        file.compute("size", model.hashes, self.environment, lambda: count_parameters(model.build()))
 
     def results(self) -> list[dict[str, Any]]:
         """What each model's JSON holds, but for parts that were not asked for or are of other weights."""
         results = []
         for model in self.models:
-            data, hashes = self.files[model.label].data, self.hashes(model)
+            data, hashes = self.files[model.label].data, model.hashes
             wanted = {*self.settings.parts, "size", "budget"}
             parts = {
                 part: saved
@@ -117,10 +116,6 @@ class Measurements:
             }
             results.append(data | {"parts": parts})
         return results
-
-    def hashes(self, model: ComparedModel) -> dict[str, Any]:
-        """What every figure of a model depends on."""
-        return {"config": model.config_hash, "weights": model.weights_hash}
 
     def _measure_alone(self, model: ComparedModel, bar: tqdm) -> None:
         """Measure what does not depend on the other models."""
@@ -135,18 +130,11 @@ class Measurements:
         ):
             if part in settings.parts:
                 compute = functools.partial(measure, model, bar.set_description)
-                self.files[model.label].compute(part, self.hashes(model) | inputs, self.environment, compute)
+                self.files[model.label].compute(part, model.hashes | inputs, self.environment, compute)
                 bar.update(1)
 
     def _accuracy(self, model: ComparedModel, say: Callable[[str], None]) -> dict[str, float]:
-        total, seen = len(load_records(model.dataset)), 0
-
-        def advance(images: int) -> None:
-            nonlocal seen
-            seen += images
-            say(f"{model.label}: evaluating {seen}/{total}")
-
-        return evaluate(model, model.build(), self.folder(model) / "inference", advance)
+        return evaluate(model, self.folder(model) / "inference", say)
 
     def _flops(self, model: ComparedModel, say: Callable[[str], None]) -> dict[str, Any]:
         mapper, network = build_dataset_mapper(model.cfg, is_train=False), model.build()
@@ -186,11 +174,11 @@ class Measurements:
     def _measure_together(self, part: str, measure: Callable[[tqdm], dict[str, Any]], bar: tqdm) -> None:
         """Measure a part in which the models take turns, for all again if it is missing of one."""
         inputs = {
-            "models": {model.label: self.hashes(model) for model in self.models},
+            "models": {model.label: model.hashes for model in self.models},
             "settings": {k: v for k, v in asdict(self.settings).items() if k not in ("parts", "resamples", "seed")},
             **identity(self.environment),
         }
-        every = {model.label: self.hashes(model) | inputs for model in self.models}
+        every = {model.label: model.hashes | inputs for model in self.models}
         if any(self.files[label].get(part, every[label]) is None for label in every):
             for label, result in measure(bar).items():
                 self.files[label].put(part, every[label], result, self.environment)

@@ -1,5 +1,6 @@
 """What a benchmark runs: its settings, and random images and objects as Detectron2's loaders give them."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -53,22 +54,14 @@ class Settings:
         autocast(cfg)  # refuses a precision that the device does not have
         return cfg
 
-    def image_sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of each image of a batch."""
-        return [self.sizes[i % len(self.sizes)] for i in range(self.batch_size)]
-
-    def prepare_process(self) -> None:
-        """Set what is global in torch."""
-        torch.set_num_threads(self.threads)
-        torch.manual_seed(self.seed)
-
 
 def make_inputs(cfg: CfgNode, settings: Settings) -> list[dict]:
     """A batch in Detectron2's format: uint8 images and ``settings.objects`` boxes each, with what else the model of
     ``cfg`` is trained on (instance masks, a semantic map). On the CPU, as a data loader returns it.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    return [_make_input(cfg, settings.objects, size, generator) for size in settings.image_sizes()]
+    sizes = itertools.islice(itertools.cycle(settings.sizes), settings.batch_size)
+    return [_make_input(cfg, settings.objects, size, generator) for size in sizes]
 
 
 def _make_input(cfg: CfgNode, num_objects: int, size: tuple[int, int], generator: torch.Generator) -> dict:

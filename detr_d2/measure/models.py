@@ -17,9 +17,6 @@ from ..checkpoint.huggingface_folder import weights_in_folder
 from ..data.checks import check_dataset_name, readable_annotations
 from ..engine import load_config, load_trained_model, prepare_device
 
-# Keys that do not change what a model computes or how it is trained.
-_IRRELEVANT = ("OUTPUT_DIR", "MODEL.WEIGHTS", "VIS_PERIOD", "VERSION")
-
 
 @dataclass(frozen=True)
 class ComparedModel:
@@ -41,15 +38,10 @@ class ComparedModel:
 
     @cached_property
     def config_hash(self) -> str:
-        """The hash of every key but those of `_IRRELEVANT`."""
+        """The hash of every key but those that change neither what a model computes nor how it is trained."""
         cfg = self.cfg.clone()
         cfg.defrost()
-        for key in _IRRELEVANT:
-            *parents, leaf = key.split(".")
-            node = cfg
-            for parent in parents:
-                node = node[parent]
-            node.pop(leaf, None)
+        del cfg["OUTPUT_DIR"], cfg["VIS_PERIOD"], cfg["VERSION"], cfg.MODEL["WEIGHTS"]
         return hashlib.sha256(cfg.dump().encode()).hexdigest()[:16]
 
     @cached_property
@@ -62,6 +54,11 @@ class ComparedModel:
             for block in iter(lambda: file.read(2**20), b""):
                 digest.update(block)
         return digest.hexdigest()[:16]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """What every figure of the model depends on."""
+        return {"config": self.config_hash, "weights": self.weights_hash}
 
     def build(self) -> nn.Module:
         """The model with its weights, in evaluation mode.

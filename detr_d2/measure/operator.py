@@ -50,7 +50,7 @@ class OperatorSettings:
     def inputs(self) -> list[Tensor]:
         """Values, locations and attention weights, with gradients; the locations in fp32."""
         generator = torch.Generator().manual_seed(self.seed)
-        levels, tokens = len(self.shapes), sum(height * width for height, width in self.shapes)
+        levels, tokens = len(self.shapes), self.tokens
         sides = torch.tensor(self.shapes).flip(1)  # L x 2, width and height
         centres = []
         for height, width in self.shapes:
@@ -72,16 +72,31 @@ class OperatorSettings:
         """What is measured, in the order in which it runs."""
         return ["ours"] if self.reference == "none" else ["ours", self.reference]
 
+    @property
+    def tokens(self) -> int:
+        """The locations of all levels."""
+        return sum(height * width for height, width in self.shapes)
+
     def function(self, name: str) -> Operator:
-        """One implementation, of values, locations and weights."""
-        if name == "ours":
-            return lambda value, locations, weights: ms_deform_attn(value, self.shapes, locations, weights)
-        return operator_reference(name, self.shapes, self.device)
+        """The implementation ``name``: "ours", or one of `OPERATOR_REFERENCES` but "none".
+
+        Raises:
+            ImportError: a package is missing.
+            ValueError: one of our backends is asked for while the environment variable forces one for everything.
+        """
+        if name == "transformers":
+            return _transformers(self.shapes)
+        if name == "deformops":
+            return _deformops(self.shapes, self.device)
+        if name != "ours" and os.environ.get(VARIABLE):
+            raise ValueError(f"{VARIABLE} forces one backend for both: unset it to compare with {name!r}.")
+        backend = "auto" if name == "ours" else name
+        return lambda value, locations, weights: ms_deform_attn(value, self.shapes, locations, weights, backend=backend)
 
     def least_traffic(self, mode: str) -> int:
         """Bytes if each input is read once and each output written once; in training of both directions."""
         itemsize = getattr(torch, self.precision).itemsize
-        tokens = self.batch_size * sum(height * width for height, width in self.shapes) * self.heads
+        tokens = self.batch_size * self.tokens * self.heads
         points = tokens * len(self.shapes) * self.points
         value, locations, weights = tokens * self.head_dim * itemsize, points * 2 * 4, points * itemsize
         forward = 2 * value + locations + weights  # every location is a query, so the output has the values' size
@@ -104,11 +119,8 @@ class OperatorSettings:
 
     def multiply_adds(self) -> int:
         """The cost of a forward pass."""
-        tokens = sum(height * width for height, width in self.shapes)
-        return ms_deform_attn_flops(
-            (self.batch_size, tokens, self.heads, self.head_dim),
-            (self.batch_size, tokens, self.heads, len(self.shapes), self.points),
-        )
+        queries = (self.batch_size, self.tokens, self.heads)
+        return ms_deform_attn_flops((*queries, self.head_dim), (*queries, len(self.shapes), self.points))
 
 
 def benchmark_operator(settings: OperatorSettings, modes: Sequence[str], repeats: Repeats) -> dict[str, Any]:
@@ -184,22 +196,6 @@ def operator_markdown(report: dict[str, Any]) -> str:
         }
 
     return to_markdown(report, title, _TITLES, columns)
-
-
-def operator_reference(name: str, shapes: Sequence[tuple[int, int]], device: str) -> Operator:
-    """The implementation ``name``, one of `OPERATOR_REFERENCES` but "none", for levels of ``shapes``.
-
-    Raises:
-        ImportError: a package is missing.
-        ValueError: one of our backends is asked for while the environment variable forces one for everything.
-    """
-    if name == "transformers":
-        return _transformers(shapes)
-    if name == "deformops":
-        return _deformops(shapes, device)
-    if os.environ.get(VARIABLE):
-        raise ValueError(f"{VARIABLE} forces one backend for both: unset it to compare with {name!r}.")
-    return lambda value, locations, weights: ms_deform_attn(value, shapes, locations, weights, backend=name)
 
 
 def _transformers(shapes: Sequence[tuple[int, int]]) -> Operator:

@@ -6,6 +6,7 @@ This is the one place outside of ``detr_d2/modeling/`` where a model's class dec
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
@@ -116,7 +117,8 @@ def build_reference(cfg: CfgNode, ours: OurWorkload) -> ReferenceWorkload:
 
 def build_ours(cfg: CfgNode, settings: Settings) -> OurWorkload:
     """The model of ``cfg`` with the weights that it names, or else random ones, and a random batch."""
-    settings.prepare_process()
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
     model = build_model(cfg).eval()
     ours = OurWorkload(model, make_inputs(cfg, settings))
     if cfg.MODEL.WEIGHTS:

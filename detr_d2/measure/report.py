@@ -182,9 +182,7 @@ def _intervals(measurements: Measurements) -> Intervals:
         if not paths:
             continue
         inputs = {
-            "models": {
-                model.label: measurements.hashes(model) for model in measurements.models if model.label in paths
-            },
+            "models": {model.label: model.hashes for model in measurements.models if model.label in paths},
             "evaluated": {label: path.stat().st_mtime for label, path in paths.items()},
             **{"resamples": settings.resamples, "seed": settings.seed},
         }

@@ -1,7 +1,6 @@
 """One JSON a model: what has been measured, and of what, so that nothing is measured twice."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,9 @@ class ResultFile:
                 raise ValueError(f"{path} is no result of this tool: remove it, or choose another --output.") from error
 
     def describe(self, **values: Any) -> None:
-        """Set what is known of the model itself."""
+        """Save what is known of the model itself."""
         self.data |= values
+        self.save()
 
     def get(self, part: str, inputs: dict[str, Any]) -> Any:
         """The result of a part that was computed from the same inputs; None where there is none."""
@@ -65,10 +65,4 @@ class ResultFile:
 
 def plain(value: Any) -> Any:
     """A value as JSON will give it back: lists for tuples, None for NaN and infinity."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)

@@ -101,6 +101,8 @@ def build_torchvision(cfg: CfgNode, ours: nn.Module) -> TorchvisionFCOS:
 class TorchvisionWorkload(ReferenceWorkload):
     """torchvision's FCOS on the same batch."""
 
+    check = staticmethod(check_torchvision)
+
     def __init__(self, cfg: CfgNode, ours: nn.Module, inputs: list[dict]) -> None:
         self.model = build_torchvision(cfg, ours).eval()
         self.description = {"model": "torchvision FCOS", "backbone": f"its ResNet-{cfg.MODEL.RESNETS.DEPTH}, FrozenBN"}
@@ -113,10 +115,6 @@ class TorchvisionWorkload(ReferenceWorkload):
             }
             for x in inputs
         ]
-
-    @staticmethod
-    def check(cfg: CfgNode) -> None:
-        check_torchvision(cfg)
 
     def outputs(self) -> tuple[dict[str, Tensor], list[Tensor]]:
         """``cls_logits``, ``bbox_regression`` (in strides) and ``bbox_ctrness``, B x N x channels; and the features."""
@@ -135,9 +133,6 @@ class TorchvisionWorkload(ReferenceWorkload):
         counts = [feature.shape[-2] * feature.shape[-1] for feature in features]
         anchors = self.model.anchor_generator(self.images, features)
         return sum(self.model.compute_loss(self.targets, outputs, anchors, counts).values())
-
-    def optimizer_view(self) -> nn.Module:
-        return self.model
 
     def compare(self, ours: OurWorkload) -> tuple[dict[str, float], dict[str, Any], str]:
         """The differences of raw outputs, each relative to its deviation; beside them the numbers of detections, of

@@ -35,7 +35,10 @@ def require_transformers() -> None:
 
 
 def check_transformers(cfg: CfgNode) -> None:
-    """Raise a ValueError that names the key where ``transformers`` cannot have the model of ``cfg``."""
+    """Raise a ValueError that names the key where ``transformers`` cannot have the model of ``cfg``, and an ImportError
+    where it is missing.
+    """
+    require_transformers()
     refused = inexpressible_keys(cfg)
     if cfg.MODEL.RESNETS.NORM != "FrozenBN" and "MODEL.RESNETS.NORM" not in refused:
         refused.append("MODEL.RESNETS.NORM")  # it freezes its norms, so the work of training would differ
@@ -50,10 +53,9 @@ def build_transformers(cfg: CfgNode, ours: nn.Module) -> "PreTrainedModel":
     """The reference with the weights of ``ours``, on its device; no weight is missing or left over.
 
     Raises:
-        ImportError: ``transformers`` is missing. ValueError: see `check_transformers`.
+        ImportError, ValueError: see `check_transformers`.
         RuntimeError: the names of weights do not fit; then ``transformers`` has changed them.
     """
-    require_transformers()
     check_transformers(cfg)
     import transformers
 

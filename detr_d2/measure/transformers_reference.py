@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
@@ -28,7 +29,6 @@ from .transformers_model import (
     build_transformers,
     check_transformers,
     detector,
-    require_transformers,
     uses_torchvision_backbone,
 )
 from .workloads import OurWorkload, ReferenceWorkload
@@ -94,6 +94,8 @@ class TransformersWorkload(ReferenceWorkload):
         detections: further arguments of its post-processing.
     """
 
+    check = staticmethod(check_transformers)
+
     def __init__(self, cfg: CfgNode, ours: nn.Module, inputs: list[dict]) -> None:
         self.model = build_transformers(cfg, ours).eval()
         self.description = {
@@ -108,11 +110,6 @@ class TransformersWorkload(ReferenceWorkload):
 
         self.processor = DetrImageProcessor()
         self.detections: dict[str, int] = {}
-
-    @staticmethod
-    def check(cfg: CfgNode) -> None:
-        require_transformers()
-        check_transformers(cfg)
 
     def outputs(self, **labels: Any) -> "ModelOutput":
         """What it returns before post-processing; with ``labels`` also the loss."""
@@ -161,7 +158,8 @@ class TransformersWorkload(ReferenceWorkload):
         """
         own, theirs = self.in_one_order(ours.model.detect(ours.model.preprocess(ours.inputs)), self.outputs())
         own_results = [_by_class(result["instances"]) for result in ours.infer()]
-        results = [_by_class(_clipped(x)) for x in self.infer()]
+        # The reference's detections as Detectron2 returns them: clipped to the image, boxes without area dropped.
+        results = [_by_class(detector_postprocess(x, *x.image_size)) for x in self.infer()]
         pairs = [pair for pair in zip(own_results, results, strict=True) if len(pair[0]) == len(pair[1])]
         differences = {
             "logits": difference(own.logits, theirs.logits),
@@ -309,12 +307,6 @@ class DeformableTransformersWorkload(TransformersWorkload):
             return own, theirs
         selected = outputs.enc_outputs_class[..., 0].topk(own.logits.shape[1], dim=1).indices
         return own.sorted_by(proposals.selected), theirs.sorted_by(selected)
-
-
-def _clipped(instances: Instances) -> Instances:
-    """The reference's detections as Detectron2 returns them: clipped to the image, boxes without area dropped."""
-    instances.pred_boxes.clip(instances.image_size)
-    return instances[instances.pred_boxes.nonempty()]
 
 
 def _by_class(instances: Instances) -> Instances:
