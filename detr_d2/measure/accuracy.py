@@ -1,16 +1,26 @@
-"""Accuracy of one model by its dataset's evaluators, and the matches that intervals are made of."""
+"""Accuracy of a model by its dataset's evaluators, and how certain a difference in AP is.
+
+That is said by a paired bootstrap over images (Efron and Tibshirani, 1993): images are drawn with replacement, as many
+as there are, and AP is computed from the matches of the drawn ones. All models are given the same draws, so that what
+is hard for both does not blur their difference.
+
+Legend: R resamples, I images.
+"""
 
 import contextlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from torch import nn
 
-from ..analysis.matches import match_detections
+from ..analysis.matches import Matches, match_detections
+from ..analysis.precision import average_precision
 from ..data import build_test_loader
 from ..evaluation import build_evaluator
 from .models import ComparedModel, load_records
@@ -69,3 +79,49 @@ def ground_truth_files(dataset: str) -> list[Path]:
     metadata = MetadataCatalog.get(dataset)
     names = [metadata.get("json_file"), metadata.get("panoptic_json")]
     return [Path(name) for name in names if name and Path(name).is_file()]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure on all images, and the bounds between which the given share of the resamples lies."""
+
+    value: float
+    low: float
+    high: float
+
+
+def draw_images(num_images: int, resamples: int, seed: int) -> np.ndarray:
+    """R x I: how often each image is drawn in each resample."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
+
+
+def interval(value: float, samples: np.ndarray, confidence: float = 0.95) -> Interval:
+    """The percentile interval of resampled figures."""
+    tail = 50 * (1 - confidence)
+    low, high = np.nanpercentile(samples, [tail, 100 - tail])
+    return Interval(float(value), float(low), float(high))
+
+
+def compare_precision(
+    matches: dict[str, Matches], *, resamples: int, seed: int
+) -> tuple[dict[str, Interval], dict[tuple[str, str], Interval]]:
+    """AP of each model, and of each pair the first's less the second's, with their intervals.
+
+    Raises:
+        ValueError: the models were evaluated on different images.
+    """
+    first = next(iter(matches.values()))
+    for label, other in matches.items():
+        if not np.array_equal(first.image_ids, other.image_ids):
+            raise ValueError(f"{label} was evaluated on other images than {next(iter(matches))}.")
+    draws = draw_images(len(first.image_ids), resamples, seed)
+    everything = np.ones((1, len(first.image_ids)))
+    values = {label: float(average_precision(each, everything)[0]) for label, each in matches.items()}
+    samples = {label: average_precision(each, draws) for label, each in matches.items()}
+    labels = list(matches)
+    pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
+    return (
+        {label: interval(values[label], samples[label]) for label in labels},
+        {(a, b): interval(values[a] - values[b], samples[a] - samples[b]) for a, b in pairs},
+    )

@@ -13,7 +13,7 @@ from .inputs import Settings
 from .machine import environment
 from .memory import measure_memory
 from .references import build_workload, build_workloads, check_reference
-from .tables import markdown_table
+from .table import markdown_table
 
 MODES = ("inference", "train")
 _TITLES = {"inference": "inference", "train": "training step"}
@@ -39,10 +39,6 @@ class Repeats:
         iterations, warmup = (1, 2) if device.type == "cpu" else (10, 10)
         return replace(self, iterations=self.iterations or iterations, warmup=self.warmup or warmup)
 
-    def report(self) -> dict[str, int | None]:
-        """The numbers of repetitions."""
-        return {"rounds": self.rounds, "iterations": self.iterations, "warmup": self.warmup}
-
 
 def benchmark_model(settings: Settings, modes: Sequence[str], repeats: Repeats) -> dict[str, Any]:
     """Check, measure, and return the report.
@@ -62,7 +58,7 @@ def benchmark_model(settings: Settings, modes: Sequence[str], repeats: Repeats) 
     report: dict[str, Any] = {
         "settings": asdict(settings)
         | {"precision": precision, "meta_architecture": cfg.MODEL.META_ARCHITECTURE}
-        | repeats.report(),
+        | asdict(repeats),
         "environment": environment(device),
     }
     if settings.reference != "none":
@@ -75,48 +71,42 @@ def benchmark_model(settings: Settings, modes: Sequence[str], repeats: Repeats) 
     report["results"] = {}
     for mode in modes:
         steps = {name: workload.step(mode, cfg) for name, workload in workloads.items()}
-        results = measure_steps(steps, settings.batch_size, repeats, device)
-        del steps  # the optimizers' state, before other processes measure memory
-        for workload in workloads.values():
-            workload.model.zero_grad(set_to_none=True)
-        if repeats.memory:
-            add_memory(results, list(workloads), _build_step, settings, mode, device)
-        report["results"][mode] = results
+        report["results"][mode] = measure_mode(steps, _build_step, settings, mode, repeats, device)
     return report
 
 
-def measure_steps(steps: dict[str, Step], batch_size: int, repeats: Repeats, device: torch.device) -> dict[str, Any]:
-    """The times of each implementation by its name and, of two, how many times as fast the first is."""
+def measure_mode(
+    steps: dict[str, Step],
+    build_step: Callable[..., Step],
+    settings: Any,
+    mode: str,
+    repeats: Repeats,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The times and ``memory_mib`` of each implementation by its name and, of two, the ratios of speed and of growth.
+
+    Args:
+        steps: of the implementations in this mode.
+        build_step: called with settings, name and mode in a process of its own, for memory.
+    """
+    # Before the times, after which this process holds gradients and the optimizers' state.
+    memory = {
+        name: measure_memory(build_step, settings, name, mode, device=device, what=f"{name} ({mode})")
+        for name in (steps if repeats.memory else ())
+    }
     with EventStorage():  # a trainer has one open, and models log to it
         timings = measure_times(
             steps, rounds=repeats.rounds, iterations=repeats.iterations, warmup=repeats.warmup, device=device
         )
-    results: dict[str, Any] = {name: timing.summary(batch_size) for name, timing in timings.items()}
+    results: dict[str, Any] = {name: timing.summary(settings.batch_size) for name, timing in timings.items()}
+    for name, peak in memory.items():
+        results[name]["memory_mib"] = peak
     if len(timings) == 2:
         results["times_as_fast"] = asdict(speed_ratio(*timings.values()))
+        if memory and None not in memory.values():
+            ours, reference = memory.values()
+            results["memory_growth_ratio"] = ours["growth"] / reference["growth"]
     return results
-
-
-def add_memory(
-    results: dict[str, Any],
-    names: Sequence[str],
-    build_step: Callable[..., Step],
-    settings: Any,
-    mode: str,
-    device: torch.device,
-) -> None:
-    """Add ``memory_mib`` of each implementation and, of two, the ratio of their growths.
-
-    Args:
-        build_step: called with settings, name and mode in a process of its own.
-    """
-    for name in names:
-        results[name]["memory_mib"] = measure_memory(
-            build_step, settings, name, mode, device=device, what=f"{name} ({mode})"
-        )
-    peaks = [results[name]["memory_mib"] for name in names]
-    if len(peaks) == 2 and None not in peaks:
-        results["memory_growth_ratio"] = peaks[0]["growth"] / peaks[1]["growth"]
 
 
 def _build_step(settings: Settings, name: str, mode: str) -> Step:

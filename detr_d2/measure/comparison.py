@@ -14,13 +14,12 @@ from ..data import build_dataset_mapper, build_train_loader
 from .accuracy import evaluate, ground_truth_files
 from .clock import Step
 from .flops import CONVENTION, count_flops, count_parameters, mean_count
-from .latency import Candidate, measure_latency, with_precision
 from .machine import environment, identity
 from .memory import measure_memory
 from .models import ComparedModel, load_records
 from .published import published
+from .speed import Candidate, TrainingRun, measure_latency, measure_training, training_cfg, with_precision
 from .store import ResultFile
-from .training_speed import TrainingRun, measure_training, training_cfg
 from .workloads import OurWorkload
 
 PARTS = ("accuracy", "flops", "latency", "memory", "training")

@@ -1,5 +1,6 @@
 """What is compared: a config with weights, or the output folder of a training."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,13 @@ def read_models(
     devices = {model.cfg.MODEL.DEVICE for model in models}
     if len(devices) > 1:
         raise ValueError(f"MODEL.DEVICE differs between the models ({', '.join(sorted(devices))}): set it with --opts.")
-    check_same_images(models)
+    first, names = models[0], {dataset: image_names(dataset) for dataset in {model.dataset for model in models}}
+    for model in models[1:]:
+        if names[model.dataset] != names[first.dataset]:
+            raise ValueError(
+                f"{first.label} is evaluated on {first.dataset} ({len(names[first.dataset])} images), {model.label} on "
+                f"{model.dataset} ({len(names[model.dataset])} others): name one dataset for all with --dataset."
+            )
     return models
 
 
@@ -155,16 +162,10 @@ def _choose_dataset(cfg: CfgNode, dataset: str, config_file: Path) -> str:
         check_dataset_name(own)
         return own
     check_dataset_name(dataset)
-    is_same = own in DatasetCatalog and _has_files(own) and image_names(own) == image_names(dataset)
-    return own if is_same else dataset
-
-
-def _has_files(dataset: str) -> bool:
-    try:
-        image_names(dataset)
-    except (OSError, ValueError):
-        return False
-    return True
+    with contextlib.suppress(OSError, ValueError):  # its own images need not be here
+        if own in DatasetCatalog and image_names(own) == image_names(dataset):
+            return own
+    return dataset
 
 
 def load_records(dataset: str) -> list[dict]:
@@ -176,15 +177,3 @@ def load_records(dataset: str) -> list[dict]:
 def image_names(dataset: str) -> list[tuple[str, str]]:
     """Image id and file name of each image, sorted."""
     return sorted((str(record["image_id"]), Path(record["file_name"]).name) for record in load_records(dataset))
-
-
-def check_same_images(models: Sequence[ComparedModel]) -> None:
-    """Raise a ValueError unless all are evaluated on the same images."""
-    names = {dataset: image_names(dataset) for dataset in {model.dataset for model in models}}
-    first = models[0]
-    for model in models[1:]:
-        if names[model.dataset] != names[first.dataset]:
-            raise ValueError(
-                f"{first.label} is evaluated on {first.dataset} ({len(names[first.dataset])} images), {model.label} on "
-                f"{model.dataset} ({len(names[model.dataset])} others): name one dataset for all with --dataset."
-            )

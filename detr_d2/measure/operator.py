@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..kernels.ms_deform_attn import BACKENDS, VARIABLE, ms_deform_attn, ms_deform_attn_flops
 from .agreement import full_precision
-from .benchmark import Repeats, add_memory, measure_steps, spread, to_markdown
+from .benchmark import Repeats, measure_mode, spread, to_markdown
 from .clock import Step, copy_bandwidth
 from .machine import environment
 from .transformers_model import require_transformers
@@ -134,7 +134,7 @@ def benchmark_operator(settings: OperatorSettings, modes: Sequence[str], repeats
     device = torch.device(settings.device)
     repeats = repeats.on(device)
     report: dict[str, Any] = {
-        "settings": asdict(settings) | repeats.report(),
+        "settings": asdict(settings) | asdict(repeats),
         "environment": environment(device),
         "multiply_adds": settings.multiply_adds(),
         "copy_gb_per_s": copy_bandwidth(device) / 1e9,
@@ -144,9 +144,7 @@ def benchmark_operator(settings: OperatorSettings, modes: Sequence[str], repeats
     report["results"] = {}
     for mode in modes:
         steps = {name: settings.step(name, mode) for name in settings.implementations()}
-        results = measure_steps(steps, settings.batch_size, repeats, device)
-        if repeats.memory:
-            add_memory(results, list(steps), OperatorSettings.step, settings, mode, device)
+        results = measure_mode(steps, OperatorSettings.step, settings, mode, repeats, device)
         gigabytes = settings.least_traffic(mode) / 1e9
         for name in steps:
             reached = gigabytes / (results[name]["batch_ms"]["p50"] / 1000)

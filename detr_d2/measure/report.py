@@ -4,22 +4,22 @@ import base64
 import csv
 import html
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from ..analysis.log_plots import Run, choose_metrics, plot_runs
 from ..analysis.matches import Matches
 from ..analysis.training_log import TrainingLog
 from ..files import whole_file
-from .accuracy import matches_file
-from .bootstrap import Interval, compare_precision
+from .accuracy import Interval, compare_precision, matches_file
 from .comparison import Measurements
 from .flops import CONVENTION
-from .plots import plot_accuracy, to_png
 from .store import ResultFile
-from .table import Row, build_rows
-from .tables import html_table, markdown_table
+from .table import Row, build_rows, html_table, markdown_table
 
 LEGEND = (
     "m: measured here. p: published (COCO val2017, 5000 images; latency on a V100). In brackets: the least and the "
@@ -30,6 +30,8 @@ _ENVIRONMENT = (
     *("device", "driver", "cores", "threads", "load_average", "cuda", "cudnn", "matmul_allow_tf32"),
     *("detr_d2", "detectron2", "torch", "torchvision", "numpy", "hotcoco", "pycocotools", "python"),
 )
+# What is plotted, in the order in which it is shown; what no model has is left out.
+ACCURACIES = {"bbox/AP": "box AP", "segm/AP": "mask AP", "panoptic_seg/PQ": "PQ"}
 Intervals = dict[str, tuple[dict[str, Interval], dict[tuple[str, str], Interval]]]
 
 
@@ -256,3 +258,41 @@ def _pictures(measurements: Measurements, labels: list[str], rows: list[Row]) ->
         else None,
     }
     return {title: to_png(figure) for title, figure in figures.items() if figure is not None}
+
+
+def plot_accuracy(labels: Sequence[str], rows: Sequence[Row], against: str) -> Figure | None:
+    """Accuracy of each model over another of its figures, a panel an accuracy; None where nothing was measured.
+
+    Args:
+        labels: of the models.
+        rows: of the table.
+        against: the key of the figure on the horizontal axis.
+    """
+    by_key = {row.metric.key: row for row in rows}
+    values = {key: [cell and cell.value for cell in row.measured] for key, row in by_key.items()}
+    nothing = [None] * len(labels)
+    panels = {}
+    for key, title in ACCURACIES.items():
+        points = zip(labels, values.get(against, nothing), values.get(key, nothing), strict=True)
+        panels[title] = {label: (x, y) for label, x, y in points if x is not None and y is not None}
+    panels = {title: points for title, points in panels.items() if points}
+    if not panels:
+        return None
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    colours = {label: f"C{number % 10}" for number, label in enumerate(labels)}  # the same in every panel
+    for axis, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for label, (x, y) in points.items():
+            axis.plot([x], [y], "o", label=label, color=colours[label])
+        axis.legend(fontsize=8)
+        axis.set(xlabel=by_key[against].metric.title, ylabel=title)
+        axis.set_xlim(left=0)
+        axis.margins(0.2)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """The picture as a file's content."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .latency import PRECISIONS
+from tabulate import tabulate
+
+from .speed import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -143,3 +145,14 @@ def _latencies(batch_sizes: Sequence[int]) -> list[Metric]:
                 path = ("latency", setting, part, point)
                 metrics.append(Metric(key, f"{title}{name}, {point}", path, spread=spread))
     return metrics
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in GitHub's Markdown, its columns aligned; a "|" within a text becomes a "/"."""
+    header, *rows = [[text.replace("|", "/") for text in line] for line in (header, *rows)]
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True)
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in HTML, its texts escaped."""
+    return str(tabulate(rows, header, tablefmt="html", disable_numparse=True))

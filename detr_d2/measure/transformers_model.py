@@ -68,7 +68,12 @@ def build_transformers(cfg: CfgNode, ours: nn.Module) -> "PreTrainedModel":
     for name in ("class_embed", "bbox_embed"):
         if getattr(decoder, name, None) is not None:  # a copy, where Deformable DETR refines with the heads themselves
             setattr(decoder, name, getattr(model, name))
-    model.load_state_dict(_reference_state_dict(cfg, ours.state_dict()), strict=True)
+    state = to_transformers(ours.state_dict(), kind_of_model(cfg), backbone_of(cfg))
+    if kind_of_model(cfg) == "deformable":
+        deformable = cfg.MODEL.DEFORMABLE_DETR
+        two_stage = deformable.QUERY_SELECTION == "TwoStageQueries"
+        state = with_decoder_heads(state, refine=deformable.BOX_REFINE, two_stage=two_stage)
+    model.load_state_dict(state, strict=True)
     for name, parameter in ours.named_parameters():
         for theirs in names_in_reference(cfg, name):
             model.get_parameter(theirs).requires_grad_(parameter.requires_grad)
@@ -95,16 +100,6 @@ def uses_torchvision_backbone(cfg: CfgNode) -> bool:
 def names_in_reference(cfg: CfgNode, name: str) -> list[str]:
     """The reference's tensors that one of ours consists of, in order: three for stacked projections."""
     return names_in_transformers(name, kind_of_model(cfg), backbone_of(cfg))
-
-
-def _reference_state_dict(cfg: CfgNode, ours: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict under the reference's names, stacked projections split."""
-    kind, deformable = kind_of_model(cfg), cfg.MODEL.DEFORMABLE_DETR
-    state = to_transformers(ours, kind, backbone_of(cfg))
-    if kind != "deformable":
-        return state
-    two_stage = deformable.QUERY_SELECTION == "TwoStageQueries"
-    return with_decoder_heads(state, refine=deformable.BOX_REFINE, two_stage=two_stage)
 
 
 class TorchvisionBackbone(nn.Module):

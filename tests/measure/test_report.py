@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from detr_d2.measure.bootstrap import Interval
+from detr_d2.measure.accuracy import Interval
 from detr_d2.measure.published import PUBLISHED, published
 from detr_d2.measure.report import Comparison, to_csv, to_html, to_markdown
 from detr_d2.measure.table import build_rows

@@ -10,9 +10,9 @@ from torch import nn
 
 from detr_d2.engine import load_config
 from detr_d2.facts import facts_of
-from detr_d2.measure import latency
+from detr_d2.measure import speed
 from detr_d2.measure.clock import Stopwatch, now
-from detr_d2.measure.latency import Candidate, measure_latency
+from detr_d2.measure.speed import Candidate, measure_latency
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def test_the_mask_head_is_the_models(panoptic_model, monkeypatch):
     candidate = Candidate(
         load_config("", ["MODEL.DEVICE", "cpu"]), model, dict, [{"image": image, "height": 64, "width": 64}]
     )
-    [times] = latency.time_batches(candidate, [{"image": image, "height": 64, "width": 64}], [0.0], 1, "fp32", warmup=0)
+    [times] = speed.time_batches(candidate, [{"image": image, "height": 64, "width": 64}], [0.0], 1, "fp32", warmup=0)
     assert calls
     assert times["model"] > 1000 * seconds * len(calls)
     assert 0 < times["postprocessing"] < 1000 * seconds
@@ -109,7 +109,7 @@ def test_models_take_turns_on_the_same_images(monkeypatch):
     summary = result["a"]["batch 1 fp32"]
     assert summary["samples"] == 10
     assert len(summary["total"]["rounds"]) == 2
-    assert set(summary) == {*latency.PARTS, "total", "samples"}
+    assert set(summary) == {*speed.PARTS, "total", "samples"}
     assert summary["total"]["p50"] <= summary["total"]["p95"]
     assert summary["postprocessing"]["p95"] == 0
     assert result["b"]["batch 2 amp"] == {"error": "no kernel for bf16"}

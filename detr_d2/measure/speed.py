@@ -1,9 +1,14 @@
-"""Latency of several models on the same images, taking turns, in three parts: mapper, model, post-processing.
+"""Latency and training speed of several models that take turns.
 
+Latency, on the same images, is in three parts: mapper, model, post-processing.
 The mapper reads an image file and resizes it. The model goes from the mapper's uint8 tensor to its heads' outputs, with
 normalising, padding and the transfer to the device. Post-processing makes results at the original size of them:
 thresholds, non-maximum suppression, clipping, rescaling, pasting and merging of masks. A device is waited for at each
 border.
+
+Training throughput is with each model's own loader, and says how much of it is waiting for data. Weights do not change:
+the learning rate is 0. Every round starts its loader anew, since the workers of one that rests would fetch ahead and
+hide what data costs.
 """
 
 import statistics
@@ -16,11 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ..data import build_train_loader
 from ..engine import autocast
 from ..facts import facts_of
 from .clock import Stopwatch, now
+from .workloads import OurWorkload
 
 PARTS = ("preprocessing", "model", "postprocessing")
 PRECISIONS = ("fp32", "amp")
@@ -154,3 +162,67 @@ def with_precision(cfg: CfgNode, precision: str) -> CfgNode:
         cfg.SOLVER.AMP.PRECISION = "bfloat16"
     cfg.freeze()
     return cfg
+
+
+def training_cfg(cfg: CfgNode, batch_size: int) -> CfgNode:
+    """The cfg with batches of that size, in fp32."""
+    cfg = with_precision(cfg, "fp32")
+    cfg.defrost()
+    cfg.SOLVER.IMS_PER_BATCH = batch_size
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 0
+    cfg.freeze()
+    return cfg
+
+
+class TrainingRun:
+    """One model's training, a round at a time.
+
+    Args:
+        cfg: of `training_cfg`.
+        network: a model of its own, since training changes the statistics of its norms.
+    """
+
+    def __init__(self, cfg: CfgNode, network: nn.Module) -> None:
+        self.cfg = cfg
+        self.workload = OurWorkload(network, [])
+        self.step = self.workload.step("train", cfg)
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.loader = build_train_loader(cfg)
+
+    def run(self, iterations: int, warmup: int) -> tuple[float, float]:
+        """Seconds of ``iterations`` steps after ``warmup`` others: all of it, and waiting for data alone."""
+        total = waited = 0.0
+        batches = iter(self.loader)  # with workers of its own, and the first images again
+        with EventStorage():
+            for iteration in range(warmup + iterations):
+                start = now(self.device)
+                self.workload.inputs = next(batches)
+                has_data = now(self.device)
+                self.step()
+                end = now(self.device)
+                if iteration >= warmup:
+                    total += end - start
+                    waited += has_data - start
+        return total, waited
+
+
+def measure_training(
+    runs: Mapping[str, TrainingRun], *, rounds: int, iterations: int, warmup: int, advance: Callable[[int], object]
+) -> dict[str, dict[str, Any]]:
+    """``{label: {"images_per_second": ..., "waiting": ..., "rounds": [...]}}``; ``waiting`` is a share of the time."""
+    seconds: dict[str, list[tuple[float, float]]] = {label: [] for label in runs}
+    for _ in range(rounds):
+        for label, run in runs.items():
+            seconds[label].append(run.run(iterations, warmup))
+            advance(1)
+    result = {}
+    for label, by_round in seconds.items():
+        images = iterations * runs[label].cfg.SOLVER.IMS_PER_BATCH
+        total, waited = (sum(values) for values in zip(*by_round, strict=True))
+        result[label] = {
+            "images_per_second": images * rounds / total,
+            "waiting": waited / total,
+            "rounds": [images / value for value, _ in by_round],
+            "batch_size": runs[label].cfg.SOLVER.IMS_PER_BATCH,
+        }
+    return result

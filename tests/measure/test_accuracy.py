@@ -6,7 +6,7 @@ import pytest
 
 from detr_d2.analysis.matches import Matches, match_detections
 from detr_d2.analysis.precision import average_precision
-from detr_d2.measure.bootstrap import compare_precision, draw_images
+from detr_d2.measure.accuracy import compare_precision, draw_images
 
 IMAGES, CLASSES = 40, 3
 
