@@ -130,17 +130,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def model_settings(args: argparse.Namespace) -> Settings:
     """What a model is measured with."""
-    return Settings(
-        config_file=args.config_file,
-        opts=tuple(args.opts),
-        sizes=tuple(tuple(size) for size in args.size or [(800, 1066)]),
-        batch_size=args.batch_size,
-        objects=args.objects,
-        reference=args.reference,
-        amp=args.amp,
-        threads=args.threads,
-        seed=args.seed,
-    )
+    names = ("config_file", "batch_size", "objects", "reference", "amp", "threads", "seed")
+    sizes = tuple(tuple(size) for size in args.size or [(800, 1066)])
+    return Settings(opts=tuple(args.opts), sizes=sizes, **{name: getattr(args, name) for name in names})
 
 
 def operator_settings(args: argparse.Namespace) -> OperatorSettings:

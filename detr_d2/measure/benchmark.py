@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from detectron2.utils.events import EventStorage
 
-from .agreement import compare_outputs
 from .clock import Step, measure_times, speed_ratio
 from .inputs import Settings
 from .machine import environment
 from .memory import measure_memory
 from .references import build_workload, build_workloads, check_reference
 from .table import markdown_table
+from .workloads import compare_outputs
 
 MODES = ("inference", "train")
 _TITLES = {"inference": "inference", "train": "training step"}

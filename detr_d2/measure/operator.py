@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from ..kernels.ms_deform_attn import BACKENDS, VARIABLE, ms_deform_attn, ms_deform_attn_flops
-from .agreement import full_precision
 from .benchmark import Repeats, measure_mode, spread, to_markdown
 from .clock import Step, copy_bandwidth
 from .machine import environment
 from .transformers_model import require_transformers
+from .workloads import full_precision
 
 OPERATORS = ("ms_deform_attn",)
 # Other packages' implementations, and our own backends.

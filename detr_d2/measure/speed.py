@@ -69,29 +69,26 @@ def measure_latency(
         advance: called with 1 after each model's turn.
     """
     settings = {f"batch {size} {precision}": (size, precision) for size in batch_sizes for precision in PRECISIONS}
-    times: dict[str, dict[str, list]] = {label: {name: [] for name in settings} for label in candidates}
-    errors: dict[tuple[str, str], str] = {}
+    # Of each round the time of each batch; or the error.
+    found: dict[str, dict[str, Any]] = {label: {name: [] for name in settings} for label in candidates}
     for turn in range(rounds):
         for label, candidate in candidates.items():
             inputs, mapped = _map(candidate)
             for name, setting in settings.items():
-                if (label, name) in errors:
+                if "error" in found[label][name]:
                     continue
                 try:
                     batches = time_batches(candidate, inputs, mapped, *setting, warmup=0 if turn else warmup)
-                    times[label][name].append(batches)
+                    found[label][name].append(batches)
                 except (RuntimeError, TypeError) as error:
                     if setting[1] == "fp32":
                         raise
                     # An operator without this precision: the table says so and the other settings go on.
-                    errors[label, name] = " ".join(str(error).split())[:300]
+                    found[label][name] = {"error": " ".join(str(error).split())[:300]}
             advance(1)
     return {
-        label: {
-            name: {"error": errors[label, name]} if (label, name) in errors else _summary(by_round)
-            for name, by_round in by_setting.items()
-        }
-        for label, by_setting in times.items()
+        label: {name: times if "error" in times else _summary(times) for name, times in by_setting.items()}
+        for label, by_setting in found.items()
     }
 
 

@@ -7,8 +7,6 @@ and padded batch, without the resizing that its public ``forward`` makes of ever
 Legend: B batch, N locations of all levels.
 """
 
-from typing import Any
-
 import torchvision
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -21,8 +19,7 @@ from ..checkpoint.fcos_layouts import TORCHVISION_NAMES
 from ..facts import num_classes_of
 from ..facts.resnets import has_bottlenecks
 from ..modeling.fcos.outputs import FCOSOutputs
-from .agreement import relative_difference
-from .workloads import OurWorkload, ReferenceWorkload
+from .workloads import Agreement, OurWorkload, ReferenceWorkload, relative_difference
 
 
 def check_torchvision(cfg: CfgNode) -> None:
@@ -134,7 +131,7 @@ class TorchvisionWorkload(ReferenceWorkload):
         anchors = self.model.anchor_generator(self.images, features)
         return sum(self.model.compute_loss(self.targets, outputs, anchors, counts).values())
 
-    def compare(self, ours: OurWorkload) -> tuple[dict[str, float], dict[str, Any], str]:
+    def compare(self, ours: OurWorkload) -> Agreement:
         """The differences of raw outputs, each relative to its deviation; beside them the numbers of detections, of
         ours and of the reference's, in all images.
         """
@@ -152,7 +149,7 @@ class TorchvisionWorkload(ReferenceWorkload):
             sum(len(result["instances"]) for result in ours.infer()),
             sum(len(result["scores"]) for result in self.infer()),
         ]
-        return (
+        return Agreement(
             differences,
             {"detections": detections},
             "logits differ by at most {logits:.1e} of their deviation, distances by {distances:.1e}, centerness by "

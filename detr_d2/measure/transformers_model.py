@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 from detectron2.config import CfgNode
 from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoint.huggingface_config import backbone_of, inexpressible_keys, kind_of_model, model_config
 from ..checkpoint.huggingface_layouts import names_in_transformers, to_transformers, with_decoder_heads
@@ -102,7 +105,7 @@ def names_in_reference(cfg: CfgNode, name: str) -> list[str]:
     return names_in_transformers(name, kind_of_model(cfg), backbone_of(cfg))
 
 
-class TorchvisionBackbone(nn.Module):
+class TorchvisionBackbone(IntermediateLayerGetter):
     """torchvision's ResNet with a dilated last stage, in the interface of a ``transformers`` backbone.
 
     Args:
@@ -110,29 +113,17 @@ class TorchvisionBackbone(nn.Module):
     """
 
     def __init__(self, depth: int, out_features: Sequence[str]) -> None:
-        super().__init__()
-        from torchvision.models import get_model
-        from torchvision.ops import FrozenBatchNorm2d
-
         resnet = get_model(
             f"resnet{depth}",
             weights=None,
             norm_layer=FrozenBatchNorm2d,
             replace_stride_with_dilation=[False, False, True],
         )
-        self.out_features = set(out_features)
-        for name, child in resnet.named_children():
-            if name not in ("avgpool", "fc"):
-                self.add_module(name, child)
+        super().__init__(resnet, {name: name for name in out_features})
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
         """The features, finest first."""
-        features = []
-        for name, layer in self.named_children():
-            pixel_values = layer(pixel_values)
-            if name in self.out_features:
-                features.append(pixel_values)
-        return features
+        return list(super().forward(pixel_values).values())
 
 
 class OptimizerView(nn.Module):

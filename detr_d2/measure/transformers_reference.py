@@ -23,7 +23,6 @@ from torchvision.ops import box_convert
 
 from ..modeling.masks import merge_panoptic
 from ..structures import PaddedImages
-from .agreement import difference, relative_difference
 from .transformers_model import (
     OptimizerView,
     build_transformers,
@@ -31,7 +30,7 @@ from .transformers_model import (
     detector,
     uses_torchvision_backbone,
 )
-from .workloads import OurWorkload, ReferenceWorkload
+from .workloads import Agreement, OurWorkload, ReferenceWorkload, difference, relative_difference
 
 if TYPE_CHECKING:
     from transformers.utils import ModelOutput
@@ -152,7 +151,7 @@ class TransformersWorkload(ReferenceWorkload):
         own = detection.predictions
         return RawOutputs(own.pred_logits, own.pred_boxes), RawOutputs(outputs.logits, outputs.pred_boxes)
 
-    def compare(self, ours: OurWorkload) -> tuple[dict[str, float], dict[str, Any], str]:
+    def compare(self, ours: OurWorkload) -> Agreement:
         """The differences of logits and of boxes; of detections, taken by class, those of scores, of corners relative
         to the image, and how many images have another number of them and how many have another class.
         """
@@ -172,7 +171,7 @@ class TransformersWorkload(ReferenceWorkload):
         classes = torch.cat([theirs.pred_classes for theirs in results])
         # Of detections of one class alone, equal classes would mean little.
         details = {"detections": sum(len(own) for own, _ in pairs), "classes_seen": len(classes.unique())}
-        return (
+        return Agreement(
             differences,
             details,
             "logits differ by at most {logits:.1e}, boxes by {boxes:.1e}, scores by {scores:.1e}; {detections} "
@@ -212,7 +211,7 @@ class PanopticTransformersWorkload(TransformersWorkload):
             detector(self.model).eval()
         return step
 
-    def compare(self, ours: OurWorkload) -> tuple[dict[str, float], dict[str, Any], str]:
+    def compare(self, ours: OurWorkload) -> Agreement:
         """The differences of logits and mask logits, relative to their deviation, of boxes, and the share of pixels in
         another segment. Of the mask logits of all queries it is the root mean square: of millions, the greatest is
         chance. The reference's panoptic post-processing has other rules than the published, so its mask logits go
@@ -244,7 +243,7 @@ class PanopticTransformersWorkload(TransformersWorkload):
             "masks": ((masks - expected).double().square().mean().sqrt() / expected.double().std()).item(),
             "pixels": other,
         }
-        return (
+        return Agreement(
             differences,
             {"queries": queries, "segments": segments},
             "logits differ by at most {logits:.1e} of their deviation, boxes by {boxes:.1e}, mask logits by "

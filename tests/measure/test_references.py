@@ -7,7 +7,6 @@ import pytest
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from detr_d2.measure.agreement import compare_outputs
 from detr_d2.measure.inputs import Settings
 from detr_d2.measure.references import PAIRINGS, Pairing, build_workloads, check_reference, pairing_of
 from detr_d2.measure.torchvision_reference import TorchvisionWorkload
@@ -16,6 +15,7 @@ from detr_d2.measure.transformers_reference import (
     PanopticTransformersWorkload,
     TransformersWorkload,
 )
+from detr_d2.measure.workloads import compare_outputs
 
 SMALL = [
     *["MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", "16", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32"],

@@ -6,9 +6,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
 from detr_d2.checkpoint.fcos_layouts import TORCHVISION_NAMES
-from detr_d2.measure.agreement import compare_outputs
 from detr_d2.measure.inputs import Settings
 from detr_d2.measure.references import build_workloads, check_reference
+from detr_d2.measure.workloads import compare_outputs
 
 SMALL = ("MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64")
 

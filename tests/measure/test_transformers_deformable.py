@@ -6,13 +6,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from detr_d2.measure.agreement import compare_outputs
 from detr_d2.measure.inputs import Settings
 from detr_d2.measure.random_weights import separate_classes
 from detr_d2.measure.references import build_ours, build_reference, check_reference
 from detr_d2.measure.transformers_model import OptimizerView, build_transformers, names_in_reference
 from detr_d2.measure.transformers_reference import DeformableTransformersWorkload
-from detr_d2.measure.workloads import OurWorkload
+from detr_d2.measure.workloads import OurWorkload, compare_outputs
 from detr_d2.solver import build_optimizer
 
 PUBLISHED_WIDTHS = [

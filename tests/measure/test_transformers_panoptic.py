@@ -5,11 +5,10 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from detr_d2.measure.agreement import compare_outputs
 from detr_d2.measure.inputs import Settings
 from detr_d2.measure.references import build_ours, build_reference
 from detr_d2.measure.transformers_reference import PanopticTransformersWorkload
-from detr_d2.measure.workloads import OurWorkload
+from detr_d2.measure.workloads import OurWorkload, compare_outputs
 
 HEAD = ("mask_head.", "bbox_attention.")
 

@@ -6,11 +6,10 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from detr_d2.measure.agreement import compare_outputs
 from detr_d2.measure.inputs import Settings, make_inputs
 from detr_d2.measure.random_weights import randomize_frozen_norms, separate_queries
 from detr_d2.measure.transformers_reference import TransformersWorkload, to_reference
-from detr_d2.measure.workloads import OurWorkload
+from detr_d2.measure.workloads import OurWorkload, compare_outputs
 
 Pair = tuple[OurWorkload, TransformersWorkload]
 # One image is smaller than the other in both directions, so that padding is at work.
