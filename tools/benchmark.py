@@ -138,12 +138,9 @@ def model_settings(args: argparse.Namespace) -> Settings:
 def operator_settings(args: argparse.Namespace) -> OperatorSettings:
     """What an operator is measured with, on a GPU where there is one."""
     return OperatorSettings(
-        reference=args.reference,
-        batch_size=args.batch_size,
         precision="bfloat16" if args.amp else "float32",
         device="cuda" if torch.cuda.is_available() else "cpu",
-        threads=args.threads,
-        seed=args.seed,
+        **{name: getattr(args, name) for name in ("reference", "batch_size", "threads", "seed")},
     )
 
 

@@ -84,7 +84,6 @@ def trained(args: argparse.Namespace, models: list[ComparedModel]) -> list[Compa
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    defaults = ComparisonSettings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="[LABEL=]CONFIG.yaml[@WEIGHTS] or [LABEL=]FOLDER")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="of results; made if need be")
@@ -98,15 +97,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     train.add_argument("--num-gpus", type=positive, default=1, metavar="N", help="processes that train (1)")
     measure = parser.add_argument_group("measuring")
-    for name, value, text in (
-        ("images", defaults.images, "for FLOPs and latency"),
-        ("batch-size", defaults.batch_size, "the larger batch of inference, beside 1"),
-        ("train-batch-size", defaults.train_batch_size, "of training speed and memory"),
-        ("rounds", defaults.rounds, "in which the models take turns"),
-        ("train-steps", defaults.train_steps, "of training speed in a round"),
-        ("resamples", defaults.resamples, "of the bootstrap"),
-    ):
-        measure.add_argument(f"--{name}", type=positive, default=value, metavar="N", help=f"{text} ({value})")
+    for number in fields(ComparisonSettings):
+        if "help" in number.metadata:
+            option, text = f"--{number.name.replace('_', '-')}", f"{number.metadata['help']} ({number.default})"
+            measure.add_argument(option, type=positive, default=number.default, metavar="N", help=text)
     measure.add_argument("--threads", type=positive, default=0, metavar="N", help="on the CPU (torch's choice)")
     measure.add_argument("--seed", type=int, default=1, help="of training and of the bootstrap (1)")
     parser.add_argument(

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,16 @@ from .machine import environment, identity
 from .memory import measure_memory
 from .models import ComparedModel, load_records
 from .published import published
-from .speed import Candidate, TrainingRun, measure_latency, measure_training, training_cfg, with_precision
+from .speed import Candidate, measure_latency, measure_training, training_cfg, with_precision
 from .store import ResultFile
 from .workloads import OurWorkload
 
 PARTS = ("accuracy", "flops", "latency", "memory", "training")
+
+
+def _number(default: int, text: str) -> Any:
+    """A setting that is an option of the command line; ``text`` says of what it is the number."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -31,23 +36,19 @@ class ComparisonSettings:
 
     Attributes:
         parts: of `PARTS`.
-        images: for FLOPs and latency, spread evenly over the dataset.
-        batch_size: the larger of the two batches of inference; the other is 1.
-        train_batch_size: of training speed and memory.
-        rounds: in which the models take turns. warmup: uncounted steps of each.
-        train_steps: of a round.
-        resamples: of the bootstrap. seed: of its draws.
+        warmup: uncounted steps of each model. seed: of the bootstrap's draws.
+        The others say beside their default what they count; the images are spread evenly over the dataset.
     """
 
     parts: tuple[str, ...] = PARTS
-    images: int = 16
-    batch_size: int = 4
-    train_batch_size: int = 4
-    rounds: int = 3
     warmup: int = 1
-    train_steps: int = 4
-    resamples: int = 1000
     seed: int = 0
+    images: int = _number(16, "for FLOPs and latency")
+    batch_size: int = _number(4, "the larger batch of inference, beside 1")
+    train_batch_size: int = _number(4, "of training speed and memory")
+    rounds: int = _number(3, "in which the models take turns")
+    train_steps: int = _number(4, "of training speed in a round")
+    resamples: int = _number(1000, "of the bootstrap")
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -170,7 +171,7 @@ class Measurements:
         count = min(self.settings.images, len(records))
         return [records[i * len(records) // count] for i in range(count)]
 
-    def _measure_together(self, part: str, measure: Callable[[tqdm], dict[str, Any]], bar: tqdm) -> None:
+    def _measure_together(self, part: str, measure: Callable[..., dict[str, Any]], bar: tqdm) -> None:
         """Measure a part in which the models take turns, for all again if it is missing of one."""
         inputs = {
             "models": {model.label: model.hashes for model in self.models},
@@ -179,42 +180,32 @@ class Measurements:
         }
         every = {model.label: model.hashes | inputs for model in self.models}
         if any(self.files[label].get(part, every[label]) is None for label in every):
-            for label, result in measure(bar).items():
+            name, total = {"training": "training speed"}.get(part, part), self.settings.rounds * len(self.models)
+            turns = itertools.count(1)
+            found = measure(
+                rounds=self.settings.rounds,
+                warmup=self.settings.warmup,
+                advance=lambda _: bar.set_description(f"{name}: turn {next(turns)}/{total}"),
+            )
+            for label, result in found.items():
                 self.files[label].put(part, every[label], result, self.environment)
         bar.update(1)
 
-    def _latency(self, bar: tqdm) -> dict[str, Any]:
+    def _latency(self, **turns: Any) -> dict[str, Any]:
         candidates = {
             model.label: Candidate(
                 model.cfg, model.build(), build_dataset_mapper(model.cfg, is_train=False), self._records(model)
             )
             for model in self.models
         }
-        return measure_latency(
-            candidates,
-            batch_sizes=self.settings.batch_sizes,
-            rounds=self.settings.rounds,
-            warmup=self.settings.warmup,
-            advance=self._turns("latency", bar),
-        )
+        return measure_latency(candidates, batch_sizes=self.settings.batch_sizes, **turns)
 
-    def _training(self, bar: tqdm) -> dict[str, Any]:
+    def _training(self, **turns: Any) -> dict[str, Any]:
         runs = {
-            model.label: TrainingRun(training_cfg(model.cfg, self.settings.train_batch_size), model.build())
+            model.label: (training_cfg(model.cfg, self.settings.train_batch_size), model.build())
             for model in self.models
         }
-        return measure_training(
-            runs,
-            rounds=self.settings.rounds,
-            iterations=self.settings.train_steps,
-            warmup=self.settings.warmup,
-            advance=self._turns("training speed", bar),
-        )
-
-    def _turns(self, name: str, bar: tqdm) -> Callable[[int], None]:
-        """What is called after each model's turn in each round."""
-        turns, total = itertools.count(1), self.settings.rounds * len(self.models)
-        return lambda _: bar.set_description(f"{name}: turn {next(turns)}/{total}")
+        return measure_training(runs, iterations=self.settings.train_steps, **turns)
 
 
 def build_step(model: ComparedModel, cfg: CfgNode, inputs: list[dict], mode: str) -> Step:

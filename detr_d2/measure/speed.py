@@ -13,7 +13,7 @@ hide what data costs.
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -171,55 +171,55 @@ def training_cfg(cfg: CfgNode, batch_size: int) -> CfgNode:
     return cfg
 
 
-class TrainingRun:
-    """One model's training, a round at a time.
-
-    Args:
-        cfg: of `training_cfg`.
-        network: a model of its own, since training changes the statistics of its norms.
-    """
-
-    def __init__(self, cfg: CfgNode, network: nn.Module) -> None:
-        self.cfg = cfg
-        self.workload = OurWorkload(network, [])
-        self.step = self.workload.step("train", cfg)
-        self.device = torch.device(cfg.MODEL.DEVICE)
-        self.loader = build_train_loader(cfg)
-
-    def run(self, iterations: int, warmup: int) -> tuple[float, float]:
-        """Seconds of ``iterations`` steps after ``warmup`` others: all of it, and waiting for data alone."""
+def _training_rounds(cfg: CfgNode, network: nn.Module, iterations: int, warmup: int) -> Iterator[tuple[float, float]]:
+    """Of each round, without end: seconds of ``iterations`` steps after ``warmup`` others, and of waiting for data."""
+    workload, loader = OurWorkload(network, []), build_train_loader(cfg)
+    step, device = workload.step("train", cfg), torch.device(cfg.MODEL.DEVICE)
+    while True:
         total = waited = 0.0
-        batches = iter(self.loader)  # with workers of its own, and the first images again
+        batches = iter(loader)  # with workers of its own, and the first images again
         with EventStorage():
             for iteration in range(warmup + iterations):
-                start = now(self.device)
-                self.workload.inputs = next(batches)
-                has_data = now(self.device)
-                self.step()
-                end = now(self.device)
+                start = now(device)
+                workload.inputs = next(batches)
+                has_data = now(device)
+                step()
+                end = now(device)
                 if iteration >= warmup:
                     total += end - start
                     waited += has_data - start
-        return total, waited
+        del batches  # whose workers would fetch ahead while others have their turn
+        yield total, waited
 
 
 def measure_training(
-    runs: Mapping[str, TrainingRun], *, rounds: int, iterations: int, warmup: int, advance: Callable[[int], object]
+    runs: Mapping[str, tuple[CfgNode, nn.Module]],
+    *,
+    rounds: int,
+    iterations: int,
+    warmup: int,
+    advance: Callable[[int], object],
 ) -> dict[str, dict[str, Any]]:
-    """``{label: {"images_per_second": ..., "waiting": ..., "rounds": [...]}}``; ``waiting`` is a share of the time."""
+    """``{label: {"images_per_second": ..., "waiting": ..., "rounds": [...]}}``; ``waiting`` is a share of the time.
+
+    Args:
+        runs: by label, a cfg of `training_cfg`, and a model of its own: training changes the statistics of its norms.
+    """
+    trainings = {label: _training_rounds(*run, iterations, warmup) for label, run in runs.items()}
     seconds: dict[str, list[tuple[float, float]]] = {label: [] for label in runs}
     for _ in range(rounds):
-        for label, run in runs.items():
-            seconds[label].append(run.run(iterations, warmup))
+        for label, training in trainings.items():
+            seconds[label].append(next(training))
             advance(1)
     result = {}
     for label, by_round in seconds.items():
-        images = iterations * runs[label].cfg.SOLVER.IMS_PER_BATCH
+        batch_size = runs[label][0].SOLVER.IMS_PER_BATCH
+        images = iterations * batch_size
         total, waited = (sum(values) for values in zip(*by_round, strict=True))
         result[label] = {
             "images_per_second": images * rounds / total,
             "waiting": waited / total,
             "rounds": [images / value for value, _ in by_round],
-            "batch_size": runs[label].cfg.SOLVER.IMS_PER_BATCH,
+            "batch_size": batch_size,
         }
     return result

@@ -64,7 +64,7 @@ def build_transformers(cfg: CfgNode, ours: nn.Module) -> "PreTrainedModel":
 
     config = reference_config(cfg)
     model = getattr(transformers, config.architectures[0])(config)
-    if uses_torchvision_backbone(cfg):
+    if backbone_of(cfg) == "timm":  # whose names are torchvision's; the reference's own ResNet has no dilation
         features = [f"layer{stage.removeprefix('stage')}" for stage in model.config.backbone_config.out_features]
         detector(model).model.backbone.model = TorchvisionBackbone(cfg.MODEL.RESNETS.DEPTH, features)
     decoder = detector(model).model.decoder
@@ -93,11 +93,6 @@ def reference_config(cfg: CfgNode) -> "PreTrainedConfig":
 def detector(model: "PreTrainedModel") -> "PreTrainedModel":
     """The reference's box model, which is itself for boxes, and a part of the panoptic one."""
     return getattr(model, "detr", model)
-
-
-def uses_torchvision_backbone(cfg: CfgNode) -> bool:
-    """Whether the reference's own ResNet cannot do: it has no dilation."""
-    return backbone_of(cfg) == "timm"  # whose names are torchvision's
 
 
 def names_in_reference(cfg: CfgNode, name: str) -> list[str]:

@@ -21,6 +21,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from ..checkpoint.huggingface_config import backbone_of
 from ..modeling.masks import merge_panoptic
 from ..structures import PaddedImages
 from .transformers_model import (
@@ -28,7 +29,6 @@ from .transformers_model import (
     build_transformers,
     check_transformers,
     detector,
-    uses_torchvision_backbone,
 )
 from .workloads import Agreement, OurWorkload, ReferenceWorkload, difference, relative_difference
 
@@ -99,9 +99,7 @@ class TransformersWorkload(ReferenceWorkload):
         self.model = build_transformers(cfg, ours).eval()
         self.description = {
             "model": f"transformers {type(self.model).__name__}",
-            "backbone": "torchvision (transformers' ResNet has no DC5)"
-            if uses_torchvision_backbone(cfg)
-            else "its own",
+            "backbone": "torchvision (transformers' ResNet has no DC5)" if backbone_of(cfg) == "timm" else "its own",
             "attention": self.model.config._attn_implementation,
         }
         self.batch = to_reference(cfg, inputs, max(1, ours.backbone.size_divisibility))

@@ -135,17 +135,13 @@ class OurWorkload(Workload):
 
 
 class ReferenceWorkload(Workload):
-    """An implementation of somebody else, with our weights and on our batch.
+    """An implementation of somebody else, with our weights and on our batch: built of a cfg, our model and our batch.
 
     Attributes:
         description: what it consists of, for the report.
     """
 
     description: dict[str, object]
-
-    @abstractmethod
-    def __init__(self, cfg: CfgNode, ours: nn.Module, inputs: list[dict]) -> None:
-        """Build it from our model and our batch; see `check` for errors."""
 
     @staticmethod
     @abstractmethod
