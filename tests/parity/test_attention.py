@@ -39,8 +39,8 @@ def test_queries_are_those_of_the_reference(pair_and_batch) -> None:
     with torch.no_grad():
         logits = pair.oracle(batch.pixel_values, batch.pixel_mask).logits[0]
     scores, labels = logits.softmax(-1)[:, :-1].max(-1)
-    surest = scores.topk(3)
+    highest = scores.topk(3)
     queries = recording.queries(None, 3)
-    assert [query.index for query in queries] == surest.indices.tolist()
-    assert [query.label for query in queries] == labels[surest.indices].tolist()
-    assert [query.score for query in queries] == pytest.approx(surest.values.tolist(), abs=1e-4)
+    assert [query.index for query in queries] == highest.indices.tolist()
+    assert [query.label for query in queries] == labels[highest.indices].tolist()
+    assert [query.score for query in queries] == pytest.approx(highest.values.tolist(), abs=1e-4)
