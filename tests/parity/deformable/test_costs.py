@@ -56,7 +56,7 @@ def operations(model: DeformableDETR) -> tuple[int, int]:
 
     def count_samples(module: MSDeformAttn, args: tuple, output: torch.Tensor) -> None:
         nonlocal samples
-        samples += output.numel() * module.num_levels * module.num_points
+        samples += output.numel() * sum(module.num_points)
 
     def count_proposals(module: nn.Linear, args: tuple, output: torch.Tensor) -> None:
         nonlocal proposals

@@ -43,7 +43,8 @@ def test_gradients(deformable_run: Run) -> None:
     torch.testing.assert_close(stages_of(detection, []).logits, reference.logits, rtol=1e-6, atol=1e-6)
 
     targets = [target | {"boxes": target["boxes"].double()} for target in make_targets((5, 0)[: len(batch.inputs)])]
-    loss = sum(ours.losses(detection, images, inputs_with(batch.inputs, targets)).values())
+    objects = ours.prepare_targets(inputs_with(batch.inputs, targets), images)
+    loss = sum(ours.losses(detection, objects).values())
     gradients = our_gradients(ours, loss)
     by_official_name = oracle_gradients(oracle, list(pair.official), sum(oracle_losses(reference, targets).values()))
     expected = {our_name(name): gradient for name, gradient in by_official_name.items()}
