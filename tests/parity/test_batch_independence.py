@@ -50,8 +50,8 @@ def test_padding_of_the_feature_map_is_ignored(model: DETR) -> None:
     image = torch.zeros(3, 4 * 32, 5 * 32)
     alone = PaddedImages.from_tensors([image])
     padded = PaddedImages.from_tensors([image, torch.zeros(3, 6 * 32, 8 * 32)])
-    expected = model.predict(model.transform(feature, alone))
-    outputs = model.predict(model.transform(garbage.expand(2, -1, -1, -1), padded))
+    expected = model.predict({"res5": feature}, alone).predictions
+    outputs = model.predict({"res5": garbage.expand(2, -1, -1, -1)}, padded).predictions
     torch.testing.assert_close(outputs.pred_logits[:1], expected.pred_logits, atol=1e-4, rtol=0.0)
     torch.testing.assert_close(outputs.pred_boxes[:1], expected.pred_boxes, atol=1e-5, rtol=0.0)
 

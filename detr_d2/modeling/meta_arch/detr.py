@@ -103,8 +103,10 @@ class DETR(BoxSetPredictor):
         }
 
     def detect(self, images: PaddedImages, targets: Targets | None = None) -> Detection:
-        """Backbone, transformer and heads; every decoder layer where losses need it."""
-        features = self.backbone(images.tensor)
+        return self.predict(self.backbone(images.tensor), images)
+
+    def predict(self, features: dict[str, Tensor], images: PaddedImages) -> Detection:
+        """Transformer and heads on the backbone's features; every decoder layer where losses need it."""
         projected = self.input_proj(features[self.in_features[0]])
         mask = images.mask_at(projected.shape[-2:])
         padding_mask = mask if images.has_padding else None
