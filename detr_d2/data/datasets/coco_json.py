@@ -57,7 +57,8 @@ class CocoJson(NamedTuple):
         for problem in self.problems.errors:
             if problem.kind in _CATEGORY_ERRORS:
                 where = "" if problem.id is None else f", id {problem.id}:"
-                raise ValueError(f"{self.file}{where} {problem.message}.")
+                end = "" if problem.message.endswith(("?", ".")) else "."
+                raise ValueError(f"{self.file}{where} {problem.message}{end}")
         return self
 
 

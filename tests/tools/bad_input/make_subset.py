@@ -21,7 +21,7 @@ CASES = [
     (
         "a file that is no JSON",
         lambda folder: words(folder, "--json-file", f"{folder}/file"),
-        ("file is not in COCO's format",),
+        ("file is not valid JSON",),
     ),
     ("an unknown category", lambda folder: words(folder, "--categories", "owl"), ("no category 'owl'", "cat, dog")),
     (

@@ -20,11 +20,13 @@ def annotation(name: str, segment: int = 7, category: int = 1) -> dict:
     return {"file_name": name, "segments_info": [{"id": segment, "category_id": category}]}
 
 
-CATEGORIES = [{"id": 1, "isthing": 0}]
+CATEGORIES = [{"id": 1, "name": "grass", "isthing": 0}]
 
 
 def split(*annotations: dict) -> dict:
-    return {"categories": CATEGORIES, "annotations": list(annotations)}
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 2, "width": 2} for i in range(len(annotations))]
+    annotated = [{"image_id": i, **annotation} for i, annotation in enumerate(annotations)]
+    return {"images": images, "categories": CATEGORIES, "annotations": annotated}
 
 
 CASES = [
@@ -36,12 +38,12 @@ CASES = [
     (
         "annotations that are no JSON",
         lambda folder: with_split(folder, "<html>404</html>"),
-        ("panoptic_x.json is no JSON",),
+        ("panoptic_x.json is not valid JSON",),
     ),
     (
         "annotations of another kind",
         lambda folder: with_split(folder, {"images": []}),
-        ("panoptic_x.json is no JSON of panoptic annotations",),
+        ("panoptic_x.json is not in COCO's format",),
     ),
     (
         "a PNG that is missing, after one that is there",

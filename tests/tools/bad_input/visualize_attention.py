@@ -55,7 +55,7 @@ CASES = [
     (
         "an image that does not exist",
         lambda folder: trained(folder, "--input", f"{folder}/none.jpg"),
-        ("none.jpg", "missing"),
+        ("none.jpg", "does not exist"),
     ),
     ("an unknown data set", lambda folder: words(folder, "--dataset", "shapes_vla"), ("shapes_vla", "shapes_val")),
     ("an unknown config key", lambda folder: words(folder, "MODEL.DETR.QUERIES", "3"), ("MODEL.DETR.QUERIES",)),
