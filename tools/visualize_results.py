@@ -28,15 +28,16 @@ from detr_d2.engine import load_config, load_trained_model, prepare_device
 from detr_d2.facts import model_facts
 from detr_d2.visualization import (
     draw_annotations,
-    draw_attention,
     draw_boxes,
-    draw_panoptic,
+    draw_prediction,
     fit_height,
     make_sheet,
-    query_attention,
+    mark,
+    mask_looks,
     read_ids,
 )
 
+WHITE = (255, 255, 255)
 Drawer = Callable[[dict, np.ndarray, int], list[np.ndarray]]  # dataset dict, image, height -> pictures
 
 
@@ -62,7 +63,8 @@ def panoptic_drawer(predictions: dict[str, Any], folder: Path, metadata: Metadat
             {**s, "category_id": class_ids[s["category_id"]], "isthing": s["category_id"] in things}
             for s in annotation["segments_info"]
         ]
-        return [draw_panoptic(image, metadata, read_ids(folder / annotation["file_name"]), segments, height)]
+        output = {"panoptic_seg": (read_ids(folder / annotation["file_name"]), segments)}
+        return [draw_prediction(image, output, metadata, height=height)]
 
     return draw
 
@@ -77,11 +79,11 @@ def attention_drawer(config_file: str, opts: list[str], metadata: Metadata, num_
     mapper = build_dataset_mapper(cfg, is_train=False)
 
     def draw(item: dict, image: np.ndarray, height: int) -> list[np.ndarray]:
-        attention = query_attention(model, mapper(item), num_queries)
         pictures = []
-        for score, label, box, attended in zip(*attention, strict=True):
-            title = f"{metadata.stuff_classes[label]} {score:.0%}"  # of a panoptic dataset: things, too
-            pictures.append(draw_attention(image, attended, box, title, height))
+        for look in mask_looks(model, mapper(item), num_queries):
+            pictures.append(look.attention.draw(image, height))
+            name = metadata.stuff_classes[look.who.label]  # of a panoptic dataset: things, too
+            mark(pictures[-1], look.who, WHITE, f"{name} {look.who.score:.0%}")
         return pictures
 
     return draw

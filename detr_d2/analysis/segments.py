@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..visualization.drawing import read_ids
+from ..visualization.predictions import read_ids
 
 SEGMENT_KINDS = ("classification", "segmentation", "missed", "background")
 

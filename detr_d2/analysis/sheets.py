@@ -12,8 +12,8 @@ from detectron2.data.detection_utils import read_image
 from pycocotools import mask as mask_api
 
 from ..visualization.colors import Color
-from ..visualization.drawing import read_ids
-from ..visualization.marked import Mark, draw_legend, draw_marked
+from ..visualization.marks import Mark, draw_legend, draw_marks
+from ..visualization.predictions import read_ids
 from ..visualization.sheet import fit_height, make_sheet, with_title
 from .errors import DETECTION_KINDS, ERROR_KINDS, IGNORED, Errors
 from .scenes import to_rle
@@ -90,19 +90,24 @@ def object_row(
         (given[0][scenes.object_source[g]], scenes.class_names[scenes.object_label[g]], COLORS[fate[g]])
         for g in objects.tolist()
     ]
-    pictures = [
-        draw_marked(image, [Mark(_shape(item, task, image), *rest) for item, *rest in part], height)
-        for part in (true, found)
-    ]
+    pictures = []
+    for part in (true, found):
+        marks = [Mark(color, label, *_shape(item, task, image)) for item, label, color in part]
+        pictures.append(draw_marks(_pale(image), marks, height))
     kinds += [kind for kind in fate.values() if kind == "missed"]
     return _row(pictures, file_name, kinds, height)
 
 
-def _shape(item: dict[str, Any], task: str, image: np.ndarray) -> np.ndarray:
-    """The mask or the box of an annotation or a result."""
+def _pale(image: np.ndarray) -> np.ndarray:
+    return (0.6 * image + 0.4 * 255).astype(np.uint8)
+
+
+def _shape(item: dict[str, Any], task: str, image: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """The box or the mask of an annotation or a result."""
     if task == "segm":
-        return mask_api.decode(to_rle(item["segmentation"], *image.shape[:2]))
-    return np.array(item.get("bbox", (0, 0, 0, 0)), dtype=float)
+        return None, mask_api.decode(to_rle(item["segmentation"], *image.shape[:2]))
+    x, y, w, h = item.get("bbox", (0, 0, 0, 0))
+    return np.array([x, y, x + w, y + h], dtype=float), None
 
 
 def segment_row(errors: SegmentErrors, place: int, file_name: str, maps: tuple[Path, Path], height: int) -> np.ndarray:
@@ -116,8 +121,8 @@ def segment_row(errors: SegmentErrors, place: int, file_name: str, maps: tuple[P
         (maps[1], errors.predicted_id, errors.predicted_label),
     ):
         known, pixels = [(i, kind) for i, kind in zip(mine, kinds, strict=True) if ids[i] >= 0], read_ids(path)
-        marks = [Mark(pixels == ids[i], errors.class_names[labels[i]], COLORS[kind]) for i, kind in known]
-        pictures.append(draw_marked(image, marks, height))
+        marks = [Mark(COLORS[kind], errors.class_names[labels[i]], mask=pixels == ids[i]) for i, kind in known]
+        pictures.append(draw_marks(_pale(image), marks, height))
     return _row(pictures, file_name, kinds, height)
 
 

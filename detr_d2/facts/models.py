@@ -46,7 +46,7 @@ class ModelFacts:
         postprocessing: what makes results of its raw outputs.
         heads_in_postprocessing: what that calls although it is a part of the model.
         attention: its part with an encoder and a decoder whose attention `detr_d2.visualization.record` can draw.
-        mask_attention: its masks are made of attention maps, which `detr_d2.visualization.query_attention` can draw.
+        mask_attention: its masks are made of attention maps, which `detr_d2.visualization.mask_looks` gives.
     """
 
     num_classes: str = ""

@@ -1,12 +1,10 @@
 """Pictures of data, results and of what a model looks at."""
 
-from .attention import Look, Recording, record
+from .attention import Look, Recording, mask_looks, record
 from .attention_maps import AttentionMap
-from .attention_sheet import AttentionDrawer
-from .drawing import draw_annotations, draw_boxes, draw_panoptic, read_ids
-from .mask_attention import draw_attention, query_attention
+from .attention_sheet import AttentionDrawer, mark
 from .model_input import InputDrawer, describe_input
-from .predictions import SHOWS, above, choose_show, draw_prediction
+from .predictions import SHOWS, above, choose_show, draw_annotations, draw_boxes, draw_prediction, read_ids
 from .sampling_points import SamplingPoints
 from .sheet import fit_height, make_sheet, stack_rows, with_title
 
@@ -22,13 +20,12 @@ __all__ = [
     "choose_show",
     "describe_input",
     "draw_annotations",
-    "draw_attention",
     "draw_boxes",
-    "draw_panoptic",
     "draw_prediction",
     "fit_height",
     "make_sheet",
-    "query_attention",
+    "mark",
+    "mask_looks",
     "read_ids",
     "record",
     "stack_rows",

@@ -60,7 +60,7 @@ class Location(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What one query or location looks at in one layer of ``stack``, "encoder" or "decoder"."""
+    """What one query or location looks at in one layer of ``stack``: "encoder", "decoder", "masks" (the mask head)."""
 
     stack: str
     layer: int
@@ -141,6 +141,23 @@ def record(model: nn.Module, item: dict[str, Any]) -> Recording:
         labels=labels[0],
         boxes=box_convert(predictions.pred_boxes[0], "cxcywh", "xyxy"),
     )
+
+
+@torch.no_grad()
+def mask_looks(model: nn.Module, item: dict[str, Any], count: int) -> list[Look]:
+    """Where the ``count`` most certain queries of a panoptic DETR look to make their masks: the attention of its mask
+    head, in evaluation mode, to one image. The model's facts say that it has ``mask_attention``.
+    """
+    images = model.preprocess([item])
+    detection = model.detect(images)
+    inputs = model.crop(model.mask_inputs(detection), 0, images.image_sizes[0])
+    scores, labels = model.detr.scoring.best(detection.predictions.pred_logits[0])
+    best = scores.topk(min(count, len(scores))).indices
+    boxes = box_convert(detection.predictions.pred_boxes[0, best], "cxcywh", "xyxy")
+    maps = model.bbox_attention(inputs.queries[:, best], inputs.memory)[0].sum(1, keepdim=True)
+    maps = maps.unflatten(-1, inputs.projected.shape[-2:])
+    queries = map(Query, best.tolist(), scores[best].tolist(), labels[best].tolist(), boxes)
+    return [Look("masks", 0, query, AttentionMap(weights)) for query, weights in zip(queries, maps, strict=True)]
 
 
 @contextmanager

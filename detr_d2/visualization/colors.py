@@ -1,9 +1,8 @@
 """Colours that can be told apart."""
 
 import colorsys
-import itertools
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,23 +18,26 @@ def distinct_color(index: int) -> Color:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def shade(color: Sequence[int], index: int) -> Color:
-    """The colour of object ``index`` of a class: the class's own for the first, then lighter and darker ones."""
-    amount = _SHADES[index % len(_SHADES)]
-    target = 255.0 if amount > 0 else 0.0
-    return tuple(round(value + abs(amount) * (target - value)) for value in color)
-
-
-def object_colors(classes: Sequence[int], class_colors: Sequence[Sequence[int]] | None) -> list[Color]:
+def object_colors(
+    classes: Sequence[int], class_colors: Sequence[Sequence[int]] | None, *, shaded: bool = True
+) -> list[Color]:
     """One colour an object: the hue shows its class, the shade the objects of a class.
 
     Args:
         classes: contiguous ids.
-        class_colors: by class; None takes `distinct_color`.
+        class_colors: by class; `distinct_color` for those beyond, or where it is None.
+        shaded: the class's own colour for its first object, then lighter and darker ones; else for all.
     """
-    seen: dict[int, Iterator[int]] = defaultdict(itertools.count)
-    colors = [distinct_color(label) if class_colors is None else class_colors[label] for label in classes]
-    return [shade(color, next(seen[label])) for label, color in zip(classes, colors, strict=True)]
+    seen: Counter[int] = Counter()
+    colors = []
+    for label in classes:
+        known = class_colors is not None and label < len(class_colors)
+        color = tuple(class_colors[label]) if known else distinct_color(label)
+        amount = _SHADES[seen[label] % len(_SHADES)] if shaded else 0.0
+        target = 255.0 if amount > 0 else 0.0
+        colors.append(tuple(round(value + abs(amount) * (target - value)) for value in color))
+        seen[label] += 1
+    return colors
 
 
 def as_matplotlib(color: Sequence[int]) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 Legend: H W size of the augmented image, N its objects; every picture is RGB, uint8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,12 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.structures import Instances
-from detectron2.utils.visualizer import ColorMode, Visualizer
+from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 from ..facts import class_names_of
-from .colors import Color, as_matplotlib, distinct_color, object_colors
-from .marks import draw_box, draw_label
-
-# Text at a place, (x, y), of the augmented image: that of its top left corner or, if True, of its middle.
-Label = tuple[str, np.ndarray, Color, bool]
+from .colors import Color, object_colors
+from .marks import Mark, draw_marks
+from .predictions import bones_of
 
 
 @dataclass(frozen=True)
@@ -56,67 +53,37 @@ class InputDrawer:
         )
 
     def draw(self, item: dict[str, Any], height: int) -> np.ndarray:
-        """One result of the mapper, about ``height`` pixels high."""
+        """One result of the mapper, ``height`` pixels high."""
         image = np.ascontiguousarray(convert_image_to_rgb(item["image"].permute(1, 2, 0), self.image_format))
-        canvas = Visualizer(image, self.metadata, height / image.shape[0], ColorMode.SEGMENTATION)
-        labels = []
-        if "sem_seg" in item:
-            labels += self._fill_classes(canvas, item["sem_seg"].numpy())
+        marks = list(self._class_marks(item["sem_seg"].numpy())) if "sem_seg" in item else []
         if "instances" in item:
-            labels += self._fill_objects(canvas, item["instances"])
-        picture = np.ascontiguousarray(canvas.get_output().get_image())
-        scale = np.divide(picture.shape[1::-1], image.shape[1::-1])
-        if "instances" in item:
-            self._outline_objects(picture, item["instances"], np.tile(scale, 2))
-        for text, place, color, centered in labels:
-            draw_label(picture, text, *(place * scale), color, centered=centered)
-        return picture
+            marks += self._object_marks(item["instances"])
+        return draw_marks(image, marks, height, bones_of(self.metadata))
 
-    def _fill_classes(self, canvas: Visualizer, classes: np.ndarray) -> list[Label]:
-        """A semantic map, H x W; what is no class (``ignore_label``) stays as it is."""
-        names, colors = self.metadata.stuff_classes, self.metadata.get("stuff_colors")
-        labels = []
-        for label in np.unique(classes[classes < len(names)]).tolist():
-            mask = classes == label
-            color = tuple(colors[label]) if colors else distinct_color(label)
-            canvas.draw_binary_mask(mask.astype(np.uint8), as_matplotlib(color), alpha=0.45, area_threshold=0)
-            labels.append((names[label], _middle(mask), color, True))
-        return labels
+    def _class_marks(self, classes: np.ndarray) -> Iterator[Mark]:
+        """Of a semantic map, H x W; what is no class (``ignore_label``) has none."""
+        names = self.metadata.stuff_classes
+        labels = np.unique(classes[classes < len(names)]).tolist()
+        colors = object_colors(labels, self.metadata.get("stuff_colors"))
+        for label, color in zip(labels, colors, strict=True):
+            yield Mark(color, names[label], mask=classes == label)
 
-    def _fill_objects(self, canvas: Visualizer, instances: Instances) -> list[Label]:
-        """Masks, where there are any, and keypoints; returns a label for each object."""
-        classes, colors = instances.gt_classes.tolist(), self._colors(instances)
-        has_masks = instances.has("gt_masks")
-        canvas.overlay_instances(
-            masks=instances.gt_masks if has_masks else None,
-            keypoints=instances.gt_keypoints if instances.has("gt_keypoints") else None,
-            assigned_colors=[as_matplotlib(color) for color in colors],
-            alpha=0.45,
-        )
-        labels = []
-        for i, (label, color, box) in enumerate(zip(classes, colors, instances.gt_boxes.tensor.numpy(), strict=True)):
-            name = str(label) if self.class_names is None else self.class_names[label]
-            centered = has_masks and not self._is_thing(label)
-            place = _middle(instances.gt_masks.tensor[i].numpy()) if centered else box[:2]
-            labels.append((name, place, color, centered))
-        return labels
-
-    def _outline_objects(self, picture: np.ndarray, instances: Instances, scale: np.ndarray) -> None:
-        boxes = instances.gt_boxes.tensor.numpy() * scale
-        for box, color, label in zip(boxes, self._colors(instances), instances.gt_classes.tolist(), strict=True):
-            draw_box(picture, box, color, dashed=not self._is_thing(label))
-
-    def _colors(self, instances: Instances) -> list[Color]:
-        return object_colors(instances.gt_classes.tolist(), self.class_colors)
-
-    def _is_thing(self, label: int) -> bool:
-        return self.things is None or label in self.things
-
-
-def _middle(mask: np.ndarray) -> np.ndarray:
-    """(x, y) where most of a mask, H x W, is: at the median of its pixels; the corner for an empty mask."""
-    rows, columns = mask.nonzero()
-    return np.array([np.median(columns), np.median(rows)]) if len(rows) else np.zeros(2)
+    def _object_marks(self, instances: Instances) -> Iterator[Mark]:
+        """Of each object its box, and its mask and keypoints where it has any."""
+        classes, masks = instances.gt_classes.tolist(), instances.get_fields().get("gt_masks")
+        if isinstance(masks, PolygonMasks):
+            masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
+        for i, (label, color) in enumerate(zip(classes, object_colors(classes, self.class_colors), strict=True)):
+            is_stuff = self.things is not None and label not in self.things
+            yield Mark(
+                color,
+                str(label) if self.class_names is None else self.class_names[label],
+                box=instances.gt_boxes.tensor[i].numpy(),
+                mask=None if masks is None else masks.tensor[i].numpy(),
+                keypoints=instances.gt_keypoints.tensor[i].numpy() if instances.has("gt_keypoints") else None,
+                is_dashed=is_stuff,
+                is_centered=is_stuff and masks is not None,
+            )
 
 
 def describe_input(item: dict[str, Any]) -> str:

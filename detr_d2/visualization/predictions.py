@@ -1,23 +1,24 @@
-"""What a model predicts of one image, drawn over it: boxes, masks, or the panoptic map.
+"""What is annotated in one image or what a model predicts of it, drawn over it: boxes, masks, or the panoptic map.
 
-The same prediction gives the same picture: where Detectron2's ``Visualizer`` draws colours at random, these are fixed.
-
-Legend: H W image size.
+The same prediction gives the same picture. Legend: H W image size; every picture is RGB, uint8.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.structures import Instances
-from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Boxes, BoxMode, Instances
+
+from ..structures import decode_ids
+from .colors import object_colors
+from .marks import Mark, draw_marks
 
 SHOWS = ("auto", "boxes", "masks", "panoptic")
 # What the model's output must have, for each; the first that is there is what "auto" shows.
 _NEEDS = {"panoptic": "panoptic_seg", "masks": "pred_masks", "boxes": "pred_boxes"}
-_ALPHA = 0.5  # of masks and segments
 
 
 def choose_show(show: str, output: Mapping[str, Any]) -> str:
@@ -45,16 +46,18 @@ def draw_prediction(
     output: Mapping[str, Any],
     metadata: Metadata,
     *,
+    height: int | None = None,
     show: str = "auto",
     threshold: float = 0.0,
     is_video: bool = False,
 ) -> np.ndarray:
-    """A model's output over its image, H x W x 3 RGB, uint8.
+    """A model's output over its image.
 
     Args:
         image: H x W x 3 RGB, uint8.
         output: of one image, on the CPU: ``instances`` and ``panoptic_seg`` as Detectron2's models return them.
-        metadata: names and colours of the classes; what it lacks is made up.
+        metadata: names and colours of the classes, and which keypoints are joined; what it lacks is made up.
+        height: of the picture in pixels; None: as the image.
         show: of `SHOWS`.
         threshold: the least score of boxes and masks. A panoptic map is as the model merged it.
         is_video: give every object of a class one colour, so that it does not change from frame to frame.
@@ -63,13 +66,11 @@ def draw_prediction(
         ValueError: the model does not predict what is to be shown.
     """
     show = choose_show(show, output)
-    canvas = _Canvas(image, _completed(metadata, output), is_video)
     if show == "panoptic":
-        ids, segments = output["panoptic_seg"]
-        canvas.draw_panoptic_seg(ids, [dict(segment) for segment in segments], area_threshold=0, alpha=_ALPHA)
+        marks = _segment_marks(*output["panoptic_seg"], metadata, is_video)
     else:
-        canvas.draw_instances(above(output["instances"], threshold), with_masks=show == "masks")
-    return canvas.output.get_image()
+        marks = _instance_marks(above(output["instances"], threshold), metadata, show == "masks", is_video)
+    return draw_marks(image, marks, height, bones_of(metadata))
 
 
 def above(instances: Instances, threshold: float) -> Instances:
@@ -77,57 +78,76 @@ def above(instances: Instances, threshold: float) -> Instances:
     return instances[instances.scores >= threshold]
 
 
-class _Canvas(Visualizer):
-    """Detectron2's visualizer without chance.
-
-    Args:
-        image: H x W x 3 RGB.
-        metadata: with names and colours of every class that is drawn.
-        is_video: see `draw_prediction`.
-    """
-
-    def __init__(self, image: np.ndarray, metadata: Metadata, is_video: bool) -> None:
-        super().__init__(image, metadata)
-        self._shades = None if is_video else np.random.default_rng(0)
-
-    def draw_instances(self, instances: Instances, *, with_masks: bool) -> None:
-        """Boxes with class and score, keypoints where there are any, and masks if asked for."""
-        names, colors = self.metadata.thing_classes, self.metadata.thing_colors
-        classes = instances.pred_classes.tolist()
-        scores = instances.scores.tolist()
-        self.overlay_instances(
-            boxes=instances.pred_boxes,
-            masks=list(instances.pred_masks.numpy()) if with_masks else None,
-            keypoints=instances.pred_keypoints if instances.has("pred_keypoints") else None,
-            labels=[f"{names[c]} {score:.0%}" for c, score in zip(classes, scores, strict=True)],
-            assigned_colors=[self._jitter([x / 255 for x in colors[c]]) for c in classes],
-            alpha=_ALPHA,
+def _instance_marks(instances: Instances, metadata: Metadata, with_masks: bool, is_video: bool) -> Iterator[Mark]:
+    """Boxes with class and, of predictions, score; keypoints where there are any, and masks if asked for."""
+    classes = instances.pred_classes.tolist()
+    colors = object_colors(classes, metadata.get("thing_colors"), shaded=not is_video)
+    scores = instances.scores.tolist() if instances.has("scores") else [None] * len(classes)
+    for i, (label, color, score) in enumerate(zip(classes, colors, scores, strict=True)):
+        yield Mark(
+            color,
+            _name(metadata, "thing", label, score),
+            box=instances.pred_boxes.tensor[i].numpy(),
+            mask=instances.pred_masks[i].numpy() if with_masks else None,
+            keypoints=instances.pred_keypoints[i].numpy() if instances.has("pred_keypoints") else None,
         )
 
-    def _jitter(self, color: list[float]) -> tuple[float, ...]:
-        """A shade of a class's colour, for one object."""
-        shift = 0.0 if self._shades is None else self._shades.uniform(-0.2, 0.2, 3)
-        return tuple(np.clip(np.add(color, shift), 0, 1).tolist())
+
+def _segment_marks(
+    ids: Any, segments: Sequence[Mapping[str, Any]], metadata: Metadata, is_video: bool
+) -> Iterator[Mark]:
+    ids = np.asarray(ids)
+    for kind in ("stuff", "thing"):
+        chosen = [segment for segment in segments if segment["isthing"] == (kind == "thing")]
+        classes = [segment["category_id"] for segment in chosen]
+        shaded = kind == "thing" and not is_video
+        colors = object_colors(classes, metadata.get(f"{kind}_colors"), shaded=shaded)
+        for segment, label, color in zip(chosen, classes, colors, strict=True):
+            yield Mark(color, _name(metadata, kind, label, segment.get("score")), mask=ids == segment["id"])
 
 
-def _completed(metadata: Metadata, output: Mapping[str, Any]) -> Metadata:
-    """A copy with a name and a colour for every class of things and stuff in an output."""
-    things, stuff = -1, -1
-    if "instances" in output and len(output["instances"]):
-        things = int(output["instances"].pred_classes.max())
-    for segment in output.get("panoptic_seg", (None, ()))[1]:
-        if segment["isthing"]:
-            things = max(things, segment["category_id"])
-        else:
-            stuff = max(stuff, segment["category_id"])
-    known = metadata.as_dict()
-    for kind, last in (("thing", things), ("stuff", stuff)):
-        for key, made_up in ((f"{kind}_classes", str), (f"{kind}_colors", _color)):
-            values = list(known.get(key) or ())
-            known[key] = values + [made_up(i) for i in range(len(values), last + 1)]
-    return Metadata(**known)
+def _name(metadata: Metadata, kind: str, label: int, score: float | None) -> str:
+    names = metadata.get(f"{kind}_classes") or ()
+    return (names[label] if label < len(names) else str(label)) + ("" if score is None else f" {score:.0%}")
 
 
-def _color(index: int) -> list[int]:
-    colors = colormap(rgb=True, maximum=255)
-    return colors[index % len(colors)].tolist()
+def bones_of(metadata: Metadata) -> list[tuple[int, int]]:
+    """The pairs of keypoints that a dataset joins."""
+    names = list(metadata.get("keypoint_names") or ())
+    return [(names.index(a), names.index(b)) for a, b, *_ in metadata.get("keypoint_connection_rules") or ()]
+
+
+def draw_annotations(image: np.ndarray, metadata: Metadata, item: dict[str, Any], height: int) -> np.ndarray:
+    """Ground truth of one of Detectron2's dicts: its panoptic segments where it has them, else its boxes."""
+    if "pan_seg_file_name" in item:
+        output = {"panoptic_seg": (read_ids(item["pan_seg_file_name"]), item["segments_info"])}
+        return draw_prediction(image, output, metadata, height=height)
+    found = item["annotations"]
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in found]
+    objects = _objects(image, boxes, [a["category_id"] for a in found])
+    return draw_marks(image, _instance_marks(objects, metadata, False, False), height)
+
+
+def draw_boxes(
+    image: np.ndarray, metadata: Metadata, results: Sequence[dict[str, Any]], class_ids: dict[int, int], height: int
+) -> np.ndarray:
+    """Detections in COCO's result format: ``bbox`` (x, y, w, h), ``score``, ``category_id``.
+
+    ``class_ids`` turns category ids into contiguous ones.
+    """
+    boxes = [BoxMode.convert(r["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for r in results]
+    instances = _objects(image, boxes, [class_ids[r["category_id"]] for r in results])
+    instances.scores = np.array([r["score"] for r in results])
+    return draw_prediction(image, {"instances": instances}, metadata, height=height)
+
+
+def _objects(image: np.ndarray, boxes: Sequence[Sequence[float]], classes: Sequence[int]) -> Instances:
+    instances = Instances(image.shape[:2])
+    instances.pred_boxes = Boxes(np.array(boxes, dtype=np.float32).reshape(-1, 4))
+    instances.pred_classes = np.array(classes, dtype=np.int64)
+    return instances
+
+
+def read_ids(path: str | Path) -> np.ndarray:
+    """H x W segment ids, int32, of a PNG in COCO's panoptic format."""
+    return decode_ids(read_image(str(path), "RGB"))

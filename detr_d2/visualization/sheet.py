@@ -1,11 +1,12 @@
 """Pictures put together on one sheet, and titles above them."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .fonts import font_for
 
 GAP = 6  # pixels between pictures
 WHITE = (255, 255, 255)
@@ -14,8 +15,8 @@ TITLE_SIZE, LEAST_TITLE_SIZE = 13, 10  # pixels of the letters; a long title shr
 
 
 def resize(image: np.ndarray, height: int) -> np.ndarray:
-    """H x W x 3 at another height, with its ratio."""
-    return cv2.resize(image, (round(image.shape[1] * height / image.shape[0]), height))
+    """H x W x 3 at another height, with its ratio; at least one pixel wide."""
+    return cv2.resize(image, (max(1, round(image.shape[1] * height / image.shape[0])), height))
 
 
 def fit_height(image: np.ndarray, height: int) -> np.ndarray:
@@ -51,19 +52,11 @@ def with_title(picture: np.ndarray, *lines: str) -> np.ndarray:
 def text_strip(text: str, width: int, color: Sequence[int] = INK) -> np.ndarray:
     """One line of text on white, ``width`` pixels wide: smaller where it is long, cut where it is longer."""
     size = TITLE_SIZE
-    while size > LEAST_TITLE_SIZE and title_font(size).getlength(text) > width:
+    while size > LEAST_TITLE_SIZE and font_for(text, size).getlength(text) > width:
         size -= 1
-    font, shown = title_font(size), text
+    font, shown = font_for(text, size), text
     while len(shown) > 1 and font.getlength(shown) > width:
         shown = shown.removesuffix("…")[:-1] + "…"
     strip = Image.new("RGB", (width, round(1.4 * TITLE_SIZE)), WHITE)
     ImageDraw.Draw(strip).text((2, strip.height // 2), shown, fill=tuple(color), font=font, anchor="lm")
     return np.asarray(strip)
-
-
-@lru_cache(maxsize=8)
-def title_font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that matplotlib brings along, which has the letters of most languages."""
-    from matplotlib import font_manager  # takes a second to import
-
-    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)

@@ -5,7 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 
 from detr_d2.structures import encode_ids
-from detr_d2.visualization import draw_annotations, draw_boxes, draw_panoptic, fit_height, make_sheet, read_ids
+from detr_d2.visualization import draw_annotations, draw_boxes, draw_prediction, fit_height, make_sheet, read_ids
 from detr_d2.visualization.sheet import GAP
 
 HEIGHT = 120
@@ -31,7 +31,7 @@ def test_panoptic_segments_change_colour_and_void_does_not(item: dict) -> None:
     mask = ids == segment["id"]
     inside = cv2.erode(mask.astype(np.uint8), np.ones((5, 5))) > 0
     outside = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))) == 0
-    drawn = draw_panoptic(image, metadata, np.where(mask, ids, 0), [segment], image.shape[0]).astype(int)
+    drawn = draw_prediction(image, {"panoptic_seg": (np.where(mask, ids, 0), [segment])}, metadata).astype(int)
     difference = np.abs(drawn - image).max(-1)
     assert np.median(difference[inside]) > 5
     assert np.median(difference[outside]) <= 1
