@@ -122,12 +122,13 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write H x W x 3 RGB, uint8; the suffix says the format.
 
     Raises:
-        ValueError: OpenCV writes no such format.
+        OSError: it cannot be written, or OpenCV cannot make a picture of this format and size.
     """
+    try:  # in memory, since OpenCV crashes on a name that is not UTF-8
+        encoded, content = cv2.imencode(path.suffix, picture[:, :, ::-1])
+    except cv2.error as error:
+        raise OSError(f"{path}: OpenCV cannot make such a picture ({error.err}).") from error
+    if not encoded:
+        raise OSError(f"{path}: OpenCV cannot make such a picture.")
     with whole_file(path) as partial:
-        try:
-            written = cv2.imwrite(str(partial), picture[:, :, ::-1])
-        except cv2.error as error:
-            raise ValueError(f"{path}: OpenCV cannot write pictures of this format.") from error
-        if not written:
-            raise OSError(f"{path} could not be written.")
+        partial.write_bytes(content)

@@ -1,6 +1,7 @@
 """Writing files so that they are whole or not there: a crash at any moment leaves what was there before."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -61,7 +62,9 @@ def remove_partial_files(folder: str | os.PathLike) -> None:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}{_PARTIAL}{path.suffix}")
+    """With a digest of the name, since a longer name than the file's may be too long."""
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return path.with_name(f".{digest}.{os.getpid()}{_PARTIAL}{path.suffix[-16:]}")
 
 
 def _sync(path: Path) -> None:

@@ -20,8 +20,11 @@ from tqdm import tqdm
 
 from detr_d2 import Predictor
 from detr_d2.command_line import command_line_tool, positive
-from detr_d2.demo import CocoJson, Demo, PanopticJson, Pictures, Sink, Source, Window, choose_targets, find_sources
-from detr_d2.visualization import SHOWS
+from detr_d2.demo.inputs import Source, find_sources
+from detr_d2.demo.json_sinks import CocoJson, PanopticJson
+from detr_d2.demo.outputs import Pictures, Sink, Window, choose_targets
+from detr_d2.demo.run import Demo
+from detr_d2.visualization.predictions import SHOWS
 
 
 def report(line: str) -> None:
@@ -62,7 +65,8 @@ def open_sinks(args: argparse.Namespace, sources: Sequence[Source]) -> list[Sink
 @command_line_tool
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    sources, problems = find_sources(args.input) if args.input else ([Source(camera=args.webcam)], [])
+    camera = Source(f"webcam{args.webcam}", camera=args.webcam)
+    sources, problems = find_sources(args.input) if args.input else ([camera], [])
     sinks = open_sinks(args, sources)
     demo = Demo(load(args), sinks, show=args.show, threshold=args.threshold, report=report)
     for problem in problems:

@@ -31,7 +31,9 @@ from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name, readable_annotations
 from detr_d2.engine import Predictor, load_config
 from detr_d2.facts import model_facts, num_classes_of
-from detr_d2.visualization import AttentionDrawer, Look, Recording, record, stack_rows
+from detr_d2.visualization.attention import Look, Recording, record
+from detr_d2.visualization.attention_sheet import AttentionDrawer
+from detr_d2.visualization.sheet import stack_rows
 
 ALL = "all"
 

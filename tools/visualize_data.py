@@ -33,14 +33,15 @@ from detr_d2.command_line import (
 from detr_d2.data import build_dataset_mapper, evaluation_images, training_images
 from detr_d2.engine import load_config
 from detr_d2.files import whole_files
-from detr_d2.visualization import InputDrawer, describe_input, fit_height, make_sheet, with_title
+from detr_d2.visualization.model_input import InputDrawer, describe_input
+from detr_d2.visualization.sheet import fit_height, make_sheet, with_title
 
 
 def draw_inputs(cfg: CfgNode, args: argparse.Namespace) -> Iterator[tuple[str, np.ndarray]]:
     """Name and picture of each image that the mapper gives, ``args.repeat`` of one image after another."""
     name = (cfg.DATASETS.TEST if args.test else cfg.DATASETS.TRAIN)[0]
     images = evaluation_images(cfg, name) if args.test else training_images(cfg)
-    mapper, drawer = build_dataset_mapper(cfg, is_train=not args.test), InputDrawer.from_config(cfg, name)
+    mapper, drawer = build_dataset_mapper(cfg, is_train=not args.test), InputDrawer(cfg, name)
     seed_all_rng(args.seed)
     chosen = np.random.default_rng(args.seed).permutation(len(images))[: args.num]
     skipped = 0

@@ -26,16 +26,10 @@ from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name
 from detr_d2.engine import load_config, load_trained_model, prepare_device
 from detr_d2.facts import model_facts
-from detr_d2.visualization import (
-    draw_annotations,
-    draw_boxes,
-    draw_prediction,
-    fit_height,
-    make_sheet,
-    mark,
-    mask_looks,
-    read_ids,
-)
+from detr_d2.visualization.attention import mask_looks
+from detr_d2.visualization.attention_sheet import mark
+from detr_d2.visualization.predictions import draw_annotations, draw_boxes, draw_prediction, read_ids
+from detr_d2.visualization.sheet import fit_height, make_sheet
 
 WHITE = (255, 255, 255)
 Drawer = Callable[[dict, np.ndarray, int], list[np.ndarray]]  # dataset dict, image, height -> pictures

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..visualization.colors import as_matplotlib
 from .sheets import COLORS
 
 _NUMBERED = 20  # classes up to which the counts are written
@@ -32,9 +31,8 @@ def plot_losses(lost: dict[str, float], counts: dict[str, int], unit: str, title
 
 
 def _bars(axis: Axes, values: dict[str, float], pattern: str, label: str) -> None:
-    bars = axis.barh(
-        list(values), list(values.values()), color=[as_matplotlib(COLORS.get(kind, (128, 128, 128))) for kind in values]
-    )
+    colors = [np.divide(COLORS.get(kind, (128, 128, 128)), 255) for kind in values]
+    bars = axis.barh(list(values), list(values.values()), color=colors)
     labels = ["" if np.isnan(value) else pattern.format(value) for value in values.values()]
     axis.bar_label(bars, labels, padding=3, fontsize=9)
     axis.set_xlabel(label)

@@ -1,8 +1,8 @@
 """The words of a command line -> image files, videos, a camera."""
 
 import glob
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +16,16 @@ class UnreadableInput(OSError):
     """A source that cannot be read; the message names it."""
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """An image, a video or a camera.
 
     Attributes:
+        name: of the files that are made of it, without suffix; no other source has it.
         path: of the file; None for a camera.
         camera: its number; None for a file.
     """
 
+    name: str
     path: Path | None = None
     camera: int | None = None
 
@@ -32,11 +33,6 @@ class Source:
     def is_video(self) -> bool:
         """Whether it gives frames, rather than one image."""
         return self.path is None or self.path.suffix.lower() in VIDEO_SUFFIXES
-
-    @property
-    def name(self) -> str:
-        """Of the files that are made of it, without suffix."""
-        return f"webcam{self.camera}" if self.path is None else self.path.stem
 
     def __str__(self) -> str:
         return f"webcam {self.camera}" if self.path is None else str(self.path)
@@ -72,6 +68,8 @@ class Frame(NamedTuple):
 def find_sources(words: Sequence[str]) -> tuple[list[Source], list[str]]:
     """Files, folders (of which all images and videos are taken, by name) and globs, each file once.
 
+    The second file of one name, as in another folder, is called ``NAME_2``, and so on.
+
     Returns:
         the sources, and of each word that names none what is wrong with it.
 
@@ -87,31 +85,34 @@ def find_sources(words: Sequence[str]) -> tuple[list[Source], list[str]]:
             problems.append(problem)
     if not paths:
         raise ValueError(" ".join(problems) or "No input is given.")
-    return [Source(path) for path in paths], problems
+    sources: dict[str, Source] = {}
+    for path in paths:
+        names = itertools.chain([path.stem], (f"{path.stem}_{number}" for number in itertools.count(2)))
+        name = next(name for name in names if name not in sources)
+        sources[name] = Source(name, path)
+    return list(sources.values()), problems
 
 
 def _expand(word: str) -> tuple[list[Path], str]:
     path = Path(word)
     if path.is_dir():
-        files = [file for file in _sorted(path.iterdir()) if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
+        files = [file for file in _files(path.iterdir()) if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)]
         return files, "" if files else f"{word} holds no image and no video."
     if path.exists():
-        return [path], ""
+        return ([path], "") if path.is_file() else ([], f"{word} is neither a file nor a folder.")
     if glob.has_magic(word):
-        files = [file for file in _sorted(map(Path, glob.glob(word, recursive=True))) if file.is_file()]
+        files = _files(map(Path, glob.glob(word, recursive=True)))
         return files, "" if files else f"No file matches {word}."
     return [], f"{word} does not exist."
 
 
-def _sorted(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if not path.name.startswith("."))
+def _files(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
 
 
 def image_ids(sources: Sequence[Source]) -> dict[Source, int]:
     """The number in each image's name, as in COCO, so that results fit its annotations; {} unless all are images whose
     names are different numbers. Ids are then to be counted.
     """
-    if any(source.is_video or not source.name.isdecimal() for source in sources):
-        return {}
-    ids = {source: int(source.name) for source in sources}
+    ids = {source: int(source.name) for source in sources if source.name.isdecimal() and not source.is_video}
     return ids if len(set(ids.values())) == len(sources) else {}

@@ -13,18 +13,14 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from ..command_line import check_output
 from ..files import whole_file, whole_files
 from ..structures import encode_ids
-from ..visualization import above
+from ..visualization.predictions import above
 from .inputs import Source
 from .outputs import Result, Sink
 
 
-class _Discard(Exception):
-    """Removes the files that are being written."""
-
-
 class _JsonList:
-    """A list in a JSON file that grows, and shrinks back to where it was: all that the file holds, or, where there is
-    a ``key``, what that is in an object with other ``fields``.
+    """A list in a JSON file that grows: all that the file holds, or, where there is a ``key``, what that is in an
+    object with other ``fields``.
     """
 
     def __init__(self, file: BinaryIO, key: str = "", **fields: Any) -> None:
@@ -35,11 +31,17 @@ class _JsonList:
         self.file.write((",\n" if self.count else "\n").encode() + json.dumps(item).encode())
         self.count += 1
 
-    def cut(self, position: int, count: int) -> None:
-        """Back to what it was when the file ended there."""
-        self.count = count
-        self.file.seek(position)
-        self.file.truncate()
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """After an error within it, what was added is taken back."""
+        position, count = self.file.tell(), self.count
+        try:
+            yield
+        except BaseException:
+            self.count = count
+            self.file.seek(position)
+            self.file.truncate()
+            raise
 
     def finish(self) -> None:
         self.file.write(f"\n{self.tail}".encode())
@@ -48,58 +50,45 @@ class _JsonList:
 class _JsonSink(Sink):
     """A list of results in ``path``, and beside it the images that they are of, in ``<path>_images.json``.
 
-    The second is a COCO annotation file without annotations: ``COCO(images).loadRes(results)`` reads both. Neither is
-    written where there is no image. Classes have the dataset's category ids, or, where it is not known, the model's.
+    The second is a COCO annotation file without annotations: ``COCO(images).loadRes(results)`` reads both. Classes have
+    the dataset's category ids, or, where it is not known, the model's.
 
     Args:
         path: of the results, ``.json``.
     """
+
+    key = ""  # what the results are in their file; "": all of it
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.images_path = path.with_name(f"{path.stem}_images.json")
         check_output(path, suffixes=(".json",))
         check_output(self.images_path)
-        self._files = contextlib.ExitStack()
-        self._undo = contextlib.ExitStack()  # takes back what the current source has left
-        self._lists: tuple[_JsonList, ...] = ()  # results, images; none before the first image
-        self._metadata = Metadata()
 
-    def start(self, metadata: Metadata) -> None:
-        self._metadata = metadata
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        with contextlib.suppress(_Discard), self._files:
-            if kind is not None or not self._lists or not self._lists[1].count:
-                raise _Discard
-            for each in self._lists:
-                each.finish()
+    @contextlib.contextmanager
+    def open(self, metadata: Metadata) -> Iterator[None]:
+        self.metadata, known = metadata, categories(metadata)
+        with (
+            whole_file(self.path) as partial,
+            whole_file(self.images_path) as images_partial,
+            partial.open("wb+") as results,
+            images_partial.open("wb+") as images,
+        ):
+            self.results = _JsonList(results, self.key, **({"categories": known} if self.key else {}))
+            self.images = _JsonList(images, "images", info={}, categories=known, annotations=[])
+            yield
+            self.results.finish()
+            self.images.finish()
 
     @contextlib.contextmanager
     def source(self, source: Source) -> Iterator[None]:
-        if not self._lists:
-            self._lists = self._open()
-        with contextlib.ExitStack() as self._undo:
-            for each in self._lists:
-                self._undo.callback(each.cut, each.file.tell(), each.count)
+        with self.results.kept(), self.images.kept():
             yield
-            self._undo.pop_all()
-
-    def _open(self) -> tuple[_JsonList, ...]:
-        partials = [self._files.enter_context(whole_file(path)) for path in (self.path, self.images_path)]
-        results, images = (self._files.enter_context(partial.open("wb+")) for partial in partials)
-        known = categories(self._metadata)
-        return self.results_list(results), _JsonList(images, "images", info={}, categories=known, annotations=[])
-
-    def results_list(self, file: BinaryIO) -> _JsonList:
-        """The list of results in the file at ``path``."""
-        return _JsonList(file)
 
     def add(self, result: Result) -> None:
-        results, images = self._lists
-        images.add(result.frame.description())
+        self.images.add(result.frame.description())
         for item in self.items(result):
-            results.add(item)
+            self.results.add(item)
 
     @abstractmethod
     def items(self, result: Result) -> list[dict[str, Any]]:
@@ -114,14 +103,14 @@ class CocoJson(_JsonSink):
         threshold: the least score.
     """
 
-    needs = ("instances",)
+    needs = "instances"
 
     def __init__(self, path: Path, threshold: float) -> None:
         super().__init__(path)
         self.threshold = threshold
 
     def items(self, result: Result) -> list[dict[str, Any]]:
-        ids = _dataset_ids(self._metadata, "thing")
+        ids = _dataset_ids(self.metadata, "thing")
         instances = above(result.output["instances"], self.threshold)
         entries = instances_to_coco_json(instances, result.frame.image_id)
         return [entry | {"category_id": _of(ids, entry["category_id"])} for entry in entries]
@@ -130,33 +119,38 @@ class CocoJson(_JsonSink):
 class PanopticJson(_JsonSink):
     """COCO's format of panoptic results: segments in ``path``, their maps as PNG files in a folder of its name."""
 
-    needs = ("panoptic_seg",)
+    needs = "panoptic_seg"
+    key = "annotations"
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.folder = path.with_suffix("")
         if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
             raise FileExistsError(f"{self.folder}, the folder for the PNG files, is there already: remove it.")
-        self._partial = self.folder
 
-    def results_list(self, file: BinaryIO) -> _JsonList:
-        return _JsonList(file, "annotations", categories=categories(self._metadata))
+    @contextlib.contextmanager
+    def open(self, metadata: Metadata) -> Iterator[None]:
+        with whole_files(self.folder) as self.partial, super().open(metadata):
+            yield
 
-    def _open(self) -> tuple[_JsonList, ...]:
-        self._partial = self._files.enter_context(whole_files(self.folder))
-        return super()._open()
+    @contextlib.contextmanager
+    def source(self, source: Source) -> Iterator[None]:
+        with super().source(source), contextlib.ExitStack() as self.undo:
+            yield
+            self.undo.pop_all()
 
     def items(self, result: Result) -> list[dict[str, Any]]:
         ids, segments = result.output["panoptic_seg"]
-        path = self._partial / f"{result.frame.name}.png"
-        self._undo.callback(path.unlink, missing_ok=True)
-        path.write_bytes(encode_ids(ids.numpy()))
+        path = self.partial / f"{result.frame.name}.png"
+        with path.open("xb") as file:
+            self.undo.callback(path.unlink)
+            file.write(encode_ids(ids.numpy()))
         annotation = {"image_id": result.frame.image_id, "file_name": path.name}
         return [annotation | {"segments_info": [self._segment(segment) for segment in segments]}]
 
     def _segment(self, segment: Mapping[str, Any]) -> dict[str, Any]:
         kept = {key: segment[key] for key in ("id", "area", "score") if key in segment}
-        ids = _dataset_ids(self._metadata, "thing" if segment["isthing"] else "stuff")
+        ids = _dataset_ids(self.metadata, "thing" if segment["isthing"] else "stuff")
         return kept | {"category_id": _of(ids, segment["category_id"])}
 
 

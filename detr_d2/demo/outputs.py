@@ -14,7 +14,7 @@ from detectron2.data import Metadata
 
 from ..command_line import PICTURE_SUFFIXES, check_output, write_picture
 from ..files import whole_file
-from .inputs import Frame, Source
+from .inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Source
 from .videos import CODECS, VideoWriter
 
 
@@ -34,18 +34,17 @@ class Result(NamedTuple):
     frame_rate: float
 
 
-class Sink(contextlib.AbstractContextManager):
-    """Takes results one after another. As a context manager it finishes its files, or removes them after an error."""
+class Sink:
+    """Takes results one after another."""
 
     needs_pictures = False
-    needs: tuple[str, ...] = ()  # keys that the model's outputs must have
+    needs = ""  # the key that the model's outputs must have
     is_closed = False  # whether the user wants no more
 
-    def __exit__(self, *error: object) -> bool | None:
-        return None
-
-    def start(self, metadata: Metadata) -> None:
-        """Called before all others with the classes of the model."""
+    @contextlib.contextmanager
+    def open(self, metadata: Metadata) -> Iterator[None]:
+        """Around all results of a model with these classes; after an error no file of them is left."""
+        yield
 
     @contextlib.contextmanager
     def source(self, source: Source) -> Iterator[None]:
@@ -57,35 +56,26 @@ class Sink(contextlib.AbstractContextManager):
         """Take one result."""
 
 
-def picture_suffixes(source: Source) -> tuple[str, ...]:
-    """Of the files that can be made of a source."""
-    return tuple(CODECS) if source.is_video else PICTURE_SUFFIXES
-
-
 def choose_targets(output: Path, sources: Sequence[Source]) -> dict[Source, Path]:
     """The file that each source is drawn to: ``output`` itself where there is one source and ``output`` has the suffix
-    of a file, else one of the source's name in the folder ``output``.
+    of a picture or a video, else one of the source's name in the folder ``output``.
 
     Raises:
-        ValueError: a suffix that does not fit, two sources with one target, or a target that is the source.
+        ValueError: a suffix that does not fit or cannot be written, or a target that is the source.
         OSError: a target cannot be written.
     """
-    is_file = output.suffix.lower() in (*PICTURE_SUFFIXES, *CODECS) and not output.is_dir()
+    is_file = output.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not output.is_dir()
     if is_file and len(sources) > 1:
         raise ValueError(f"{output} is the name of one file, but there are {len(sources)} inputs: name a folder.")
     targets: dict[Source, Path] = {}
-    taken: dict[Path, Source] = {}
     for source in sources:
-        suffixes = picture_suffixes(source)
+        suffixes = tuple(CODECS) if source.is_video else PICTURE_SUFFIXES
         suffix = source.path.suffix if source.path else ""
         name = source.name + (suffix if suffix.lower() in suffixes else ".mp4" if source.is_video else ".png")
-        target = output if is_file else output / name
+        target = targets[source] = output if is_file else output / name
         check_output(target, suffixes=suffixes)
-        if target in taken:
-            raise ValueError(f"{taken[target]} and {source} would both be written to {target}: run them one by one.")
         if source.path is not None and target.exists() and target.samefile(source.path):
             raise ValueError(f"{target} would overwrite the input: name another --output.")
-        taken[target], targets[source] = source, target
     return targets
 
 
@@ -100,12 +90,6 @@ class Pictures(Sink):
 
     def __init__(self, targets: Mapping[Source, Path]) -> None:
         self.targets = targets
-        self._new_folders = {target.parent for target in targets.values() if not target.parent.exists()}
-
-    def __exit__(self, *error: object) -> None:
-        for folder in self._new_folders:
-            with contextlib.suppress(OSError):  # it holds something, or was never made
-                folder.rmdir()
 
     @contextlib.contextmanager
     def source(self, source: Source) -> Iterator[None]:
@@ -150,8 +134,12 @@ class Window(Sink):
                 "opencv-python in place of opencv-python-headless."
             ) from error
 
-    def __exit__(self, *error: object) -> None:
-        cv2.destroyWindow(self._TITLE)
+    @contextlib.contextmanager
+    def open(self, metadata: Metadata) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            cv2.destroyWindow(self._TITLE)
 
     def add(self, result: Result) -> None:
         cv2.imshow(self._TITLE, np.ascontiguousarray(result.picture[:, :, ::-1]))

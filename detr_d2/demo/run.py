@@ -4,19 +4,24 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from ..command_line import one_line
 from ..data.image_files import read_image
 from ..engine import Predictor
-from ..visualization import draw_prediction
+from ..visualization.predictions import draw_prediction
 from .inputs import Frame, Source, UnreadableInput, image_ids
 from .outputs import Result, Sink
 from .videos import VideoReader, quiet_opencv
 
 T = TypeVar("T")
+
+
+class _NothingDone(Exception):
+    """Removes the files that are being written."""
 
 
 class Demo:
@@ -27,7 +32,7 @@ class Demo:
         sinks: what takes the results; they are entered and left here.
         show: of `detr_d2.visualization.SHOWS`, what pictures show.
         threshold: the least score of boxes and masks in pictures.
-        report: called with one line for each source that cannot be read.
+        report: called with one line for each source that is skipped.
 
     Attributes:
         num_done: sources that were read to their end.
@@ -48,7 +53,6 @@ class Demo:
         self.report = report
         self.num_done = 0
         self.num_frames = 0
-        self._draws = any(sink.needs_pictures for sink in sinks)
         self._draw = partial(draw_prediction, metadata=predictor.metadata, show=show, threshold=threshold)
         self._ids: Mapping[Source, int] = {}
         self._count = itertools.count(1)
@@ -59,7 +63,7 @@ class Demo:
         return any(sink.is_closed for sink in self.sinks)
 
     def run(self, sources: Sequence[Source], bar: tqdm) -> None:
-        """Every source; one that cannot be read is told of and leaves nothing behind.
+        """Every source; one that cannot be read, predicted or written is told of and leaves nothing behind.
 
         Args:
             sources: in this order.
@@ -70,94 +74,105 @@ class Demo:
             OSError: an output cannot be written.
         """
         self._ids = image_ids(sources)
-        with ExitStack() as stack, quiet_opencv():
+        with suppress(_NothingDone), ExitStack() as stack, quiet_opencv():
             for sink in self.sinks:
-                sink.start(self.predictor.metadata)
-                stack.enter_context(sink)
+                stack.enter_context(sink.open(self.predictor.metadata))
             for are_videos, group in itertools.groupby(sources, key=lambda source: source.is_video):
                 if are_videos:
                     for video in group:
                         self._run_video(video, bar)
                 else:
-                    self._run_images(group, bar)
+                    for images in batches(group, self.predictor.batch_size):
+                        self._run_images(images, bar)
+            if not self.num_frames:
+                raise _NothingDone
 
-    def _run_images(self, sources: Iterable[Source], bar: tqdm) -> None:
-        for some in batches(sources, self.predictor.batch_size):
+    def _run_images(self, sources: Sequence[Source], bar: tqdm) -> None:
+        for frame, output in self._predict_each(list(self._read(sources))):
             if self.is_closed:
                 return
-            frames = list(self._read_images(some, bar))
-            for result in self._results(frames, 0.0):
-                with self._source(result.frame.source):
-                    self._add(result)
-                self.num_done += 1
-                bar.update()
-                if self.is_closed:
-                    return
+            result = self._result(frame, output)
+            with self._source(frame.source):
+                self._add(result)
+        bar.update(len(sources))
 
-    def _read_images(self, sources: Iterable[Source], bar: tqdm) -> Iterator[Frame]:
+    def _read(self, sources: Iterable[Source]) -> Iterator[Frame]:
         for source in sources:
             try:
-                image = read_image(source.path)
+                yield self._frame(read_image(source.path), source)
             except OSError as error:
-                self.report(f"skipped: {error}")
-                bar.update()
-                continue
-            yield self._frame(image, source)
+                self._skip(source, error)
+
+    def _predict_each(self, images: list[Frame]) -> Iterable[tuple[Frame, dict[str, Any]]]:
+        """Images and what the model makes of them, one by one where it fails with all at once."""
+        try:
+            return zip(images, self._predict(images), strict=True)
+        except UnreadableInput as error:
+            if len(images) == 1:
+                self._skip(images[0].source, error)
+                return []
+            return itertools.chain.from_iterable(self._predict_each([image]) for image in images)
+
+    def _predict(self, frames: Sequence[Frame]) -> list[dict[str, Any]]:
+        try:
+            return self.predictor([frame.image for frame in frames])
+        except (RuntimeError, ValueError) as error:  # such as too little memory for a huge image
+            raise UnreadableInput(f"{frames[0].source}: no prediction ({type(error).__name__}: {error}).") from error
 
     def _run_video(self, source: Source, bar: tqdm) -> None:
         if self.is_closed:
             return
-        is_camera, before = source.camera is not None, self.num_frames
-        try:
-            with VideoReader(source) as video:
-                if bar.total is not None:
-                    bar.total += max(1, video.num_frames) - 1
-                frames = (self._frame(image, source, index) for index, image in enumerate(video))
-                # A camera's picture is to be seen when it is taken.
-                some = batches(frames, 1 if is_camera else self.predictor.batch_size)
-                first = next(some)
-                # Ctrl-C is how one ends with a camera; elsewhere it discards what is not whole.
-                with self._source(source), suppress(*([KeyboardInterrupt] if is_camera else [])):
-                    self._run_frames(itertools.chain([first], some), video.frame_rate, bar)
-        except UnreadableInput as error:
-            self.num_frames = before
-            self.report(f"skipped: {error}")
-            return
-        self.num_done += is_camera or not self.is_closed
-
-    def _run_frames(self, some: Iterable[list[Frame]], frame_rate: float, bar: tqdm) -> None:
-        for frames in some:
-            for result in self._results(frames, frame_rate):
-                self._add(result)
-                bar.update()
-                if self.is_closed:
-                    return
+        is_camera = source.camera is not None
+        # Ctrl-C is how one ends with a camera; elsewhere it discards what is not whole.
+        end = suppress(*([KeyboardInterrupt] if is_camera else []))
+        with self._source(source), end, VideoReader(source) as video:
+            if bar.total is not None:
+                bar.total += max(1, video.num_frames) - 1
+            frames = (self._frame(image, source, index) for index, image in enumerate(video))
+            # A camera's picture is to be seen when it is taken.
+            for some in batches(frames, 1 if is_camera else self.predictor.batch_size):
+                for frame, output in zip(some, self._predict(some), strict=True):
+                    self._add(self._result(frame, output, video.frame_rate))
+                    bar.update()
+                    if self.is_closed:
+                        return
 
     def _frame(self, image: np.ndarray, source: Source, index: int = 0) -> Frame:
         return Frame(image, self._ids[source] if self._ids else next(self._count), source, index)
 
-    def _results(self, frames: list[Frame], frame_rate: float) -> Iterator[Result]:
-        """What the model makes of a batch, drawn one by one as they are taken."""
-        outputs = self.predictor([frame.image for frame in frames])
-        for frame, output in zip(frames, outputs, strict=True):
-            for need in (need for sink in self.sinks for need in sink.needs):
-                if need not in output:
-                    raise ValueError(f"The model gives {' and '.join(output)}, but no {need} to write.")
-            image, is_video = frame.image[:, :, ::-1], frame.source.is_video
-            picture = self._draw(image, output, is_video=is_video) if self._draws else None
-            yield Result(frame, output, picture, frame_rate)
+    def _result(self, frame: Frame, output: dict[str, Any], frame_rate: float = 0.0) -> Result:
+        for sink in self.sinks:
+            if sink.needs and sink.needs not in output:
+                raise ValueError(f"The model gives {' and '.join(output)}, but no {sink.needs} to write.")
+        picture = None
+        if any(sink.needs_pictures for sink in self.sinks):
+            picture = self._draw(frame.image[:, :, ::-1], output, is_video=frame.source.is_video)
+        return Result(frame, output, picture, frame_rate)
 
     @contextmanager
     def _source(self, source: Source) -> Iterator[None]:
-        with ExitStack() as stack:
-            for sink in self.sinks:
-                stack.enter_context(sink.source(source))
-            yield
+        """Around the results of a source. After an error of its files they are taken back, and it is skipped."""
+        before = self.num_frames
+        try:
+            with ExitStack() as stack:
+                for sink in self.sinks:
+                    stack.enter_context(sink.source(source))
+                yield
+        except OSError as error:
+            self.num_frames = before
+            self._skip(source, error)
+        else:
+            is_cut = self.is_closed and source.is_video and source.camera is None
+            self.num_done += not is_cut
 
     def _add(self, result: Result) -> None:
         for sink in self.sinks:
             sink.add(result)
         self.num_frames += 1
+
+    def _skip(self, source: Source, error: OSError) -> None:
+        text = one_line(error)
+        self.report(f"skipped: {text if str(source) in text else f'{source}: {text}'}")
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,10 +34,25 @@ def quiet_opencv() -> Iterator[None]:
         log.setLogLevel(level)
 
 
+@contextlib.contextmanager
+def plain_name(path: Path) -> Iterator[str]:
+    """A name of a file for OpenCV, which crashes on one that is not UTF-8: a link to it where that is so."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, "video").with_suffix(path.suffix)
+            link.symlink_to(path.absolute())
+            yield str(link)
+    else:
+        yield str(path)
+
+
 def open_file(path: Path) -> cv2.VideoCapture:
     """A video file, opened by FFmpeg where OpenCV has it: its other readers write to stderr whatever its log level."""
     has_ffmpeg = cv2.CAP_FFMPEG in cv2.videoio_registry.getBackends()
-    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
+    with plain_name(path) as name:
+        return cv2.VideoCapture(name, cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
 
 
 class VideoReader(contextlib.AbstractContextManager):
@@ -99,7 +115,8 @@ class VideoWriter:
     def __init__(self, path: Path, frame_rate: float, size: tuple[int, int]) -> None:
         self.path = path
         codec = cv2.VideoWriter.fourcc(*CODECS[path.suffix.lower()])
-        self._writer = cv2.VideoWriter(str(path), codec, frame_rate, size[::-1])
+        with plain_name(path) as name:
+            self._writer = cv2.VideoWriter(name, codec, frame_rate, size[::-1])
         if not self._writer.isOpened():
             raise OSError(f"{path} cannot be written: this OpenCV has no codec for {path.suffix}.")
 

@@ -45,8 +45,8 @@ class ModelFacts:
         transformers: the ``model_type`` of the counterpart of its box model in Hugging Face's ``transformers``.
         postprocessing: what makes results of its raw outputs.
         heads_in_postprocessing: what that calls although it is a part of the model.
-        attention: its part with an encoder and a decoder whose attention `detr_d2.visualization.record` can draw.
-        mask_attention: its masks are made of attention maps, which `detr_d2.visualization.mask_looks` gives.
+        attention: its part with an encoder and a decoder whose attention `detr_d2.visualization.attention` can draw.
+        mask_attention: its masks are made of attention maps, which its `mask_looks` gives.
     """
 
     num_classes: str = ""

@@ -54,20 +54,15 @@ class AttentionMap:
         return len(self.weights)
 
     def draw(self, image: np.ndarray, height: int, head: int | None = None) -> np.ndarray:
-        """The map of one head, or the mean of all, over the image in grey; a picture ``height`` pixels high."""
+        """The map of one head, or the mean of all, over the image in grey, the largest weight brightest.
+
+        Args:
+            image: H x W x 3, RGB.
+            height: of the picture in pixels.
+            head: None: the mean.
+        """
         weights = self.weights.mean(0) if head is None else self.weights[head]
-        return heat(image, weights, height)
-
-
-def heat(image: np.ndarray, weights: Tensor, height: int) -> np.ndarray:
-    """Weights over an image in grey, the largest brightest.
-
-    Args:
-        image: H x W x 3, RGB.
-        weights: of any size, non-negative.
-        height: of the picture in pixels.
-    """
-    grey = resize(image, height).mean(2, keepdims=True)
-    strength = cv2.resize((weights / weights.max()).float().cpu().numpy(), grey.shape[1::-1]).clip(0, 1)
-    colors = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    return np.ascontiguousarray((0.35 * grey + 0.65 * colors).astype(np.uint8))
+        grey = resize(image, height).mean(2, keepdims=True)
+        strength = cv2.resize((weights / weights.max()).float().cpu().numpy(), grey.shape[1::-1]).clip(0, 1)
+        colors = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1]
+        return np.ascontiguousarray((0.35 * grey + 0.65 * colors).astype(np.uint8))

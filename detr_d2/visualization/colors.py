@@ -4,8 +4,6 @@ import colorsys
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 Color = tuple[int, int, int]  # RGB, 0..255
 
 _GOLDEN_RATIO = 0.618034  # steps of it around the circle of hues never come close to each other soon
@@ -38,8 +36,3 @@ def object_colors(
         colors.append(tuple(round(value + abs(amount) * (target - value)) for value in color))
         seen[label] += 1
     return colors
-
-
-def as_matplotlib(color: Sequence[int]) -> tuple[float, ...]:
-    """0..255 -> 0..1."""
-    return tuple(np.asarray(color) / 255)

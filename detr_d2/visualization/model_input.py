@@ -3,54 +3,38 @@
 Legend: H W size of the augmented image, N its objects; every picture is RGB, uint8.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 from ..facts import class_names_of
-from .colors import Color, object_colors
+from .colors import object_colors
 from .marks import Mark, draw_marks
 from .predictions import bones_of
 
 
-@dataclass(frozen=True)
 class InputDrawer:
     """Draws what reaches a model: the image in the pixels that the mapper left, and the targets that it made of the
-    annotations, which are boxes, masks (of panoptic segments: things and stuff) and semantic maps.
+    annotations, which are boxes (of stuff: dashed), masks (of panoptic segments: things and stuff), keypoints and
+    semantic maps.
 
-    Attributes:
-        metadata: of the dataset; names and colours of semantic classes.
-        image_format: ``INPUT.FORMAT``, the channels of the mapper's images.
-        class_names: by the ``gt_classes`` of the objects; None writes their numbers.
-        class_colors: likewise; None takes colours of this package.
-        things: the classes whose boxes are drawn with a full line, those of stuff are dashed; None: all.
+    Args:
+        cfg: of the mapper.
+        dataset_name: whose names and colours are drawn; classes without any have numbers, and colours of this package.
     """
 
-    metadata: Metadata
-    image_format: str
-    class_names: Sequence[str] | None = None
-    class_colors: Sequence[Color] | None = None
-    things: frozenset[int] | None = None
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, dataset_name: str) -> "InputDrawer":
-        """For the mapper of ``cfg`` on a dataset."""
-        metadata = MetadataCatalog.get(dataset_name)
-        names = class_names_of(cfg, dataset_name)
-        things = metadata.get("thing_dataset_id_to_contiguous_id")
-        return cls(
-            metadata=metadata,
-            image_format=cfg.INPUT.FORMAT,
-            class_names=names,
-            class_colors=_colors_of(metadata, names),
-            things=None if things is None else frozenset(things.values()),
-        )
+    def __init__(self, cfg: CfgNode, dataset_name: str) -> None:
+        self.metadata, self.image_format = MetadataCatalog.get(dataset_name), cfg.INPUT.FORMAT
+        self.names = class_names_of(cfg, dataset_name)
+        # Those of things, or of things and stuff in one space.
+        kind = next((kind for kind in ("thing", "stuff") if self.names == self.metadata.get(f"{kind}_classes")), None)
+        self.colors = self.metadata.get(f"{kind}_colors") if self.names else None
+        self.things = self.metadata.get("thing_dataset_id_to_contiguous_id")
 
     def draw(self, item: dict[str, Any], height: int) -> np.ndarray:
         """One result of the mapper, ``height`` pixels high."""
@@ -73,11 +57,11 @@ class InputDrawer:
         classes, masks = instances.gt_classes.tolist(), instances.get_fields().get("gt_masks")
         if isinstance(masks, PolygonMasks):
             masks = BitMasks.from_polygon_masks(masks, *instances.image_size)
-        for i, (label, color) in enumerate(zip(classes, object_colors(classes, self.class_colors), strict=True)):
-            is_stuff = self.things is not None and label not in self.things
+        for i, (label, color) in enumerate(zip(classes, object_colors(classes, self.colors), strict=True)):
+            is_stuff = self.things is not None and label not in self.things.values()
             yield Mark(
                 color,
-                str(label) if self.class_names is None else self.class_names[label],
+                str(label) if self.names is None else self.names[label],
                 box=instances.gt_boxes.tensor[i].numpy(),
                 mask=None if masks is None else masks.tensor[i].numpy(),
                 keypoints=instances.gt_keypoints.tensor[i].numpy() if instances.has("gt_keypoints") else None,
@@ -96,12 +80,3 @@ def describe_input(item: dict[str, Any]) -> str:
         count = len(item["instances"])
         text += f", {count} object{'' if count == 1 else 's'}"
     return text
-
-
-def _colors_of(metadata: Metadata, names: Sequence[str] | None) -> list[Color] | None:
-    """The colours that the metadata has for these classes: of things, or of things and stuff in one space."""
-    for kind in ("thing", "stuff"):
-        colors = metadata.get(f"{kind}_colors")
-        if names is not None and colors and names == metadata.get(f"{kind}_classes") and len(colors) == len(names):
-            return [tuple(color) for color in colors]
-    return None

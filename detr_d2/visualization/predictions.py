@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import read_image
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BoxMode, Instances
 
 from ..structures import decode_ids
 from .colors import object_colors
@@ -79,11 +79,10 @@ def above(instances: Instances, threshold: float) -> Instances:
 
 
 def _instance_marks(instances: Instances, metadata: Metadata, with_masks: bool, is_video: bool) -> Iterator[Mark]:
-    """Boxes with class and, of predictions, score; keypoints where there are any, and masks if asked for."""
+    """Boxes with class and score, keypoints where there are any, and masks if asked for."""
     classes = instances.pred_classes.tolist()
     colors = object_colors(classes, metadata.get("thing_colors"), shaded=not is_video)
-    scores = instances.scores.tolist() if instances.has("scores") else [None] * len(classes)
-    for i, (label, color, score) in enumerate(zip(classes, colors, scores, strict=True)):
+    for i, (label, color, score) in enumerate(zip(classes, colors, instances.scores.tolist(), strict=True)):
         yield Mark(
             color,
             _name(metadata, "thing", label, score),
@@ -122,30 +121,27 @@ def draw_annotations(image: np.ndarray, metadata: Metadata, item: dict[str, Any]
     if "pan_seg_file_name" in item:
         output = {"panoptic_seg": (read_ids(item["pan_seg_file_name"]), item["segments_info"])}
         return draw_prediction(image, output, metadata, height=height)
-    found = item["annotations"]
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in found]
-    objects = _objects(image, boxes, [a["category_id"] for a in found])
-    return draw_marks(image, _instance_marks(objects, metadata, False, False), height)
+    return draw_boxes(image, metadata, item["annotations"], None, height)
 
 
 def draw_boxes(
-    image: np.ndarray, metadata: Metadata, results: Sequence[dict[str, Any]], class_ids: dict[int, int], height: int
+    image: np.ndarray,
+    metadata: Metadata,
+    found: Sequence[Mapping[str, Any]],
+    class_ids: Mapping[int, int] | None,
+    height: int,
 ) -> np.ndarray:
-    """Detections in COCO's result format: ``bbox`` (x, y, w, h), ``score``, ``category_id``.
+    """Annotations of Detectron2's dicts, or detections in COCO's result format: ``bbox`` (x, y, w, h), ``score``,
+    ``category_id``.
 
-    ``class_ids`` turns category ids into contiguous ones.
+    ``class_ids`` turns category ids into contiguous ones; None: they are.
     """
-    boxes = [BoxMode.convert(r["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for r in results]
-    instances = _objects(image, boxes, [class_ids[r["category_id"]] for r in results])
-    instances.scores = np.array([r["score"] for r in results])
-    return draw_prediction(image, {"instances": instances}, metadata, height=height)
-
-
-def _objects(image: np.ndarray, boxes: Sequence[Sequence[float]], classes: Sequence[int]) -> Instances:
-    instances = Instances(image.shape[:2])
-    instances.pred_boxes = Boxes(np.array(boxes, dtype=np.float32).reshape(-1, 4))
-    instances.pred_classes = np.array(classes, dtype=np.int64)
-    return instances
+    classes = [x["category_id"] if class_ids is None else class_ids[x["category_id"]] for x in found]
+    marks = []
+    for x, label, color in zip(found, classes, object_colors(classes, metadata.get("thing_colors")), strict=True):
+        box = BoxMode.convert(list(x["bbox"]), x.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYXY_ABS)
+        marks.append(Mark(color, _name(metadata, "thing", label, x.get("score")), box=np.array(box)))
+    return draw_marks(image, marks, height)
 
 
 def read_ids(path: str | Path) -> np.ndarray:

@@ -8,7 +8,8 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
-from detr_d2.visualization.drawing import read_ids
+
+from detr_d2.visualization.predictions import read_ids
 
 NEXT = {1: 2, 2: 4, 4: 7, 7: 1}  # the ids of things, and another for each
 

@@ -1,6 +1,7 @@
 """tools/demo.py on images, folders, globs, videos and a camera, with models of every kind."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -8,11 +9,14 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 
-from detr_d2 import demo
-from detr_d2.visualization import read_ids
+from detr_d2 import Predictor
+from detr_d2.demo import outputs
+from detr_d2.demo.run import Demo
+from detr_d2.visualization.predictions import read_ids
 
 # Random weights that find something.
 LOW = [
@@ -184,17 +188,17 @@ def test_what_cannot_be_read_is_skipped_and_named(run, images, tmp_path: Path, c
 def test_an_error_on_the_way_leaves_nothing_half_written(run, tmp_path: Path, monkeypatch, capsys) -> None:
     video = write_video(tmp_path / "clip.mp4", 6)
     before = names(tmp_path)
-    monkeypatch.setattr(demo.outputs.VideoWriter, "close", lambda self: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(outputs.VideoWriter, "close", lambda self: (_ for _ in ()).throw(OSError("disk full")))
     words = ["--output", tmp_path / "o.mp4", "--json", tmp_path / "x.json", "--panoptic-json", tmp_path / "p.json"]
     assert run("panoptic_detr_R_18", "--input", video, *words) == 1
-    assert "demo.py: disk full" in capsys.readouterr().err
+    assert f"demo.py: skipped: {video}: disk full" in capsys.readouterr().err
     assert names(tmp_path) == before
 
 
 def test_a_video_is_never_in_memory_as_a_whole(run, tmp_path: Path, monkeypatch) -> None:
     video = write_video(tmp_path / "clip.mp4", 9)
     in_memory, most = 0, 0
-    read, write = demo.run.Demo._frame, demo.outputs.VideoWriter.write
+    read, write = Demo._frame, outputs.VideoWriter.write
 
     def counted(self, *arguments):
         nonlocal in_memory, most
@@ -207,13 +211,79 @@ def test_a_video_is_never_in_memory_as_a_whole(run, tmp_path: Path, monkeypatch)
         in_memory -= 1
         write(self, picture)
 
-    monkeypatch.setattr(demo.run.Demo, "_frame", counted)
-    monkeypatch.setattr(demo.outputs.VideoWriter, "write", done)
+    monkeypatch.setattr(Demo, "_frame", counted)
+    monkeypatch.setattr(outputs.VideoWriter, "write", done)
     words = ["--output", tmp_path / "o.mp4", "--json", tmp_path / "x.json", "--threshold", "0", "--batch-size", "2"]
     assert run("detr_R_18", "--input", video, *words) == 0
     assert (in_memory, most) == (0, 2)
     results = json.loads((tmp_path / "x.json").read_text())
     assert sorted({result["image_id"] for result in results}) == list(range(1, 10))
+
+
+def test_names_that_are_not_utf8_or_as_long_as_names_may_be(run, images, tmp_path: Path) -> None:
+    """OpenCV ends the process where it is given the first kind; the second leaves no letter for a partial file."""
+    latin, longest = os.fsdecode(b"caf\xe9"), "l" * 251
+    inputs = [tmp_path / latin / f"{latin}.png", tmp_path / latin / f"{longest}.png"]
+    inputs[0].parent.mkdir()
+    for path in inputs:
+        path.write_bytes(images[0].read_bytes())
+    inputs.append(write_video(tmp_path / "clip.mp4", 3).rename(inputs[0].with_suffix(".mp4")))
+    words = ["--json", tmp_path / latin / f"{latin}.json", "--panoptic-json", tmp_path / "p.json", "--batch-size", "2"]
+    assert run("panoptic_detr_R_18", "--input", *inputs, "--output", tmp_path / latin / "o", *words) == 0
+    assert names(tmp_path / latin / "o") == sorted([f"{latin}.png", f"{longest}.png", f"{latin}_2.mp4"])
+    assert len(read_video_of(tmp_path / latin / "o" / f"{latin}_2.mp4", tmp_path)) == 3
+    assert len(json.loads((tmp_path / latin / f"{latin}_images.json").read_text())["images"]) == 5
+    assert len(names(tmp_path / "p")) == 5
+
+
+def read_video_of(path: Path, folder: Path) -> list[np.ndarray]:
+    """The frames of a video whose name OpenCV does not take."""
+    return read_video(path.rename(folder / "renamed.mp4"))[1]
+
+
+def test_one_input_that_cannot_be_written_or_predicted_loses_nothing_of_the_others(
+    run, images, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    paths = [tmp_path / f"{name}.png" for name in ("a", "b", "huge", "w" * 251, "c")]
+    for path in paths:
+        path.write_bytes(images[0].read_bytes())
+    cv2.imwrite(str(paths[2]), np.zeros((300, 40, 3), np.uint8))
+    video = write_video(tmp_path / f"{'v' * 251}.mp4", 3)  # the names of its frames are too long
+    predict = Predictor.__call__
+
+    def small_only(self, images: list[np.ndarray]) -> list[dict]:
+        if any(len(image) == 300 for image in images):
+            raise torch.OutOfMemoryError("no memory\nfor this")
+        return predict(self, images)
+
+    monkeypatch.setattr(Predictor, "__call__", small_only)
+    words = ["--json", tmp_path / "x.json", "--panoptic-json", tmp_path / "p.json", "--output", tmp_path / "o"]
+    assert run("panoptic_detr_R_18", "--input", *paths, video, *words, "--batch-size", "3") == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("demo.py: ")]
+    assert len(told) == 2
+    assert "huge.png: no prediction (OutOfMemoryError: no memory for this)" in told[0]
+    assert video.name in told[1]
+    assert "too long" in told[1]
+    left = ["a.png", "b.png", "c.png", paths[3].name]
+    assert names(tmp_path / "p") == names(tmp_path / "o") == left
+    images_left = json.loads((tmp_path / "p_images.json").read_text())["images"]
+    assert sorted(Path(image["file_name"]).name for image in images_left) == left
+    assert json.loads((tmp_path / "x_images.json").read_text())["images"] == images_left
+    assert sorted(a["file_name"] for a in json.loads((tmp_path / "p.json").read_text())["annotations"]) == left
+    assert isinstance(json.loads((tmp_path / "x.json").read_text()), list)
+
+
+def test_inputs_of_one_name_have_files_of_their_own(run, images, tmp_path: Path) -> None:
+    for path, image in zip(("a/x.png", "b/x.png", "b/x_2.png"), images, strict=True):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(image.read_bytes())
+    words = ["--input", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "o", "--panoptic-json"]
+    assert run("panoptic_detr_R_18", *words, tmp_path / "p.json") == 0
+    expected = ["x.png", "x_2.png", "x_2_2.png"]
+    assert names(tmp_path / "o") == names(tmp_path / "p") == expected
+    for name, image in zip(expected, images, strict=True):
+        assert cv2.imread(str(tmp_path / "o" / name)).shape == cv2.imread(str(image)).shape
+        assert read_ids(tmp_path / "p" / name).shape == cv2.imread(str(image)).shape[:2]
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from detr_d2.kernels.ms_deform_attn import ms_deform_attn
 from detr_d2.layers import deformable_attention
 from detr_d2.structures import PaddedImages
-from detr_d2.visualization import AttentionDrawer, AttentionMap, SamplingPoints, record
-from detr_d2.visualization.attention import recorded_inputs
-from detr_d2.visualization.attention_maps import Level
-from detr_d2.visualization.sampling_points import level_color
+from detr_d2.visualization.attention import record, recorded_inputs
+from detr_d2.visualization.attention_maps import AttentionMap, Level
+from detr_d2.visualization.attention_sheet import AttentionDrawer
+from detr_d2.visualization.sampling_points import SamplingPoints, level_color
 
 SIZE = (64, 96)  # of the image
 

@@ -3,7 +3,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from detr_d2.visualization import AttentionMap, mask_looks
+from detr_d2.visualization.attention import mask_looks
+from detr_d2.visualization.attention_maps import AttentionMap
 
 
 @pytest.fixture

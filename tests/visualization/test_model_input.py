@@ -8,7 +8,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 from detr_d2.data import build_dataset_mapper
 from detr_d2.engine import load_config
-from detr_d2.visualization import InputDrawer, describe_input
+from detr_d2.visualization.model_input import InputDrawer, describe_input
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def changed(picture: np.ndarray) -> np.ndarray:
 
 
 def test_boxes_are_where_the_mapper_has_them(config) -> None:
-    drawer = InputDrawer.from_config(config("detr_R_18"), "shapes_val")
+    drawer = InputDrawer(config("detr_R_18"), "shapes_val")
     marks = changed(drawer.draw(grey_item(60, 80), 240))
     assert marks.shape == (240, 320)
     assert marks[110:190, [40, 120]].all()
@@ -42,7 +42,7 @@ def test_boxes_are_where_the_mapper_has_them(config) -> None:
 
 def test_masks_and_stuff(config) -> None:
     """Of stuff, the box is dashed and the name stands in the middle of the mask."""
-    drawer = InputDrawer.from_config(config("panoptic_detr_R_18"), "shapes_val")
+    drawer = InputDrawer(config("panoptic_detr_R_18"), "shapes_val")
     item = grey_item(60, 80)
     item["instances"].gt_masks = BitMasks(torch.zeros(1, 60, 80, dtype=torch.bool))
     item["instances"].gt_masks.tensor[0, 20:50, 10:30] = True
@@ -59,7 +59,7 @@ def test_every_channel_order_gives_the_same_picture(config) -> None:
     pictures = []
     for image_format in ("RGB", "BGR"):
         cfg = config("faster_rcnn_R_18", "INPUT.FORMAT", image_format)
-        pictures.append(InputDrawer.from_config(cfg, "shapes_val").draw(build_dataset_mapper(cfg, False)(item), 200))
+        pictures.append(InputDrawer(cfg, "shapes_val").draw(build_dataset_mapper(cfg, False)(item), 200))
     np.testing.assert_array_equal(*pictures)
 
 
@@ -68,11 +68,11 @@ def test_a_grey_image(config) -> None:
     cfg.INPUT.FORMAT = "L"
     item = grey_item(40, 50)
     item["image"] = item["image"][:1]
-    assert InputDrawer.from_config(cfg, "shapes_val").draw(item, 80).shape == (80, 100, 3)
+    assert InputDrawer(cfg, "shapes_val").draw(item, 80).shape == (80, 100, 3)
 
 
 def test_semantic_maps(config) -> None:
-    drawer = InputDrawer.from_config(config("panoptic_fpn_R_18"), "shapes_val_separated")
+    drawer = InputDrawer(config("panoptic_fpn_R_18"), "shapes_val_separated")
     item = grey_item(60, 80)
     del item["instances"]
     item["sem_seg"] = torch.full((60, 80), 255)

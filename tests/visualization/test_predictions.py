@@ -6,7 +6,7 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
-from detr_d2.visualization import choose_show, draw_prediction
+from detr_d2.visualization.predictions import choose_show, draw_prediction
 
 IMAGE = np.full((80, 100, 3), 60, dtype=np.uint8)
 NAMED = Metadata().set(thing_classes=["cat", "dog"], thing_colors=[[250, 0, 0], [0, 0, 250]])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detr_d2.visualization import record
+from detr_d2.visualization.attention import record
 
 from ..conftest import make_batch
 from .conftest import IMAGE_SIZES, build_pair

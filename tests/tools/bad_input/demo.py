@@ -101,13 +101,18 @@ CASES = [
         lambda folder: [*NO_WEIGHTS, "--input", image(folder), "--output", str(folder)],
         ("image.png", "overwrite the input"),
     ),
+    *(
+        (
+            f"a {suffix} file to write",
+            lambda folder, suffix=suffix: [*NO_WEIGHTS, "--input", image(folder), "--output", f"{folder}/o{suffix}"],
+            (f"o{suffix}", ".png"),
+        )
+        for suffix in (".mkv", ".webp", ".gif")
+    ),
     (
-        "two images of one name",
-        lambda folder: [
-            *[*NO_WEIGHTS, "--input", image(folder, "a/x.png"), image(folder, "b/x.png")],
-            *["--output", f"{folder}/out"],
-        ],
-        ("x.png", "both"),
+        "a device",
+        lambda folder: [*NO_WEIGHTS, "--input", "/dev/null", "--output", f"{folder}/out"],
+        ("/dev/null", "neither a file"),
     ),
     (
         "a picture of a video",
