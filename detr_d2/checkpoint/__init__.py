@@ -3,7 +3,8 @@
 from .checkpointer import DetrCheckpointer
 from .conversion import convert_checkpoint, to_detr_d2, to_official
 from .frozen import check_frozen_weights
-from .layouts import LAYOUTS, Layout, recognise
+from .layouts import LAYOUTS, recognise
+from .layouts.layout import Layout
 from .paths import TorchvisionHandler
 from .reading import UnreadableCheckpoint, read_checkpoint
 from .report import LoadReport

@@ -13,11 +13,11 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
 from ..files import remove_partial_files, whole_file
-from .box_model import bare_names, bare_state
 from .diagnosis import check_family
-from .huggingface_folder import weights_in_folder
-from .layouts import OURS, Layout, recognise, strip_data_parallel
-from .planning import LoadPlan, plan_load, resnet_prefixes
+from .huggingface import weights_in_folder
+from .layouts.detr import OURS
+from .names import bare_names, bare_state, unwrapped
+from .planning import LoadPlan, plan_load
 from .reading import UnreadableCheckpoint, is_complete, read_checkpoint
 from .report import LoadReport, group_names
 from .writing import portable
@@ -37,6 +37,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         save_dir: where to save, and to look for the checkpoint to resume from.
         save_to_disk: defaults to True in the main process only.
         reinit_class_head: leave a class head of another class count at its initial values (fine-tuning).
+        reinit_queries: the same of object queries of another number.
         constants: written into every checkpoint beside the model, and never loaded.
         checkpointables: other objects to save and load, as in fvcore's ``Checkpointer``.
 
@@ -51,11 +52,12 @@ class DetrCheckpointer(DetectionCheckpointer):
         *,
         save_to_disk: bool | None = None,
         reinit_class_head: bool = False,
+        reinit_queries: bool = False,
         constants: Mapping[str, Any] | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
-        self.reinit_class_head = reinit_class_head
+        self.reinit = ["class_head"] * reinit_class_head + ["queries"] * reinit_queries
         self.constants = dict(constants or {})
         self.last_report: LoadReport | None = None
         self._source = ""
@@ -171,33 +173,26 @@ class DetrCheckpointer(DetectionCheckpointer):
         return checkpoint
 
     def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys | None:
-        state = strip_data_parallel(checkpoint["model"])
-        layout = recognise(state)
-        model_state = self.model.state_dict()
-        if layout is None or (layout.scope == "backbone" and not resnet_prefixes(bare_names(model_state))):
-            return self._load_as_detectron2(checkpoint, model_state)
-        plan = plan_load(
-            state,
-            model_state,
-            layout,
-            source=self._source,
-            model_name=type(self.model).__name__,
-            reinit_class_head=self.reinit_class_head,
-        )
-        self._apply(plan, layout, checkpoint)
+        model = self.model.state_dict()
+        name, reinit = type(self.model).__name__, self.reinit
+        plan = plan_load(unwrapped(checkpoint["model"]), model, source=self._source, model_name=name, reinit=reinit)
+        if plan is None:
+            return self._load_as_detectron2(checkpoint, model)
+        self._apply(plan, checkpoint)
         return None  # to the parent class: there is nothing more to log
 
-    def _apply(self, plan: LoadPlan, layout: Layout, checkpoint: dict[str, Any]) -> None:
+    def _apply(self, plan: LoadPlan, checkpoint: dict[str, Any]) -> None:
         metadata = getattr(checkpoint.pop("model"), "_metadata", None)
-        state = OrderedDict(plan.state)
-        if metadata is not None and layout is OURS:
+        state, is_ours = OrderedDict(plan.state), plan.layout is OURS
+        if metadata is not None and is_ours:
             state._metadata = self._versions(metadata)  # by names that only our own layout keeps
         self.model.load_state_dict(state, strict=False)
         for name in self.checkpointables:
-            if layout is not OURS and checkpoint.pop(name, None) is not None:
+            if not is_ours and checkpoint.pop(name, None) is not None:
                 self.logger.warning(f"The {name} state of {self._source} is not loaded: another program wrote it.")
         self._publish(plan.report)
-        self._warn_about_dilation(layout)
+        if plan.layout.scope == "model":
+            self._warn_about_dilation(is_ours=is_ours)
 
     def _versions(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Modules' versions in a checkpoint of our layout, by the model's names of the modules."""
@@ -209,7 +204,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         if heuristics:
             is_caffe2 = checkpoint.get("__author__") == "Caffe2"
             checkpoint["model"] = align_and_update_state_dicts(model, checkpoint["model"], c2_conversion=is_caffe2)
-        state = strip_data_parallel(checkpoint["model"])
+        state = unwrapped(checkpoint["model"])
         if model and not any(key in model and model[key].shape == value.shape for key, value in state.items()):
             reason = check_family(bare_names(state), bare_names(model), type(self.model).__name__) or (
                 "set MODEL.META_ARCHITECTURE and MODEL.BACKBONE.NAME to what the weights were trained with"
@@ -240,11 +235,11 @@ class DetrCheckpointer(DetectionCheckpointer):
         log = self.logger.warning if report.unexpected or report.mismatched else self.logger.info
         log(f"Loaded {report}")
 
-    def _warn_about_dilation(self, layout: Layout) -> None:
+    def _warn_about_dilation(self, *, is_ours: bool) -> None:
         """DC5 weights have the shapes of plain ones: only a published file's name tells them apart."""
         backbone = getattr(getattr(self.model, "detr", self.model), "backbone", None)
         res5 = backbone.output_shape().get("res5") if hasattr(backbone, "output_shape") else None
-        if res5 is None or layout.scope != "model":
+        if res5 is None:
             return
         says_dc5 = "dc5" in os.path.basename(urlparse(self._source).path).lower()
         if says_dc5 and res5.stride == 32:
@@ -252,7 +247,7 @@ class DetrCheckpointer(DetectionCheckpointer):
                 f"{self._source} seems to hold DC5 weights, but the backbone's stride is 32: "
                 "set MODEL.RESNETS.RES5_DILATION 2."
             )
-        elif not says_dc5 and res5.stride == 16 and layout is not OURS:
+        elif not says_dc5 and res5.stride == 16 and not is_ours:
             self.logger.warning(
                 f"The name of {self._source} does not say DC5, but the backbone's stride is 16: for weights of the "
                 "plain model, set MODEL.RESNETS.RES5_DILATION 1."

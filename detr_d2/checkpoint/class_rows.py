@@ -108,11 +108,11 @@ def to_category_ids(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def keep_objectness(checkpoint: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The model's proposal head, if any, with row 0 of the checkpoint's: for other classes it is just as good."""
     prefix = proposal_head(checkpoint)
-    result = {}
-    for key, value in checkpoint.items():
-        if prefix and key.startswith(prefix) and key in model:
-            result[key] = torch.cat([value[:1].to(model[key]), model[key][1:]])
-    return result
+    return {
+        key: torch.cat([value[:1].to(model[key]), model[key][1:]])
+        for key, value in checkpoint.items()
+        if prefix and key.startswith(prefix) and key in model and value.shape[1:] == model[key].shape[1:]
+    }
 
 
 def _tables(state: Collection[str]) -> tuple[RowTable, ...]:

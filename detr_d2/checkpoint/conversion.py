@@ -9,18 +9,17 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ..files import whole_file
-from .box_model import TRAINING_ONLY, as_held, bare_state
 from .class_rows import to_category_ids, to_contiguous
-from .deformable_layouts import DEFORMABLE
-from .layouts import OFFICIAL, PANOPTIC, Layout, recognise, strip_data_parallel
+from .layouts import recognise
+from .layouts.deformable import DEFORMABLE
+from .layouts.detr import OFFICIAL
+from .layouts.layout import Layout, any_match
+from .names import TRAINING_ONLY, as_held, bare_state, unwrapped
 from .reading import read_checkpoint
 from .report import group_names
 
 ClassIds = Literal["coco", "contiguous"]
 Target = Literal["detr_d2", "official"]
-
-# Part of one of our names that only models of an official layout have; any other model is a box DETR.
-_OFFICIAL_LAYOUTS = ((".sampling_offsets.", DEFORMABLE), ("mask_head.", PANOPTIC), ("", OFFICIAL))
 
 
 def to_detr_d2(state: Mapping[str, Tensor], class_ids: ClassIds = "contiguous") -> dict[str, Any]:
@@ -38,7 +37,7 @@ def to_detr_d2(state: Mapping[str, Tensor], class_ids: ClassIds = "contiguous") 
     Raises:
         ValueError: the layout is unknown, or "coco" was asked for and the head is not COCO's.
     """
-    state = strip_data_parallel(state)
+    state = unwrapped(state)
     layout = _recognise(state)
     result = {key: value for key, value in layout.to_ours(state).items() if not layout.is_leftover(key)}
     if layout.scope == "backbone":
@@ -61,14 +60,14 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
     Raises:
         ValueError: the layout is unknown or a backbone's, or "coco" was asked for and the head is not COCO's.
     """
-    layout = _recognise(strip_data_parallel(state))
+    layout = _recognise(state)
     if layout.scope != "model":
         raise ValueError(f"These are weights of a {layout.name} alone; the official layout needs a whole DETR.")
     ours = bare_state(to_detr_d2(state, class_ids="contiguous")["model"])
     ours = {key: value for key, value in ours.items() if not key.startswith(TRAINING_ONLY)}
     if any(key.startswith("head.") for key in ours):
         raise ValueError("These are weights of an FCOS; the official layout is DETR's.")
-    target = next(layout for part, layout in _OFFICIAL_LAYOUTS if any(part in key for key in ours))
+    target = DEFORMABLE if any_match(r"\.sampling_offsets\.", ours) else OFFICIAL
     return {"model": target.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
 
 
@@ -106,12 +105,12 @@ def convert_checkpoint(
 
 
 def _recognise(state: Mapping[str, Tensor]) -> Layout:
-    layout = recognise(strip_data_parallel(state))
+    layout = recognise(unwrapped(state))
     if layout is None:
         raise ValueError(
             f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR and Deformable DETR in "
-            "the layouts of the official releases, transformers and detr_d2, DETR in its Detectron2 wrapper's, "
-            "Deformable DETR in mmdetection's, FCOS in the original release's, AdelaiDet's and torchvision's, and "
-            "ResNets of torchvision, Detectron2 and Caffe2."
+            "the layouts of the official releases, mmdetection, transformers and detr_d2, DETR in its Detectron2 "
+            "wrapper's and detrex's, FCOS in the original release's, AdelaiDet's and torchvision's, and ResNets of "
+            "torchvision, Detectron2 and Caffe2."
         )
     return layout

@@ -4,86 +4,95 @@ Each check takes the two state dicts under our names and returns what it found. 
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from torch import Tensor
 
 from ..facts import ModelFacts, stated_models
 from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
 from .class_rows import has_no_object, head_rows
-from .deformable_layouts import has_shared_heads
-from .layout import any_match
+from .layouts.deformable import has_shared_heads
+from .layouts.layout import any_match
 
 State = Mapping[str, Tensor]
+Value = int | str | None
 
 _BLOCK = re.compile(r"(?:^|\.)res([2-5])\.(\d+)\.")
 
 
-class _Dimension(NamedTuple):
-    """A cfg key that is the size of one dimension of a tensor."""
+def _size(name: str, dim: int) -> Callable[[State], Value]:
+    """The size of one dimension of a tensor."""
 
-    cfg_key: str
-    name: str
-    dim: int
+    def value(state: State) -> int | None:
+        shape = state[name].shape if name in state else ()
+        return shape[dim] if dim < len(shape) else None
 
-    def value(self, state: State) -> int | None:
-        shape = state[self.name].shape if self.name in state else ()
-        return shape[self.dim] if self.dim < len(shape) else None
+    return value
 
 
-class _Count(NamedTuple):
-    """A cfg key that counts modules; the regular expression's group is their index."""
-
-    cfg_key: str
-    pattern: str
-
-    def value(self, state: State) -> int:
-        return len({match[1] for match in map(re.compile(self.pattern).search, state) if match})
+def _count(pattern: str) -> Callable[[State], Value]:
+    """How many modules there are; the regular expression's group is their index."""
+    regex = re.compile(pattern)
+    return lambda state: len({match[1] for match in map(regex.search, state) if match})
 
 
-class _Presence(NamedTuple):
-    """A cfg key whose value decides whether tensors exist."""
-
-    cfg_key: str
-    pattern: str
-    with_tensors: str
-    without: str
-
-    def value(self, state: State) -> str:
-        return self.with_tensors if any_match(self.pattern, state) else self.without
+def _either(pattern: str, with_tensors: str, without: str) -> Callable[[State], Value]:
+    """A value that decides whether tensors exist."""
+    return lambda state: with_tensors if any_match(pattern, state) else without
 
 
-_DETR_RULES = (
-    _Dimension("MODEL.DETR.NUM_OBJECT_QUERIES", "query_embed.weight", 0),
-    _Dimension("MODEL.DETR.HIDDEN_DIM", "query_embed.weight", 1),
-    _Dimension("MODEL.DETR.DIM_FEEDFORWARD", "transformer.decoder.layers.0.linear1.weight", 0),
-    _Count("MODEL.DETR.ENC_LAYERS", r"^transformer\.encoder\.layers\.(\d+)\."),
-    _Count("MODEL.DETR.DEC_LAYERS", r"^transformer\.decoder\.layers\.(\d+)\."),
-    _Presence("MODEL.DETR.POSITION_EMBEDDING", r"^position_encoding\.row_embed\.", "learned", "sine"),
-    _Presence("MODEL.DETR.PRE_NORM", r"^transformer\.encoder\.norm\.", "True", "False"),
-)
-_DEFORMABLE_RULES = (
-    _Dimension("MODEL.DETR.NUM_OBJECT_QUERIES", "transformer.query_selection.query_embed.weight", 0),
-    _Dimension("MODEL.DETR.HIDDEN_DIM", "transformer.level_embed", 1),
-    _Dimension("MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS", "transformer.level_embed", 0),
-    _Presence(
-        "MODEL.DEFORMABLE_DETR.QUERY_SELECTION",
-        r"^transformer\.query_selection\.enc_output\.",
-        "TwoStageQueries",
-        "LearnedQueries",
+def _num_classes(state: State) -> int | None:
+    rows = head_rows(state)
+    return rows - 1 if rows and has_no_object(state) else rows
+
+
+# What to set, where {} is the value that the function finds in the weights, and another one in the model; and what
+# else could be done.
+_Rules = tuple[tuple[str, Callable[[State], Value]], ...]
+
+_OTHER_CLASSES = "{}, or MODEL.REINIT_CLASS_HEAD True to train a new head"
+_OTHER_QUERIES = "MODEL.DETR.NUM_OBJECT_QUERIES {}, or MODEL.REINIT_QUERIES True to train new ones"
+_TRANSFORMER_RULES: _Rules = (
+    (_OTHER_QUERIES, _size("query_embed.weight", 0)),
+    (_OTHER_QUERIES, _size("transformer.query_selection.query_embed.weight", 0)),
+    ("MODEL.DETR.HIDDEN_DIM {}", _size("query_embed.weight", 1)),
+    ("MODEL.DETR.HIDDEN_DIM {}", _size("transformer.level_embed", 1)),
+    ("MODEL.DETR.DIM_FEEDFORWARD {}", _size("transformer.decoder.layers.0.linear1.weight", 0)),
+    ("MODEL.DETR.ENC_LAYERS {}", _count(r"^transformer\.encoder\.layers\.(\d+)\.")),
+    ("MODEL.DETR.DEC_LAYERS {}", _count(r"^transformer\.decoder\.layers\.(\d+)\.")),
+    ("MODEL.DETR.POSITION_EMBEDDING {}", _either(r"^position_encoding\.row_embed\.", "learned", "sine")),
+    ("MODEL.DETR.PRE_NORM {}", _either(r"^transformer\.encoder\.norm\.", "True", "False")),
+    ("MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS {}", _size("transformer.level_embed", 0)),
+    (
+        "MODEL.DEFORMABLE_DETR.QUERY_SELECTION {}",
+        _either(r"^transformer\.query_selection\.enc_output\.", "TwoStageQueries", "LearnedQueries"),
     ),
+    (f"MODEL.DETR.NUM_CLASSES {_OTHER_CLASSES}", _num_classes),
 )
-_FCOS_RULES = (
-    _Dimension("MODEL.FPN.OUT_CHANNELS", "head.cls_logits.weight", 1),
-    _Count("MODEL.FCOS.IN_FEATURES, of which there are", r"^head\.scales\.(\d+)\."),
-    _Presence("MODEL.FCOS.DEFORM_IN_TOWER", r"^head\.cls_tower\.\d+\.offset\.", "True", "False"),
-    _Presence("MODEL.RESNETS.DEFORM_ON_PER_STAGE", r"\.conv2_offset\.", "[False, True, True, True]", "[False] * 4"),
+_POINT_RULES: _Rules = tuple(
+    (
+        f"MODEL.DETR.NHEADS and MODEL.DEFORMABLE_DETR.{stack[:3].upper()}_POINTS to what makes {{}} points in all "
+        f"(heads x levels x points) for the {stack}'s attention",
+        _size(f"transformer.{stack}.layers.0.{attention}.attention_weights.bias", 0),
+    )
+    for stack, attention in (("encoder", "self_attn"), ("decoder", "cross_attn"))
 )
-_RESNET_RULES = (
-    _Presence("MODEL.RESNETS.NORM", r"^backbone\..*\.running_var$", "FrozenBN", "GN"),
-    _Dimension("MODEL.RESNETS.STEM_OUT_CHANNELS", "backbone.stem.conv1.weight", 0),
-    _Dimension("MODEL.RESNETS.RES2_OUT_CHANNELS", "backbone.res2.0.conv3.weight", 0),
+_FCOS_RULES: _Rules = (
+    ("MODEL.FPN.OUT_CHANNELS {}", _size("head.cls_logits.weight", 1)),
+    ("MODEL.FCOS.IN_FEATURES, of which there are {}", _count(r"^head\.scales\.(\d+)\.")),
+    ("MODEL.FCOS.DEFORM_IN_TOWER {}", _either(r"^head\.cls_tower\.\d+\.offset\.", "True", "False")),
+    (
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE {}",
+        _either(r"\.conv2_offset\.", "[False, True, True, True]", "[False] * 4"),
+    ),
+    ("MODEL.FCOS.NUM_CONVS {}", lambda state: sum(bool(_FCOS_CONV.match(k)) and state[k].dim() == 4 for k in state)),
+    (f"MODEL.FCOS.NUM_CLASSES {_OTHER_CLASSES}", head_rows),
+)
+_FCOS_CONV = re.compile(r"^head\.cls_tower\.(?!.*offset\.).*weight$")
+_RESNET_RULES: _Rules = (
+    ("MODEL.RESNETS.NORM {}", _either(r"^backbone\..*\.running_var$", "FrozenBN", "GN")),
+    ("MODEL.RESNETS.STEM_OUT_CHANNELS {}", _size("backbone.stem.conv1.weight", 0)),
+    ("MODEL.RESNETS.RES2_OUT_CHANNELS {}", _size("backbone.res2.0.conv3.weight", 0)),
 )
 
 
@@ -103,13 +112,12 @@ def explain_misfit(checkpoint: State, model: State, model_name: str) -> list[str
         return [wrong_family]  # whatever else differs follows from it
     found = list(_check_backbone(checkpoint, model))
     if any(key.startswith("transformer.") for key in checkpoint):  # else the weights are a backbone's alone
-        found += _check_tables(checkpoint, model, *_DETR_RULES, *_DEFORMABLE_RULES)
-        found += filter(None, [_check_classes(checkpoint, model)])
-        found += [] if found else _check_points(checkpoint, model)
+        found += _check_tables(checkpoint, model, _TRANSFORMER_RULES)
+        found += [] if found else _check_tables(checkpoint, model, _POINT_RULES)
         if not any("MODEL.RESNETS" in text for text in found):
             found += filter(None, [_check_in_feature(checkpoint, model)])
     if any(key.startswith("head.cls_tower.") for key in checkpoint):
-        found += _check_fcos(checkpoint, model)
+        found += _check_tables(checkpoint, model, _FCOS_RULES)
     return found
 
 
@@ -201,55 +209,16 @@ def _check_backbone(checkpoint: State, model: State) -> Iterator[str]:
     if depth:
         yield depth  # channel counts follow from it
         return
-    found = list(_check_tables(checkpoint, model, *_RESNET_RULES))
+    found = list(_check_tables(checkpoint, model, _RESNET_RULES))
     yield from found or filter(None, [_check_channels(checkpoint, model)])
 
 
-def _check_tables(checkpoint: State, model: State, *rules: "_Dimension | _Count | _Presence") -> Iterator[str]:
-    for rule in rules:
-        theirs, ours = rule.value(checkpoint), rule.value(model)
+def _check_tables(checkpoint: State, model: State, rules: _Rules) -> Iterator[str]:
+    for setting, value in rules:
+        theirs, ours = value(checkpoint), value(model)
         if None not in (theirs, ours) and theirs != ours:
-            yield f"set {rule.cfg_key} {theirs} (the model has {ours})"
-
-
-def _check_fcos(checkpoint: State, model: State) -> Iterator[str]:
-    yield from _check_tables(checkpoint, model, *_FCOS_RULES)
-    convs, model_convs = (
-        sum(key.startswith("head.cls_tower.") and key.endswith("weight") and state[key].dim() == 4 for key in state)
-        - sum(key.startswith("head.cls_tower.") and key.endswith("offset.weight") for key in state)
-        for state in (checkpoint, model)
-    )
-    if convs != model_convs:
-        yield f"set MODEL.FCOS.NUM_CONVS {convs} (the model has {model_convs})"
-    rows, model_rows = head_rows(checkpoint), head_rows(model)
-    if rows != model_rows:
-        yield (
-            f"the weights have {rows} classes, the model {model_rows}; set MODEL.FCOS.NUM_CLASSES {rows}, or "
-            "MODEL.REINIT_CLASS_HEAD True to train a new head"
-        )
-
-
-def _check_classes(checkpoint: State, model: State) -> str | None:
-    rows, model_rows = head_rows(checkpoint), head_rows(model)
-    if None in (rows, model_rows) or rows == model_rows:
-        return None
-    classes, note = (rows - 1, f" ({rows - 1} classes + no-object)") if has_no_object(checkpoint) else (rows, "")
-    return (
-        f"the class head has {rows} rows{note}, the model's {model_rows}; set MODEL.DETR.NUM_CLASSES {classes}, or "
-        "MODEL.REINIT_CLASS_HEAD True to train a new head"
-    )
-
-
-def _check_points(checkpoint: State, model: State) -> Iterator[str]:
-    for stack, attention in (("encoder", "self_attn"), ("decoder", "cross_attn")):
-        name = f"transformer.{stack}.layers.0.{attention}.attention_weights.bias"
-        theirs, ours = (len(state[name]) if name in state else None for state in (checkpoint, model))
-        if None not in (theirs, ours) and theirs != ours:
-            yield (
-                f"the {stack}'s attention reads {theirs} points (heads x levels x points) in the weights, {ours} in "
-                f"the model; compare MODEL.DETR.NHEADS and MODEL.DEFORMABLE_DETR.{stack[:3].upper()}_POINTS with the "
-                "weights' config"
-            )
+            setting, comma, otherwise = setting.format(theirs).partition(", or ")
+            yield f"set {setting} (the model has {ours}){comma}{otherwise}"
 
 
 def _check_channels(checkpoint: State, model: State) -> str | None:

@@ -1,7 +1,7 @@
 """What is not trained must come from a checkpoint."""
 
-from .box_model import BOX_MODEL
 from .checkpointer import DetrCheckpointer
+from .names import BOX_MODEL
 from .report import group_names
 
 # Stages of a backbone that are frozen beside a backbone that learns may be random: a small model from scratch.

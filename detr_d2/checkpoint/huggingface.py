@@ -1,4 +1,4 @@
-"""Writing Hugging Face's layout: a folder with ``config.json``, ``model.safetensors``, ``preprocessor_config.json``."""
+"""Hugging Face's folders: ``config.json``, ``model.safetensors``, ``preprocessor_config.json``; found, and written."""
 
 import json
 import os
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..facts import num_classes_of
 from ..files import whole_files
-from .box_model import TRAINING_ONLY
 from .huggingface_config import (
     backbone_of,
     inexpressible_keys,
@@ -19,11 +18,40 @@ from .huggingface_config import (
     model_config,
     processor_config,
 )
-from .huggingface_folder import CONFIG, WEIGHTS
-from .huggingface_layouts import to_hub
-from .planning import COUNTER
+from .layouts.huggingface import to_hub
+from .names import COUNTER, TRAINING_ONLY
 
+CONFIG = "config.json"
+# Of one folder the first counts, which cannot hold code.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PROCESSOR = "preprocessor_config.json"
+MODEL_TYPES = ("detr", "deformable_detr")
+
+
+def weights_in_folder(folder: str) -> str:
+    """The file of weights in a folder that ``transformers`` or this package wrote.
+
+    Raises:
+        FileNotFoundError: it holds no ``config.json`` or no weights in one file.
+        ValueError: ``config.json`` is unreadable or another model's.
+    """
+    config = os.path.join(folder, CONFIG)
+    if not os.path.isfile(config):
+        raise FileNotFoundError(
+            f"{folder} is a folder without {CONFIG}, so it is not one of transformers: name the file of weights in it."
+        )
+    try:
+        model_type = json.loads(Path(config).read_text())["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config} is not the config of a transformers model ({type(error).__name__}).") from error
+    if model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"{config} is of a {model_type!r} model; of transformers' models, {' and '.join(MODEL_TYPES)} can be read."
+        )
+    found = [path for name in WEIGHTS if os.path.isfile(path := os.path.join(folder, name))]
+    if not found:
+        raise FileNotFoundError(f"{folder} holds a {CONFIG} but no weights: expected {' or '.join(WEIGHTS)}.")
+    return found[0]
 
 
 def check_expressible(cfg: CfgNode) -> None:

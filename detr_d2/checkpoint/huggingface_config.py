@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 from ..facts import model_facts, num_classes_of
 from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
-from .huggingface_layouts import Backbone, Kind
+from .layouts.huggingface import Backbone, Kind
 
 # ``model_type`` of the counterpart of a box model, and whether a model is panoptic -> its kind.
 _KINDS: dict[tuple[str, bool], Kind] = {

@@ -1,74 +1,72 @@
 """What a checkpoint would do to a model, decided from the two state dicts before anything is copied."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .box_model import MASK_STAGE, TRAINING_ONLY, bare_names
 from .class_rows import head_rows, is_class_head, keep_objectness, to_contiguous
 from .diagnosis import check_shared_heads, explain_misfit
-from .layouts import Layout
+from .layouts import recognise
+from .layouts.layout import Layout
+from .names import COUNTER, MASK_STAGE, TRAINING_ONLY, bare_names, has_mask_stage
 from .report import LoadReport, group_names
 
 State = Mapping[str, Tensor]
 
-# Counters of BatchNorm: frozen norms have none, and trainable ones start without.
-COUNTER = "num_batches_tracked"
 # What a ResNet has beyond one that was trained to classify: counters, and the offsets of deformable convolutions.
 _UNTRAINED = re.compile(rf"\.{COUNTER}$|\.conv2_offset\.")
+# Parts of a model that new ones may replace -> which of our names belong to them.
+REINIT: dict[str, Callable[[str], bool]] = {
+    "class_head": is_class_head,
+    "queries": lambda key: "query_embed." in key,
+}
 _RESNET_KEY = re.compile(r"^((?:.*\.)?)(stem|res[2-5])\.(.+)$")
 
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """Attributes: state: the model's names -> tensors to copy. report: what that will have done."""
+    """Attributes: layout: of the checkpoint. state: the model's names -> tensors to copy. report: what that will have
+    done.
+    """
 
+    layout: Layout
     state: dict[str, Tensor]
     report: LoadReport
 
-    def renamed(self, names: Mapping[str, str]) -> "LoadPlan":
-        """The same plan with other names for some tensors."""
-        state = {names.get(key, key): value for key, value in self.state.items()}
-        return LoadPlan(state, self.report.renamed(names))
-
-
-@dataclass(frozen=True)
-class _Difference:
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    mismatched: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.mismatched)
-
 
 def plan_load(
-    checkpoint: State, model: State, layout: Layout, *, source: str, model_name: str, reinit_class_head: bool = False
-) -> LoadPlan:
+    checkpoint: State, model: State, *, source: str, model_name: str, reinit: Collection[str] = ()
+) -> LoadPlan | None:
     """Match a published checkpoint with a model, strictly.
 
     Args:
-        checkpoint: the tensors under the layout's own names.
+        checkpoint: the tensors under the names of any layout, without those of wrappers (`names.unwrapped`).
         model: the model's state dict.
         source, model_name: for messages.
-        reinit_class_head: leave a class head whose class count differs at the model's initial values.
+        reinit: the parts of `REINIT` that stay at the model's initial values where they differ.
+
+    Returns:
+        None: the layout is not known here, or it is a backbone's and the model has no ResNet.
 
     Raises:
         ValueError: any tensor that the checkpoint ought to fill is missing or has another shape, or the checkpoint
             holds more than the model; the message says which cfg key to change.
     """
-    report = LoadReport(source=source, layout=layout.name)
-    state, names = layout.to_ours(checkpoint), bare_names(model)
+    layout, names = recognise(checkpoint), bare_names(model)
+    if layout is None or (layout.scope == "backbone" and not resnet_prefixes(names)):
+        return None
+    state = layout.to_ours(checkpoint)
     model = {bare: model[name] for bare, name in names.items()}
+    report = LoadReport(source=source, layout=layout.name)
     if layout.scope == "model":
-        plan = _plan_model(state, model, layout, report, model_name, reinit_class_head)
+        state, report = _plan_model(state, model, layout, report, model_name, reinit)
     else:
         has_group_norm = any("_gn_" in key for key in checkpoint)  # Caffe2's; the renamed keys no longer say
-        plan = _plan_backbone(state, model, layout, report, model_name, may_be_fused=not has_group_norm)
-    return plan.renamed(names)
+        state, report = _plan_backbone(state, model, layout, report, model_name, may_be_fused=not has_group_norm)
+    return LoadPlan(layout, {names.get(key, key): value for key, value in state.items()}, report.renamed(names))
 
 
 def resnet_prefixes(model: State) -> dict[str, str]:
@@ -86,53 +84,47 @@ def resnet_prefixes(model: State) -> dict[str, str]:
 
 
 def _plan_model(
-    state: dict[str, Tensor], model: State, layout: Layout, report: LoadReport, model_name: str, reinit_class_head: bool
-) -> LoadPlan:
-    reindexed: tuple[str, ...] = ()
+    state: dict[str, Tensor], model: State, layout: Layout, report: LoadReport, model_name: str, reinit: Collection[str]
+) -> tuple[dict[str, Tensor], LoadReport]:
+    reindexed: list[str] = []
     if layout.coco_ids and head_rows(state) != head_rows(model):
         before, state = state, to_contiguous(state)
-        reindexed = tuple(key for key in state if state[key] is not before[key])
-    reinitialized: tuple[str, ...] = ()
-    if reinit_class_head and head_rows(state) != head_rows(model):
-        kept = keep_objectness(state, model)
-        reinitialized, reindexed = tuple(key for key in model if is_class_head(key) and key not in kept), ()
-        state = {key: value for key, value in state.items() if not is_class_head(key)} | kept
+        reindexed = [key for key in state if state[key] is not before[key]]
+    reinitialized: list[str] = []
+    for part in reinit:
+        own = [key for key in model if REINIT[part](key)]
+        if not all(_fits(key, state, model) for key in own):
+            kept = keep_objectness(state, model) if part == "class_head" else {}
+            state = {key: value for key, value in state.items() if not REINIT[part](key)} | kept
+            reinitialized += [key for key in own if key not in kept]
+    reindexed = [key for key in reindexed if key not in reinitialized]
 
     # Any weights do without the head that only training has: it is taken where it fits.
-    useless = tuple(key for key in state if key.startswith(TRAINING_ONLY) and not _fits(key, state, model))
+    useless = [key for key in state if key.startswith(TRAINING_ONLY) and not _fits(key, state, model)]
+    untrained = [key for key in model if key.startswith(TRAINING_ONLY) and (key not in state or key in useless)]
+    if not has_mask_stage(state):  # of the box stage, on which the mask stage is trained
+        untrained += [key for key in model if key.startswith(MASK_STAGE)]
+    useless += [key for key in state if key not in model and (layout.is_leftover(key) or key.endswith(COUNTER))]
     state = {key: value for key, value in state.items() if key not in useless}
-    untrained = tuple(key for key in model if key.startswith(TRAINING_ONLY) and key not in state)
-    if not any(key.startswith(MASK_STAGE) for key in state):  # of the box stage, on which the mask stage is trained
-        untrained += tuple(key for key in model if key.startswith(MASK_STAGE))
-
-    ignored = tuple(key for key in state if key not in model and (layout.is_leftover(key) or key.endswith(COUNTER)))
-    state = {key: value for key, value in state.items() if key not in ignored}
     expected = [key for key in model if key not in (*reinitialized, *untrained) and not key.endswith(COUNTER)]
-    _raise_unless_fits(_compare(state, model, expected), state, model, report, model_name)
-    if shared := check_shared_heads(state, model):
-        raise ValueError(
-            f"{report.source} ({report.layout} layout) does not fit the model; nothing was loaded.\n  - {shared}"
-        )
-    return LoadPlan(
-        state,
-        replace(
-            report,
-            loaded=tuple(state),
-            missing=untrained,
-            reindexed=reindexed,
-            reinitialized=reinitialized,
-            ignored=ignored + useless,
-        ),
+    _raise_unless_fits(state, model, expected, report, model_name)
+    return state, replace(
+        report,
+        loaded=tuple(state),
+        missing=tuple(untrained),
+        reindexed=tuple(reindexed),
+        reinitialized=tuple(reinitialized),
+        ignored=tuple(useless),
     )
 
 
 def _fits(key: str, state: State, model: State) -> bool:
-    return key in model and model[key].shape == state[key].shape
+    return key in state and key in model and model[key].shape == state[key].shape
 
 
 def _plan_backbone(
-    bare: dict[str, Tensor], model: State, layout: Layout, report: LoadReport, model_name: str, may_be_fused: bool
-) -> LoadPlan:
+    bare: dict[str, Tensor], model: State, layout: Layout, report: LoadReport, model_name: str, *, may_be_fused: bool
+) -> tuple[dict[str, Tensor], LoadReport]:
     prefixes = resnet_prefixes(model)
     state, ignored, unexpected = {}, [], []
     for key, value in bare.items():
@@ -148,11 +140,10 @@ def _plan_backbone(
     expected = [key for key in model if _is_of_resnet(key, prefixes) and not _UNTRAINED.search(key)]
     if may_be_fused:
         state |= _identity_statistics(state, model, expected, report.source)
-    _raise_unless_fits(_compare(state, model, expected), state, model, report, model_name)
+    _raise_unless_fits(state, model, expected, report, model_name)
     missing = tuple(key for key in model if key not in state and not key.endswith(COUNTER))
-    return LoadPlan(
-        state,
-        replace(report, loaded=tuple(state), missing=missing, unexpected=tuple(unexpected), ignored=tuple(ignored)),
+    return state, replace(
+        report, loaded=tuple(state), missing=missing, unexpected=tuple(unexpected), ignored=tuple(ignored)
     )
 
 
@@ -178,38 +169,28 @@ def _identity_statistics(state: State, model: State, expected: list[str], source
     }
 
 
-def _compare(state: State, model: State, expected: list[str]) -> _Difference:
-    return _Difference(
-        missing=tuple(key for key in expected if key not in state),
-        unexpected=tuple(key for key in state if key not in model),
-        mismatched=tuple(key for key in state if key in model and state[key].shape != model[key].shape),
-    )
-
-
 def _raise_unless_fits(
-    difference: _Difference, state: State, model: State, report: LoadReport, model_name: str
+    state: State, model: State, expected: Collection[str], report: LoadReport, model_name: str
 ) -> None:
-    if not difference:
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in model]
+    mismatched = [key for key in state if key in model and not _fits(key, state, model)]
+    if missing or unexpected or mismatched:
+        hints = explain_misfit(state, model, model_name) or [
+            "no cfg key explains it; compare MODEL.* with the config that the weights were trained with (Detectron2's "
+            "own checkpointer leaves out tensors of another shape before a model sees them: DetrCheckpointer says "
+            "which key they ask for)"
+        ]
+    elif not (hints := list(filter(None, [check_shared_heads(state, model)]))):
         return
-    hints = explain_misfit(state, model, model_name) or [
-        "no cfg key explains it; compare MODEL.* with the config that the weights were trained with (Detectron2's own "
-        "checkpointer leaves out tensors of another shape before a model sees them: DetrCheckpointer "
-        "says which key they ask for)"
-    ]
     lines = [f"{report.source} ({report.layout} layout) does not fit the model; nothing was loaded."]
     lines += [f"  - {hint}" for hint in hints]
-    lines += list(_difference_lines(difference, state, model))
-    raise ValueError("\n".join(lines))
-
-
-def _difference_lines(difference: _Difference, state: State, model: State) -> Iterator[str]:
-    if difference.missing:
-        yield f"  missing in the checkpoint: {group_names(difference.missing)}"
-    if difference.unexpected:
-        yield f"  not in the model: {group_names(difference.unexpected)}"
-    if difference.mismatched:
-        key = difference.mismatched[0]
-        yield (
-            f"  of another shape: {group_names(difference.mismatched)}; {key} is {tuple(state[key].shape)} in the "
-            f"checkpoint, {tuple(model[key].shape)} in the model"
+    lines += [f"  missing in the checkpoint: {group_names(missing)}"] if missing else []
+    lines += [f"  not in the model: {group_names(unexpected)}"] if unexpected else []
+    if mismatched:
+        key = mismatched[0]
+        lines.append(
+            f"  of another shape: {group_names(mismatched)}; {key} is {tuple(state[key].shape)} in the checkpoint, "
+            f"{tuple(model[key].shape)} in the model"
         )
+    raise ValueError("\n".join(lines))

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from .huggingface_folder import weights_in_folder
+from .huggingface import weights_in_folder
 
 # `np.core` became `np._core` in numpy 2, and a pickle names the one that wrote it: ask the objects instead.
 _NUMPY_GLOBALS = {

@@ -8,10 +8,11 @@ from typing import Any
 from fvcore.common.checkpoint import ObserverBase
 from torch import Tensor, nn
 
-from .box_model import bare_names, bare_state
 from .class_rows import head_rows
-from .layouts import OURS, recognise, strip_data_parallel
-from .planning import plan_load, resnet_prefixes
+from .layouts import recognise
+from .layouts.detr import OURS
+from .names import bare_names, bare_state, unwrapped
+from .planning import plan_load
 
 
 class ClassHead(nn.Linear):
@@ -50,20 +51,17 @@ def translated(
     Raises:
         ValueError: published weights do not fit the model, or any class head does not; see `plan_load`.
     """
-    has_own_names = state.keys() <= model.keys()
-    bare = strip_data_parallel(state)
-    layout = OURS if has_own_names else recognise(bare)
-    names = bare_names(model)
-    if layout is None or (layout.scope == "backbone" and not resnet_prefixes(names)):
-        return state
-    if layout is OURS:
-        bare = bare_state(bare)
+    bare = unwrapped(state)
+    if state.keys() <= model.keys() or recognise(bare) is OURS:
+        bare, names = bare_state(bare), bare_names(model)
         rows = head_rows(bare)
         if rows is None or rows == head_rows({name: model[own] for name, own in names.items()}):
-            return state if has_own_names else {names.get(name, name): value for name, value in bare.items()}
-    plan = plan_load(
-        bare, model, layout, source="The state dict", model_name=model_name, reinit_class_head=reinit_class_head
-    )
+            renamed = {names.get(name, name): value for name, value in bare.items()}
+            return state if renamed.keys() == state.keys() else renamed
+    reinit = ["class_head"] if reinit_class_head else []
+    plan = plan_load(bare, model, source="The state dict", model_name=model_name, reinit=reinit)
+    if plan is None:
+        return state
     logging.getLogger(__name__).info(f"Loading {plan.report}")
     return plan.state
 

@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from ..checkpoint.huggingface_folder import weights_in_folder
+from ..checkpoint.huggingface import weights_in_folder
 from ..data.checks import check_dataset_name, readable_annotations
 from ..engine import load_config, load_trained_model, prepare_device
 

@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from ..checkpoint.fcos_layouts import TORCHVISION_NAMES
+from ..checkpoint.layouts.fcos import TORCHVISION_NAMES
 from ..facts import num_classes_of
 from ..facts.resnets import has_bottlenecks
 from ..modeling.fcos.outputs import FCOSOutputs

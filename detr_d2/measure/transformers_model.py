@@ -16,7 +16,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoint.huggingface_config import backbone_of, inexpressible_keys, kind_of_model, model_config
-from ..checkpoint.huggingface_layouts import names_in_transformers, to_transformers, with_decoder_heads
+from ..checkpoint.layouts.huggingface import names_in_transformers, to_transformers, with_decoder_heads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from detr_d2.checkpoint import DetrCheckpointer, check_frozen_weights, to_official
-from detr_d2.checkpoint.huggingface_layouts import to_hub, to_transformers
+from detr_d2.checkpoint.layouts.huggingface import to_hub, to_transformers
 
 from .conftest import FakeDetr, coco_rows, official_name, randomise
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detr_d2.checkpoint import DetrCheckpointer, recognise, to_official
 from detr_d2.checkpoint.diagnosis import check_family
-from detr_d2.checkpoint.layouts import OURS
+from detr_d2.checkpoint.layouts.detr import OURS
 
 DEFORM = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True], "MODEL.FCOS.DEFORM_IN_TOWER", True]
 
@@ -155,7 +155,7 @@ def test_own_checkpoints_are_strict_and_keep_the_trainer(small_fcos_cfg, tmp_pat
 def test_new_classes(small_fcos_cfg, saved) -> None:
     path = saved(build_model(small_fcos_cfg).state_dict())
     model = build_model(changed(small_fcos_cfg, "MODEL.FCOS.NUM_CLASSES", 7))
-    with pytest.raises(ValueError, match=r"80 classes, the model 7; set MODEL\.FCOS\.NUM_CLASSES 80, or MODEL\.REINIT"):
+    with pytest.raises(ValueError, match=r"set MODEL\.FCOS\.NUM_CLASSES 80 \(the model has 7\), or MODEL\.REINIT"):
         DetrCheckpointer(model).load(path)
     checkpointer = DetrCheckpointer(model, reinit_class_head=True)
     checkpointer.load(path)

@@ -19,10 +19,9 @@ from detr_d2.checkpoint import DetrCheckpointer, UnreadableCheckpoint, read_chec
 from detr_d2.checkpoint.class_names import class_names_of
 from detr_d2.checkpoint.huggingface import check_expressible, write_huggingface
 from detr_d2.checkpoint.huggingface_config import label_config, processor_config
-from detr_d2.checkpoint.huggingface_layouts import (
+from detr_d2.checkpoint.layouts.huggingface import (
     HUGGINGFACE_DEFORMABLE,
     HUGGINGFACE_DETR,
-    HUGGINGFACE_PANOPTIC,
     to_hub,
 )
 from detr_d2.measure.transformers_model import TorchvisionBackbone, reference_config
@@ -221,7 +220,7 @@ def test_heads_as_version_5_ties_them(cfg_of, tmp_path, case):
     ("case", "layout", "rows"),
     [
         ("small", HUGGINGFACE_DETR, 92),
-        ("panoptic", HUGGINGFACE_PANOPTIC, 251),
+        ("panoptic", HUGGINGFACE_DETR, 251),
         ("deformable", HUGGINGFACE_DEFORMABLE, 91),
     ],
 )

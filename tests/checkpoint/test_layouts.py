@@ -1,22 +1,19 @@
 """Recognising layouts from keys, and renaming in both directions."""
 
+import re
+
 import pytest
 import torch
 import torchvision
 
-from detr_d2.checkpoint.layouts import (
-    CAFFE2_RESNET,
-    DETECTRON2_RESNET,
-    LAYOUTS,
-    OFFICIAL,
-    OURS,
-    PANOPTIC,
-    TORCHVISION_RESNET,
-    WRAPPER,
-    Layout,
-    recognise,
-    strip_data_parallel,
-)
+from detr_d2.checkpoint import DetrCheckpointer
+from detr_d2.checkpoint.layouts import LAYOUTS, recognise
+from detr_d2.checkpoint.layouts.detr import OFFICIAL, OURS, WRAPPER
+from detr_d2.checkpoint.layouts.layout import Layout
+from detr_d2.checkpoint.layouts.resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
+from detr_d2.checkpoint.names import unwrapped
+
+from .conftest import official_name
 
 HEADS = ["transformer.decoder.norm.weight", "class_embed.weight", "query_embed.weight"]
 
@@ -32,7 +29,7 @@ HEADS = ["transformer.decoder.norm.weight", "class_embed.weight", "query_embed.w
         (["conv1_w", "res_conv1_bn_s", "res2_0_branch2a_w"], CAFFE2_RESNET),
         (["conv1_w", "res2_0_branch2a_w", "conv_rpn_w"], None),
         (["backbone.stem.conv1.weight", "roi_heads.box_head.fc1.weight"], None),
-        (["detr.backbone.0.body.conv1.weight", "detr.transformer.a", "mask_head.lay1.weight"], PANOPTIC),
+        (["detr.backbone.0.body.conv1.weight", "detr.transformer.a", "mask_head.lay1.weight"], OFFICIAL),
         (["weight", "bias"], None),
     ],
 )
@@ -68,11 +65,68 @@ def test_a_layout_without_pairs_for_writing_says_so():
         CAFFE2_RESNET.to_theirs({})
 
 
-def test_data_parallel_prefix():
-    state = {"module.a": torch.ones(1), "module.b.module.c": torch.ones(1)}
-    assert list(strip_data_parallel(state)) == ["a", "b.module.c"]
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module.module.", "module._orig_mod."])
+def test_names_that_wrappers_put_before_all_others(wrapper):
+    state = {f"{wrapper}a": torch.ones(1), f"{wrapper}b.module.c": torch.ones(1)}
+    assert list(unwrapped(state)) == ["a", "b.module.c"]
+    assert list(unwrapped(state | {"n_averaged": torch.tensor(3)})) == ["a", "b.module.c"]
     mixed = state | {"d": torch.ones(1)}
-    assert strip_data_parallel(mixed) == mixed
+    assert unwrapped(mixed) == mixed
+
+
+def layer_name_of_mmcv(name: str) -> str:
+    """Our name -> that of mmcv 1's transformer layers, as mmdetection 2 and detrex have them, written out by hand."""
+    for ours, theirs in (("self_attn", "attentions.0.attn"), ("multihead_attn", "attentions.1.attn")):
+        name = name.replace(ours, theirs)
+    for ours, theirs in (("linear1", "ffns.0.layers.0.0"), ("linear2", "ffns.0.layers.1")):
+        name = name.replace(ours, theirs)
+    return re.sub(r"norm([123])", lambda match: f"norms.{int(match[1]) - 1}", name)
+
+
+def detrex_name(name: str) -> str:
+    if not name.startswith("transformer."):
+        return name
+    return layer_name_of_mmcv(name.replace("decoder.norm.", "decoder.post_norm_layer."))
+
+
+def mmdetection_name(name: str, version: int) -> str:
+    if name.startswith("backbone."):
+        return official_name(name).replace("backbone.0.body.", "backbone.")
+    for ours, theirs in (
+        ("class_embed.", "bbox_head.fc_cls."),
+        ("bbox_embed.layers.0.", "bbox_head.reg_ffn.layers.0.0."),
+        ("bbox_embed.layers.1.", "bbox_head.reg_ffn.layers.1."),
+        ("bbox_embed.layers.2.", "bbox_head.fc_reg."),
+        ("query_embed.", "bbox_head.query_embedding." if version == 2 else "query_embedding."),
+        ("input_proj.", "bbox_head.input_proj." if version == 2 else "neck.convs.0.conv."),
+        ("transformer.decoder.norm.", "transformer.decoder.post_norm."),
+    ):
+        name = name.replace(ours, theirs)
+    name = layer_name_of_mmcv(name).replace("transformer.", "bbox_head.transformer.")
+    if version == 3:
+        name = name.replace("bbox_head.transformer.", "").replace("ffns.0", "ffn")
+        name = name.replace("attentions.0", "self_attn").replace("attentions.1", "cross_attn")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("name_of", "layout"),
+    [
+        (detrex_name, "detrex DETR"),
+        (lambda name: mmdetection_name(name, 2), "mmdetection DETR"),
+        (lambda name: mmdetection_name(name, 3), "mmdetection DETR"),
+    ],
+    ids=["detrex", "mmdetection 2", "mmdetection 3"],
+)
+def test_detr_of_other_programs(fake_detr, saved, name_of, layout):
+    source, model = fake_detr(seed=1).state_dict(), fake_detr()
+    theirs = {name_of(name): value for name, value in source.items()}
+    assert "transformer.decoder.layers.0.multihead_attn.in_proj_weight" not in theirs
+    checkpointer = DetrCheckpointer(model)
+    checkpointer.load(saved({"meta": {}, "state_dict": theirs}))
+    assert checkpointer.last_report.layout == layout
+    assert checkpointer.last_report.complete
+    assert [name for name, value in model.state_dict().items() if not torch.equal(value, source[name])] == []
 
 
 def test_names_of_layouts_are_unique():

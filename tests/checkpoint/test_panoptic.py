@@ -50,7 +50,7 @@ def test_official_weights_into_the_model(model, saved):
     checkpointer = DetrCheckpointer(model)
     checkpointer.load(saved({"model": state}))
     report = checkpointer.last_report
-    assert report.layout == "official panoptic DETR"
+    assert report.layout == "official DETR"
     assert set(report.loaded) == set(model.state_dict())
     assert torch.equal(model.mask_head.adapter2.weight, state["mask_head.adapter2.weight"])
     assert torch.equal(model.bbox_attention.k_linear.bias, state["bbox_attention.k_linear.bias"])
@@ -72,7 +72,7 @@ def test_weights_of_the_wrapper_for_detectron2(model, saved):
     checkpointer = DetrCheckpointer(model)
     checkpointer.load(saved({"model": state}))
     report = checkpointer.last_report
-    assert report.layout == "official panoptic DETR for Detectron2"
+    assert report.layout == "official DETR for Detectron2"
     assert set(report.loaded) == set(model.state_dict())
     assert report.ignored == ("criterion.empty_weight",)
     assert torch.equal(model.mask_head.lay3.weight, state["detr.mask_head.lay3.weight"])

@@ -166,7 +166,9 @@ def test_a_published_backbone(fake_detr, saved, zoo_pickle, names):
 def test_own_weights_of_other_classes(fake_detr, saved, snapshot, assert_untouched):
     model, state = translating(FakeDetr()), fake_detr(classes=7).state_dict()
     before = snapshot(model)
-    with pytest.raises(ValueError, match=r"set MODEL\.DETR\.NUM_CLASSES 7, or MODEL\.REINIT_CLASS_HEAD True"):
+    with pytest.raises(
+        ValueError, match=r"set MODEL\.DETR\.NUM_CLASSES 7 \(the model has 80\), or MODEL\.REINIT_CLASS_HEAD True"
+    ):
         DetectionCheckpointer(model).load(saved({"model": state}))
     assert_untouched(model, before)
 

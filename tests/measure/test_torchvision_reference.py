@@ -5,7 +5,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
-from detr_d2.checkpoint.fcos_layouts import TORCHVISION_NAMES
+from detr_d2.checkpoint.layouts.fcos import TORCHVISION_NAMES
 from detr_d2.measure.inputs import Settings
 from detr_d2.measure.references import build_workloads, check_reference
 from detr_d2.measure.workloads import compare_outputs

@@ -19,8 +19,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 from transformers.loss.loss_for_object_detection import HungarianMatcher, ImageLoss
 
-from detr_d2.checkpoint.huggingface_layouts import names_in_transformers
-from detr_d2.checkpoint.layouts import OFFICIAL
+from detr_d2.checkpoint.layouts.detr import OFFICIAL
+from detr_d2.checkpoint.layouts.huggingface import names_in_transformers
 
 # Rows of an official class head that a model of the 80 contiguous COCO classes keeps, no-object last.
 KEPT_CLASS_ROWS = [*sorted(c["id"] for c in COCO_CATEGORIES if c["isthing"]), 91]

@@ -18,8 +18,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher, DeformableDetrImageLoss
 
-from detr_d2.checkpoint.deformable_layouts import DEFORMABLE
-from detr_d2.checkpoint.huggingface_layouts import names_in_transformers
+from detr_d2.checkpoint.layouts.deformable import DEFORMABLE
+from detr_d2.checkpoint.layouts.huggingface import names_in_transformers
 
 from .weights import DECODER_LAYERS, ENCODER_LAYERS, FEED_FORWARD, HEADS, NARROW, POINTS, QUERIES, C, Variant
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .class_rows import ROW_TABLES
+from ..class_rows import ROW_TABLES
 from .layout import Layout, resnet_pairs
 
 _HEAD = "head."
@@ -23,21 +23,20 @@ _CATEGORY_IDS = ROW_TABLES[0].used[:-1]
 _ORIGINAL_NAMES = Layout(
     name="the original release of FCOS",
     requires=(r"^backbone\.body\.", r"^rpn\.head\.cls_tower\."),
-    scope="model",
     pairs=(
         ("backbone.body.stem.conv1.{p}", "backbone.bottom_up.stem.conv1.{p}"),
         ("backbone.body.stem.bn1.{p}", "backbone.bottom_up.stem.conv1.norm.{p}"),
         *resnet_pairs("backbone.body.", "backbone.bottom_up."),
         *(
-            (
-                f"backbone.body.layer{stage}.{{i}}.conv2.{theirs}.{{p}}",
-                f"backbone.bottom_up.res{stage + 1}.{{i}}.{ours}.{{p}}",
-            )
-            for stage in range(1, 5)
+            (f"backbone.body.layer{i}.{{i}}.conv2.{theirs}.{{p}}", f"backbone.bottom_up.res{i + 1}.{{i}}.{ours}.{{p}}")
+            for i in range(1, 5)
             for theirs, ours in (("offset", "conv2_offset"), ("conv", "conv2"))
         ),
-        *((f"backbone.fpn.fpn_inner{i}.{{p}}", f"backbone.fpn_lateral{i + 1}.{{p}}") for i in range(2, 5)),
-        *((f"backbone.fpn.fpn_layer{i}.{{p}}", f"backbone.fpn_output{i + 1}.{{p}}") for i in range(2, 5)),
+        *(
+            (f"backbone.fpn.fpn_{theirs}{i}.{{p}}", f"backbone.fpn_{ours}{i + 1}.{{p}}")
+            for i in range(2, 5)
+            for theirs, ours in (("inner", "lateral"), ("layer", "output"))
+        ),
         ("backbone.fpn.top_blocks.{rest}", "backbone.top_block.{rest}"),
         ("rpn.head.centerness.{p}", "head.quality.{p}"),
         ("rpn.head.{rest}", "head.{rest}"),
@@ -46,7 +45,6 @@ _ORIGINAL_NAMES = Layout(
 TORCHVISION_NAMES = Layout(
     name="torchvision's FCOS",
     requires=(r"^head\.classification_head\.cls_logits\.", r"^head\.regression_head\.bbox_ctrness\."),
-    scope="model",
     pairs=(
         *resnet_pairs("backbone.body.", "backbone.bottom_up."),
         *(
@@ -87,7 +85,6 @@ FCOS_LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="AdelaiDet",
         requires=(r"^proposal_generator\.fcos_head\.",),
-        scope="model",
         pairs=(
             ("proposal_generator.fcos_head.ctrness.{p}", "head.quality.{p}"),
             ("proposal_generator.fcos_head.{rest}", "head.{rest}"),

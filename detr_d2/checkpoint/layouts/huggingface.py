@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .box_model import bare_state
-from .layout import Layout, Pairs, renamed, resnet_pairs
+from ..names import as_held, bare_state, has_mask_stage
+from .deformable import SELECTION_PARTS
+from .layout import Layout, Pairs, inverse, renamed, resnet_pairs
 
 Kind = Literal["detr", "panoptic", "deformable"]
 Backbone = Literal["resnet", "timm"]
@@ -31,101 +32,89 @@ _MODERN = (
 )
 
 
-def _own_resnet_pairs(theirs: str) -> Pairs:
-    """``transformers``' names of a ResNet after the prefix ``theirs``."""
-    stem = f"{theirs}embedder.embedder."
-    pairs = [
-        (f"{stem}convolution.{{p}}", "backbone.stem.conv1.{p}"),
-        (f"{stem}normalization.{{p}}", "backbone.stem.conv1.norm.{p}"),
+_BACKBONE = "model.backbone.model."
+
+
+def _own_resnet_pairs() -> Pairs:
+    """``transformers``' names of its ResNet."""
+    layers = (*((f"layer.{i}", f"conv{i + 1}") for i in range(3)), ("shortcut", "shortcut"))
+    modules = [("embedder.embedder", "stem.conv1")]
+    modules += [
+        (f"encoder.stages.{i}.layers.{{i}}.{their}", f"res{i + 2}.{{i}}.{our}")
+        for i in range(4)
+        for their, our in layers
     ]
-    for stage in range(4):
-        block, our_block = f"{theirs}encoder.stages.{stage}.layers.{{i}}", f"backbone.res{stage + 2}.{{i}}"
-        layers = [(f"{block}.layer.{i}", f"{our_block}.conv{i + 1}") for i in range(3)]
-        for layer, ours in (*layers, (f"{block}.shortcut", f"{our_block}.shortcut")):
-            pairs.append((f"{layer}.convolution.{{p}}", f"{ours}.{{p}}"))
-            pairs.append((f"{layer}.normalization.{{p}}", f"{ours}.norm.{{p}}"))
-    return tuple(pairs)
+    return tuple(
+        (f"{_BACKBONE}{their}.{part}.{{p}}", f"backbone.{our}{norm}.{{p}}")
+        for their, our in modules
+        for part, norm in (("convolution", ""), ("normalization", ".norm"))
+    )
 
 
-def _layer_pairs(prefix: str, stack: str, norms: Iterable[tuple[str, int]], cross: str) -> Pairs:
-    """Of an encoder's or a decoder's layers; ``norms`` are theirs with our numbers, ``cross`` is our name of the second
-    attention.
+def _layer_pairs(norms: Mapping[str, int], cross: str) -> Pairs:
+    """Of the encoder's and the decoder's layers.
+
+    Args:
+        norms: their names of a decoder layer's norms with our numbers.
+        cross: our name of its second attention.
     """
-    theirs, ours = f"{prefix}model.{stack}.layers.{{i}}", f"transformer.{stack}.layers.{{i}}"
-    return (
-        *((f"{theirs}.{name}_layer_norm.{{p}}", f"{ours}.norm{number}.{{p}}") for name, number in norms),
-        *((f"{theirs}.mlp.fc{i}.{{p}}", f"{ours}.linear{i}.{{p}}") for i in (1, 2)),
-        (f"{theirs}.self_attn.o_proj.{{p}}", f"{ours}.self_attn.out_proj.{{p}}"),
-        (f"{theirs}.self_attn.{{rest}}", f"{ours}.self_attn.{{rest}}"),
-        (f"{theirs}.encoder_attn.o_proj.{{p}}", f"{ours}.{cross}.out_proj.{{p}}"),
-        (f"{theirs}.encoder_attn.{{rest}}", f"{ours}.{cross}.{{rest}}"),
+    parts = [("mlp.fc{i}.{p}", "linear{i}.{p}")]
+    for their, our in (("self_attn", "self_attn"), ("encoder_attn", cross)):
+        parts += [(f"{their}.o_proj.{{p}}", f"{our}.out_proj.{{p}}"), (f"{their}.{{rest}}", f"{our}.{{rest}}")]
+    return tuple(
+        (f"model.{stack}.layers.{{i}}.{their}", f"transformer.{stack}.layers.{{i}}.{our}")
+        for stack, numbers in (("encoder", {"self_attn": 1, "final": 2}), ("decoder", norms))
+        for their, our in (
+            *((f"{name}_layer_norm.{{p}}", f"norm{number}.{{p}}") for name, number in numbers.items()),
+            *parts,
+        )
     )
 
 
-def _position_pairs(prefix: str) -> Pairs:
-    theirs, ours = f"{prefix}model.position_embedding.", "position_encoding."
-    return (
-        (f"{theirs}row_embeddings.{{p}}", f"{ours}row_embed.{{p}}"),
-        (f"{theirs}column_embeddings.{{p}}", f"{ours}col_embed.{{p}}"),
-    )
-
-
-def _detr_pairs(prefix: str = "") -> Pairs:
-    encoder, decoder = ("self_attn", 1), ("encoder_attn", 2)
-    return (
-        *_layer_pairs(prefix, "encoder", (encoder, ("final", 2)), "multihead_attn"),
-        *_layer_pairs(prefix, "decoder", (encoder, decoder, ("final", 3)), "multihead_attn"),
-        *_position_pairs(prefix),
-        (f"{prefix}model.decoder.layernorm.{{p}}", "transformer.decoder.norm.{p}"),
-        (f"{prefix}model.input_projection.{{p}}", "input_proj.{p}"),
-        (f"{prefix}model.query_position_embeddings.{{p}}", "query_embed.{p}"),
-        (f"{prefix}class_labels_classifier.{{p}}", "class_embed.{p}"),
-        (f"{prefix}bbox_predictor.{{rest}}", "bbox_embed.{rest}"),
-    )
+_POSITIONS: Pairs = (
+    ("model.position_embedding.row_embeddings.{p}", "position_encoding.row_embed.{p}"),
+    ("model.position_embedding.column_embeddings.{p}", "position_encoding.col_embed.{p}"),
+)
 
 
 def _mask_pairs() -> Pairs:
     """Version 4 has the official names, which are ours. Version 5 counts the first two layers apart from those that add
     a finer feature.
     """
-    stages = [(f"mask_head.fpn_stages.{i}", i) for i in range(3)]
-    layers = [(f"mask_head.conv{i}", i) for i in (1, 2)] + [(f"{stage}.refine", i + 3) for stage, i in stages]
+    layers = [(f"conv{i}", i) for i in (1, 2)] + [(f"fpn_stages.{i}.refine", i + 3) for i in range(3)]
     return (
-        *((f"bbox_attention.{x}_proj.{{p}}", f"bbox_attention.{x}_linear.{{p}}") for x in "qk"),
-        *((f"{layer}.conv.{{p}}", f"mask_head.lay{number}.{{p}}") for layer, number in layers),
-        *((f"{layer}.norm.{{p}}", f"mask_head.gn{number}.{{p}}") for layer, number in layers),
-        *((f"{stage}.fpn_adapter.{{p}}", f"mask_head.adapter{i + 1}.{{p}}") for stage, i in stages),
+        ("bbox_attention.{q|k}_proj.{p}", "bbox_attention.{q|k}_linear.{p}"),
+        *((f"mask_head.{layer}.conv.{{p}}", f"mask_head.lay{number}.{{p}}") for layer, number in layers),
+        *((f"mask_head.{layer}.norm.{{p}}", f"mask_head.gn{number}.{{p}}") for layer, number in layers),
+        *((f"mask_head.fpn_stages.{i}.fpn_adapter.{{p}}", f"mask_head.adapter{i + 1}.{{p}}") for i in range(3)),
         ("mask_head.output_conv.{p}", "mask_head.out_lay.{p}"),
     )
 
 
-def _deformable_pairs() -> Pairs:
-    selection = ("reference_points", "enc_output", "enc_output_norm", "pos_trans", "pos_trans_norm")
-    return (
-        *_layer_pairs("", "encoder", (("self_attn", 1), ("final", 2)), "cross_attn"),
-        *_layer_pairs("", "decoder", (("encoder_attn", 1), ("self_attn", 2), ("final", 3)), "cross_attn"),
-        *_position_pairs(""),
-        ("model.level_embed", "transformer.level_embed"),
-        ("model.input_proj.{rest}", "input_proj.{rest}"),
-        ("model.query_position_embeddings.{p}", f"{_SELECTION}query_embed.{{p}}"),
-        *((f"model.{name}.{{p}}", f"{_SELECTION}{name}.{{p}}") for name in selection),
-        ("model.decoder.class_embed.{rest}", "transformer.decoder.class_embed.{rest}"),
-        ("model.decoder.bbox_embed.{rest}", "transformer.decoder.bbox_embed.{rest}"),
-    )
-
-
-_PAIRS: dict[Kind, Pairs] = {
-    "detr": _detr_pairs(),
-    "panoptic": _detr_pairs("detr.") + _mask_pairs(),
-    "deformable": _deformable_pairs(),
-}
-_PREFIX: dict[Kind, str] = {"detr": "", "panoptic": "detr.", "deformable": ""}
+_DETR: Pairs = (
+    *_layer_pairs({"self_attn": 1, "encoder_attn": 2, "final": 3}, "multihead_attn"),
+    *_POSITIONS,
+    ("model.decoder.layernorm.{p}", "transformer.decoder.norm.{p}"),
+    ("model.input_projection.{p}", "input_proj.{p}"),
+    ("model.query_position_embeddings.{p}", "query_embed.{p}"),
+    ("class_labels_classifier.{p}", "class_embed.{p}"),
+    ("bbox_predictor.{rest}", "bbox_embed.{rest}"),
+    *_mask_pairs(),
+)
+_DEFORMABLE: Pairs = (
+    *_layer_pairs({"encoder_attn": 1, "self_attn": 2, "final": 3}, "cross_attn"),
+    *_POSITIONS,
+    ("model.level_embed", "transformer.level_embed"),
+    ("model.input_proj.{rest}", "input_proj.{rest}"),
+    ("model.query_position_embeddings.{p}", f"{_SELECTION}query_embed.{{p}}"),
+    (f"model.{SELECTION_PARTS}.{{p}}", f"{_SELECTION}{SELECTION_PARTS}.{{p}}"),
+    ("model.decoder.{class|bbox}_embed.{rest}", "transformer.decoder.{class|bbox}_embed.{rest}"),
+)
 
 
 def _pairs(kind: Kind, *backbones: Backbone) -> Pairs:
-    prefix = f"{_PREFIX[kind]}model.backbone.model."
-    named = {"resnet": _own_resnet_pairs(prefix), "timm": resnet_pairs(prefix, "backbone.")}
-    return sum((named[backbone] for backbone in backbones), _PAIRS[kind])
+    named = {"resnet": _own_resnet_pairs(), "timm": resnet_pairs(_BACKBONE)}
+    return sum((named[backbone] for backbone in backbones), _DEFORMABLE if kind == "deformable" else _DETR)
 
 
 def kind_of(state: Iterable[str]) -> Kind:
@@ -133,7 +122,7 @@ def kind_of(state: Iterable[str]) -> Kind:
     names = list(state)
     if any(".sampling_offsets." in name for name in names):
         return "deformable"
-    return "panoptic" if any(name.startswith("mask_head.") for name in names) else "detr"
+    return "panoptic" if has_mask_stage(names) else "detr"
 
 
 def to_transformers(state: Mapping[str, Tensor], kind: Kind, backbone: Backbone) -> dict[str, Tensor]:
@@ -142,7 +131,7 @@ def to_transformers(state: Mapping[str, Tensor], kind: Kind, backbone: Backbone)
     for name, value in bare_state(state).items():
         names = [name.replace(".in_proj_", f".{part}_proj.") for part in "qkv"] if ".in_proj_" in name else [name]
         split |= dict(zip(names, value.chunk(len(names)), strict=True))
-    return renamed(split, tuple((ours, theirs) for theirs, ours in _pairs(kind, backbone)))
+    return as_held(renamed(split, inverse(_pairs(kind, backbone))), panoptic=kind == "panoptic")
 
 
 def names_in_transformers(name: str, kind: Kind, backbone: Backbone) -> list[str]:
@@ -229,27 +218,18 @@ def complete_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-_BACKBONE = r"model\.backbone\.(conv_encoder\.)?model\."
+_FILE_BACKBONE = r"^model\.backbone\.(conv_encoder\.)?model\."
 
 HUGGINGFACE_DETR = Layout(
     name="transformers' DETR",
-    requires=(rf"^{_BACKBONE}", r"^class_labels_classifier\.", r"^model\.decoder\.layers\."),
-    scope="model",
+    requires=(_FILE_BACKBONE, r"^class_labels_classifier\.", r"^model\.decoder\.layers\."),
     coco_ids=True,
     rename=lambda state: _from_transformers(state, "detr"),
 )
-HUGGINGFACE_PANOPTIC = Layout(
-    name="transformers' panoptic DETR",
-    requires=(rf"^detr\.{_BACKBONE}", r"^detr\.class_labels_classifier\.", r"^mask_head\."),
-    scope="model",
-    coco_ids=True,
-    rename=lambda state: _from_transformers(state, "panoptic"),
-)
 HUGGINGFACE_DEFORMABLE = Layout(
     name="transformers' Deformable DETR",
-    requires=(rf"^{_BACKBONE}", r"^model\.encoder\..*\.sampling_offsets\.", r"(^|\.)bbox_embed\."),
-    scope="model",
+    requires=(_FILE_BACKBONE, r"^model\.encoder\..*\.sampling_offsets\.", r"(^|\.)bbox_embed\."),
     coco_ids=True,
     rename=lambda state: _from_transformers(state, "deformable"),
 )
-HUGGINGFACE_LAYOUTS = (HUGGINGFACE_DETR, HUGGINGFACE_PANOPTIC, HUGGINGFACE_DEFORMABLE)
+HUGGINGFACE_LAYOUTS = (HUGGINGFACE_DETR, HUGGINGFACE_DEFORMABLE)

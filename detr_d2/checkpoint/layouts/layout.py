@@ -1,7 +1,7 @@
 """How a layout of keys is described.
 
 A layout lists pairs of name templates, theirs and ours, that are read in both directions. In a template ``{i}``
-stands for a number, ``{p}`` for one name without a dot and ``{rest}`` for anything.
+stands for a number, ``{p}`` for one name without a dot, ``{rest}`` for anything and ``{a|b}`` for either.
 """
 
 import re
@@ -12,15 +12,17 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..names import as_held, bare_names, bare_state
+
 Pairs = tuple[tuple[str, str], ...]
 
-_PLACEHOLDERS = {"{i}": r"(\d+)", "{p}": r"([^.]+)", "{rest}": r"(.+)"}
-_PLACEHOLDER = re.compile("|".join(re.escape(name) for name in _PLACEHOLDERS))
+_PLACEHOLDER = re.compile(r"\{([^}]*)\}")
+_PATTERNS = {"i": r"\d+", "p": r"[^.]+", "rest": r".+"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one program names its tensors.
+    """How one program names its tensors; see `detr_d2.checkpoint.names` for what all names lack here.
 
     Attributes:
         name: for messages.
@@ -36,7 +38,7 @@ class Layout:
 
     name: str
     requires: tuple[str, ...]
-    scope: Literal["model", "backbone"]
+    scope: Literal["model", "backbone"] = "model"
     pairs: Pairs = ()
     forbids: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
@@ -46,42 +48,44 @@ class Layout:
 
     def matches(self, keys: Collection[str]) -> bool:
         """Whether a checkpoint with these keys has this layout."""
+        keys = bare_names(keys)
         return all(any_match(pattern, keys) for pattern in self.requires) and not any(
             any_match(pattern, keys) for pattern in self.forbids
         )
 
     def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict under our names; the tensors stay as they are."""
-        if self.rename is not None:
-            return self.rename(state)
-        return renamed(state, self.pairs)
+        """The state dict under our bare names; the tensors stay as they are."""
+        state = bare_state(state)
+        return renamed(state, self.pairs) if self.rename is None else self.rename(state)
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of `to_ours`, for layouts that consist of ``pairs``."""
         if self.rename is not None:
             raise ValueError(f"Weights cannot be written in the layout of {self.name}.")
-        state = renamed(state, tuple((ours, theirs) for theirs, ours in self.pairs))
-        return state if self.aliases is None else state | self.aliases(state)
+        state = renamed(state, inverse(self.pairs))
+        return as_held(state if self.aliases is None else state | self.aliases(state))
 
     def is_leftover(self, key: str) -> bool:
         """Whether one of our names belongs to what such checkpoints hold without need."""
         return any(re.search(pattern, key) for pattern in self.leftovers)
 
 
-def resnet_pairs(theirs: str, ours: str) -> Pairs:
+def resnet_pairs(theirs: str, ours: str = "backbone.") -> Pairs:
     """torchvision's names of a ResNet after the prefix ``theirs``, Detectron2's after the prefix ``ours``."""
-    pairs = [
-        (f"{theirs}conv1.{{p}}", f"{ours}stem.conv1.{{p}}"),
-        (f"{theirs}bn1.{{p}}", f"{ours}stem.conv1.norm.{{p}}"),
-    ]
-    for stage in range(1, 5):
-        block, our_block = f"{theirs}layer{stage}.{{i}}", f"{ours}res{stage + 1}.{{i}}"
-        for conv in range(1, 4):
-            pairs.append((f"{block}.conv{conv}.{{p}}", f"{our_block}.conv{conv}.{{p}}"))
-            pairs.append((f"{block}.bn{conv}.{{p}}", f"{our_block}.conv{conv}.norm.{{p}}"))
-        pairs.append((f"{block}.downsample.0.{{p}}", f"{our_block}.shortcut.{{p}}"))
-        pairs.append((f"{block}.downsample.1.{{p}}", f"{our_block}.shortcut.norm.{{p}}"))
-    return tuple(pairs)
+    stem = (("conv1.{p}", "stem.conv1.{p}"), ("bn1.{p}", "stem.conv1.norm.{p}"))
+    block = (
+        ("conv{i}.{p}", "conv{i}.{p}"),
+        ("bn{i}.{p}", "conv{i}.norm.{p}"),
+        ("downsample.0.{p}", "shortcut.{p}"),
+        ("downsample.1.{p}", "shortcut.norm.{p}"),
+    )
+    blocks = [(f"layer{i}.{{i}}.{their}", f"res{i + 1}.{{i}}.{our}") for i in range(1, 5) for their, our in block]
+    return tuple((theirs + their, ours + our) for their, our in (*stem, *blocks))
+
+
+def inverse(pairs: Pairs) -> Pairs:
+    """The pairs the other way round."""
+    return tuple((ours, theirs) for theirs, ours in pairs)
 
 
 def any_match(pattern: str, keys: Collection[str]) -> bool:
@@ -96,9 +100,9 @@ def _compile(pairs: Pairs) -> tuple[tuple[re.Pattern[str], str], ...]:
 
 
 def _to_regex(template: str) -> str:
-    literals = _PLACEHOLDER.split(template)
-    groups = [_PLACEHOLDERS[name] for name in _PLACEHOLDER.findall(template)]
-    return "".join(re.escape(text) + group for text, group in zip(literals, [*groups, ""], strict=True))
+    literal, *rest = _PLACEHOLDER.split(template)
+    groups = (f"({_PATTERNS.get(name, name)})" for name in rest[::2])
+    return re.escape(literal) + "".join(group + re.escape(text) for group, text in zip(groups, rest[1::2], strict=True))
 
 
 def renamed(state: Mapping[str, Tensor], pairs: Pairs) -> dict[str, Tensor]:

@@ -1,0 +1,66 @@
+"""Names of tensors, without what programs put before them.
+
+Everything that reads names here reads bare ones: of a box model, without the ``detr.`` under which a panoptic model
+holds it. This is where they come from and go back to.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+BOX_MODEL = "detr."
+# What a panoptic model has beside it; the last only in training.
+MASK_STAGE = ("mask_head.", "bbox_attention.")
+TRAINING_ONLY = ("dense_class_embed.",)
+# Counters of BatchNorm: frozen norms have none, and trainable ones start without.
+COUNTER = "num_batches_tracked"
+
+# What holds a whole model under its own name: (Distributed)DataParallel and averaged models, torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+# The count of torch.optim.swa_utils.AveragedModel, which stands beside the model that it wraps.
+_AVERAGED = "n_averaged"
+
+
+def bare_names(names: Iterable[str]) -> dict[str, str]:
+    """Bare name -> name, in order, for all names of one model; names that could not be told apart stay as they are."""
+    names = list(names)
+    # More than once where somebody's wrapper holds a panoptic model under the same name.
+    bare = {re.sub(rf"^({re.escape(BOX_MODEL)})+", "", name): name for name in names}
+    return bare if len(bare) == len(names) else {name: name for name in names}
+
+
+def bare_state(state: Mapping[str, T]) -> dict[str, T]:
+    """A state dict of either kind of model under bare names."""
+    return {bare: state[name] for bare, name in bare_names(state).items()}
+
+
+def as_held(state: Mapping[str, T], *, panoptic: bool | None = None) -> dict[str, T]:
+    """A state dict of bare names under the model's own, which are others where there is a mask stage.
+
+    Args:
+        panoptic: whether there is one; None: see the names.
+    """
+    if not (has_mask_stage(state) if panoptic is None else panoptic):
+        return dict(state)
+    beside = MASK_STAGE + TRAINING_ONLY
+    return {name if name.startswith(beside) else BOX_MODEL + name: value for name, value in state.items()}
+
+
+def has_mask_stage(names: Iterable[str]) -> bool:
+    """Whether some names are of a panoptic model's mask stage."""
+    return any(name.startswith(MASK_STAGE) for name in names)
+
+
+def unwrapped(state: Mapping[str, T]) -> dict[str, T]:
+    """The state dict without the names that wrappers put before every name, and without an average's count."""
+    state = dict(state)
+    while prefix := _wrapper_of(state):
+        state = {name.removeprefix(prefix): value for name, value in state.items() if name != _AVERAGED}
+    return state
+
+
+def _wrapper_of(names: Collection[str]) -> str | None:
+    inner = [name for name in names if name != _AVERAGED]
+    return next((prefix for prefix in _WRAPPERS if inner and all(name.startswith(prefix) for name in inner)), None)
