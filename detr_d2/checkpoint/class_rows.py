@@ -8,7 +8,7 @@ Legend: K rows of a head, C its input width.
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
@@ -23,8 +23,7 @@ _PROPOSALS = "transformer.query_selection.enc_output.weight"
 UNUSED_LOGIT = -1e4
 
 
-@dataclass(frozen=True)
-class RowTable:
+class RowTable(NamedTuple):
     """Which rows of a head indexed by category id are in use.
 
     Attributes:
@@ -34,20 +33,6 @@ class RowTable:
 
     rows: int
     used: tuple[int, ...]
-
-    def to_contiguous(self, tensor: Tensor, *, of_proposals: bool = False) -> Tensor:
-        """``(rows, ...)`` -> ``(len(used), ...)``."""
-        return tensor[self._rows(of_proposals)]
-
-    def to_category_ids(self, tensor: Tensor, *, of_proposals: bool = False) -> Tensor:
-        """``(len(used), ...)`` -> ``(rows, ...)``; a row that is not in use never wins."""
-        is_bias = tensor.dim() == 1
-        result = tensor.new_full((self.rows, *tensor.shape[1:]), UNUSED_LOGIT if is_bias else 0.0)
-        result[self._rows(of_proposals)] = tensor
-        return result
-
-    def _rows(self, of_proposals: bool) -> list[int]:
-        return [0, *self.used[1:]] if of_proposals else list(self.used)
 
 
 _THINGS = tuple(sorted(category["id"] for category in COCO_CATEGORIES if category["isthing"]))
@@ -85,7 +70,7 @@ def proposal_head(state: Collection[str]) -> str | None:
 def to_contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Re-index the class heads (our names) to contiguous ids where they have the rows of a published head."""
     table = next((table for table in _tables(state) if table.rows == head_rows(state)), None)
-    return dict(state) if table is None else _map_heads(state, table.to_contiguous)
+    return dict(state) if table is None else _map_heads(state, table, lambda value, used: value[used])
 
 
 def to_category_ids(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -102,7 +87,14 @@ def to_category_ids(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"The class head has {rows} rows, COCO's have {known}, so it has no COCO category ids: "
             "keep its class ids contiguous (--class-ids contiguous)."
         )
-    return dict(state) if rows == table.rows else _map_heads(state, table.to_category_ids)
+
+    def spread(value: Tensor, used: list[int]) -> Tensor:
+        unused = UNUSED_LOGIT if value.dim() == 1 else 0.0  # of a bias, of weights
+        result = value.new_full((table.rows, *value.shape[1:]), unused)
+        result[used] = value
+        return result
+
+    return dict(state) if rows == table.rows else _map_heads(state, table, spread)
 
 
 def keep_objectness(checkpoint: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -119,11 +111,11 @@ def _tables(state: Collection[str]) -> tuple[RowTable, ...]:
     return ROW_TABLES if has_no_object(state) else LAYER_ROW_TABLES
 
 
-def _map_heads(state: Mapping[str, Tensor], re_index: Callable[..., Tensor]) -> dict[str, Tensor]:
-    prefix = proposal_head(state)
-    return {
-        key: re_index(value, of_proposals=prefix is not None and key.startswith(prefix))
-        if is_class_head(key)
-        else value
-        for key, value in state.items()
-    }
+def _map_heads(
+    state: Mapping[str, Tensor], table: RowTable, re_index: Callable[[Tensor, list[int]], Tensor]
+) -> dict[str, Tensor]:
+    prefix, result = proposal_head(state), dict(state)
+    for key in filter(is_class_head, state):
+        first = 0 if prefix and key.startswith(prefix) else table.used[0]
+        result[key] = re_index(state[key], [first, *table.used[1:]])
+    return result
