@@ -3,7 +3,7 @@
 import os
 
 import numpy as np
-from detectron2.data.detection_utils import convert_PIL_to_numpy
+from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from detectron2.data.detection_utils import read_image as read_with_detectron2
 from PIL import Image
 
@@ -36,3 +36,8 @@ def convert_image(image: np.ndarray, order: str, image_format: str) -> np.ndarra
         return image
     rgb = image if order == "RGB" else image[:, :, ::-1]
     return convert_PIL_to_numpy(Image.fromarray(np.ascontiguousarray(rgb)), image_format)
+
+
+def convert_pil(image: Image.Image, image_format: str) -> np.ndarray:
+    """An opened image as `read_image` gives its file."""
+    return convert_PIL_to_numpy(_apply_exif_orientation(image), image_format)

@@ -4,8 +4,7 @@ Legend: H W size of an image.
 """
 
 import os
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import detectron2.data.transforms as T
@@ -13,17 +12,21 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from PIL.Image import Image as PilImage
 
 from ..checkpoint.class_names import read_dataset_metadata
 from ..data import build_dataset_mapper
-from ..data.image_files import convert_image, read_image
+from ..data.image_files import convert_image, convert_pil, read_image
 from ..facts import model_facts, value_of
 from .amp import autocast
 from .config import load_config, prepare_device
+from .json_outputs import output_to_dict
+from .model_lock import ModelLock
 from .trained_model import load_trained_model
 
-Image = str | os.PathLike | np.ndarray
+Image = str | os.PathLike | np.ndarray | torch.Tensor | PilImage
 
+_KINDS = "a path, an array (H x W x 3, uint8), a tensor (3 x H x W, uint8) or a PIL image"
 _ORDERS = ("BGR", "RGB")
 # Images are read for so many batches at once, to find some of one size among them.
 _BATCHES_AHEAD = 4
@@ -31,6 +34,9 @@ _BATCHES_AHEAD = 4
 
 class Predictor:
     """Any model of this package, or of Detectron2, with its weights, ready to be called from any thread.
+
+    A process may fork while another thread predicts; the child predicts on one core, and not on a GPU. A predictor can
+    be pickled, with its weights, for processes that are spawned.
 
     It sees what it sees in evaluation: the resize of ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``, the channel order
     of ``INPUT.FORMAT``. Images of one size after that resize share batches, so that no image is padded for another's
@@ -85,30 +91,33 @@ class Predictor:
         self.model = load_trained_model(cfg)
         self.metadata = _metadata_of(cfg, described)
         self._augmentations, self._format = _test_time_inputs(cfg)
-        self._lock = threading.Lock()
+        self._lock = ModelLock()
 
-    def __call__(self, images: Image | Iterable[Image], *, order: str = "BGR") -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(
+        self, images: Image | Iterable[Image], *, order: str | None = None
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """Detectron2's outputs, on the CPU and at the size of the given images.
 
         Args:
-            images: one image or several, each a path or an array, H x W x 3, uint8.
-            order: of the channels of arrays: "BGR", as OpenCV reads them and Detectron2's predictor takes them, or
-                "RGB", as PIL gives them. Files are read in the order that the model wants.
+            images: one image or several, each a path, an array (H x W x 3, uint8), a tensor (3 x H x W, uint8) or a PIL
+                image, which is turned as its EXIF data says, as a file is.
+            order: of the channels of arrays and tensors, "BGR" or "RGB"; None: arrays are BGR, as OpenCV reads them and
+                Detectron2's predictor takes them, and tensors RGB, as torchvision reads them.
 
         Returns:
             for each image, in the given order, a dict with ``instances`` (``pred_boxes``, ``scores``, ``pred_classes``
             and, with masks, ``pred_masks``) and, of panoptic models, ``panoptic_seg``: the map and its segments. The
-            dict itself where one image was given, and not a list of one.
+            dict itself where one image was given, and not a list of one. See `to_dict`.
 
         Raises:
             FileNotFoundError, OSError: a file is missing or cannot be read as an image; the message names it.
             ValueError, TypeError: what is no image; the message names its place.
         """
-        if order not in _ORDERS:
+        if order is not None and order not in _ORDERS:
             raise ValueError(f"order is {order!r}; it must be one of {', '.join(_ORDERS)}.")
-        is_one = isinstance(images, (str, os.PathLike)) or (isinstance(images, np.ndarray) and images.ndim != 4)
+        is_one = isinstance(images, (str, os.PathLike, PilImage)) or getattr(images, "ndim", 4) != 4
         if not is_one and not isinstance(images, Iterable):
-            raise TypeError(f"A {type(images).__name__} is no image: give paths or arrays (H x W x 3, uint8).")
+            raise TypeError(f"A {type(images).__name__} is no image: give {_KINDS}.")
         items = [images] if is_one else list(images)
         for index, image in enumerate(items):
             _check_image(image, index)
@@ -118,11 +127,19 @@ class Predictor:
             outputs += self._predict([self._input(image, order) for image in items[start : start + ahead]])
         return outputs[0] if is_one else outputs
 
-    def _input(self, image: Image, order: str) -> dict[str, Any]:
+    def to_dict(self, output: Mapping[str, Any]) -> dict[str, Any]:
+        """An output as numbers, strings, lists and dicts, which ``json.dumps`` takes; see `output_to_dict`."""
+        return output_to_dict(output, self.metadata)
+
+    def _input(self, image: Image, order: str | None) -> dict[str, Any]:
         """What the model takes, as the mapper of the config would give it."""
         item = {}
         if isinstance(image, np.ndarray):
-            pixels = convert_image(image, order, self._format)
+            pixels = convert_image(image, order or "BGR", self._format)
+        elif isinstance(image, torch.Tensor):
+            pixels = convert_image(image.permute(1, 2, 0).cpu().numpy(), order or "RGB", self._format)
+        elif isinstance(image, PilImage):
+            pixels = convert_pil(image, self._format)
         else:
             item["file_name"] = os.fspath(image)
             pixels = read_image(image, self._format)
@@ -202,14 +219,17 @@ def _metadata_of(cfg: CfgNode, described: dict[str, Any]) -> Metadata:
 
 
 def _check_image(image: Any, index: int) -> None:
-    """Raise an error that names the place of what is neither a path nor an image."""
-    if isinstance(image, (str, os.PathLike)):
+    """Raise an error that names the place of what is no image."""
+    if isinstance(image, (str, os.PathLike, PilImage)):
         return
-    if not isinstance(image, np.ndarray):
-        raise TypeError(f"Image {index} is a {type(image).__name__}; expected a path or an array (H x W x 3, uint8).")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        raise TypeError(f"Image {index} is a {type(image).__name__}; expected {_KINDS}.")
+    is_array = isinstance(image, np.ndarray)
+    channels = tuple(image.shape[-1:] if is_array else image.shape[:1])
+    if image.dtype not in (np.uint8, torch.uint8) or image.ndim != 3 or channels != (3,) or 0 in image.shape:
+        kind, expected = ("an array", "H x W x 3") if is_array else ("a tensor", "3 x H x W")
         shape = " x ".join(map(str, image.shape))
-        raise ValueError(f"Image {index} is an array of {shape}, {image.dtype}; expected H x W x 3, uint8.")
+        raise ValueError(f"Image {index} is {kind} of {shape}, {image.dtype}; expected {expected}, uint8.")
 
 
 def _batches_of_one_size(inputs: Sequence[dict[str, Any]], batch_size: int) -> Iterator[list[int]]:

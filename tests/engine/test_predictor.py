@@ -1,8 +1,15 @@
 """The predictor against what evaluation does with the same images, alone, in batches and from several threads."""
 
+import copy
+import json
+import os
+import pickle
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,13 +19,16 @@ import detectron2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
+from PIL import Image
+from pycocotools import mask as mask_api
 
 from detr_d2 import Predictor
 from detr_d2.data import build_dataset_mapper
 from detr_d2.engine import load_config, load_trained_model
+from detr_d2.engine.json_outputs import output_to_dict
 
 # Thresholds that let through what random weights predict; images as small as those of Shapes.
 LOW = [
@@ -226,6 +236,89 @@ class TestMetadata:
         assert Predictor(path, opts=opts).model.is_thing.nonzero().flatten().tolist() == [0, 2]
 
 
+def test_tensors_and_pil_images_are_as_the_file(detr: Path, photos, tmp_path: Path) -> None:
+    predictor = Predictor(detr)
+    turned = Image.open(photos[0])
+    turned.getexif()[0x0112] = 6  # on its side
+    turned.save(tmp_path / "turned.png", exif=turned.getexif())
+    for path in (photos[0], tmp_path / "turned.png"):
+        expected = predictor(path)
+        assert_same(predictor(Image.open(path)), expected, rtol=0, atol=0)
+        tensor = torch.from_numpy(read_image(str(path), "RGB").transpose(2, 0, 1).copy())
+        assert_same(predictor(tensor), expected, rtol=0, atol=0)
+        assert_same(predictor(tensor.flip(0), order="BGR"), expected, rtol=0, atol=0)
+        assert_same(predictor(tensor[None].expand(2, -1, -1, -1))[1], expected, rtol=1e-4, atol=1e-3)
+    grey = Image.open(photos[0]).convert("L")
+    assert len(predictor([grey, grey.convert("P"), grey.convert("RGBA")])) == 3
+
+
+def test_outputs_as_json(run_folder, photos) -> None:
+    predictor = Predictor(run_folder("panoptic_detr_R_18") / "model_final.pth")
+    output = predictor(photos[0])
+    read = json.loads(json.dumps(predictor.to_dict(output), allow_nan=False))
+    instances, (ids, segments) = output["instances"], output["panoptic_seg"]
+    assert (read["height"], read["width"]) == instances.image_size
+    assert len(read["instances"]) == len(instances) > 0
+    for i, entry in enumerate(read["instances"]):
+        assert entry["box"] == instances.pred_boxes.tensor[i].tolist()
+        assert (entry["score"], entry["class"]) == (instances.scores[i].item(), instances.pred_classes[i].item())
+        assert entry["name"] == predictor.metadata.thing_classes[entry["class"]]
+        assert (mask_api.decode(entry["mask"]) == instances.pred_masks[i].numpy()).all()
+    assert len(read["segments"]) == len(segments) > 0
+    for entry, segment in zip(read["segments"], segments, strict=True):
+        mask = (ids == segment["id"]).numpy()
+        assert (mask_api.decode(entry["mask"]) == mask).all()
+        assert entry["area"] == mask.sum()
+        assert (entry["class"], entry["is_thing"]) == (segment["category_id"], segment["isthing"])
+    nameless = Metadata()
+    assert output_to_dict(output, nameless)["instances"][0]["name"] == str(read["instances"][0]["class"])
+    boxes = Predictor(run_folder("detr_R_18") / "model_final.pth")
+    assert set(boxes.to_dict(boxes(photos[0]))["instances"][0]) == {"box", "score", "class", "name"}
+
+
+@pytest.mark.parametrize("kind", ["panoptic_detr_R_18", "faster_rcnn_R_18"])
+def test_a_pickled_predictor_predicts_the_same(kind: str, run_folder, photos) -> None:
+    predictor = Predictor(run_folder(kind) / "model_final.pth")
+    for copied in (pickle.loads(pickle.dumps(predictor)), copy.deepcopy(predictor)):
+        assert_same(copied(photos[0]), predictor(photos[0]), rtol=0, atol=0)
+        assert copied.metadata.thing_classes == predictor.metadata.thing_classes
+
+
+def test_a_fork_while_another_thread_predicts(detr: Path) -> None:
+    """The child has neither that thread, which held the lock, nor those of OpenMP."""
+    predictor, image = Predictor(detr), np.full((100, 120, 3), 90, np.uint8)
+    is_done = threading.Event()
+
+    def predict() -> None:
+        while not is_done.is_set():
+            predictor(image)
+
+    torch.set_num_threads(2)
+    thread = threading.Thread(target=predict)
+    thread.start()
+    try:
+        for _ in range(3):
+            time.sleep(0.1)
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    predictor(image)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            deadline = time.monotonic() + 30
+            while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if ended == (0, 0):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            assert ended == (pid, 0)
+    finally:
+        is_done.set()
+        thread.join()
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize(
     ("images", "error", "says"),
     [
@@ -233,7 +326,14 @@ class TestMetadata:
         (np.zeros((5, 6, 3), np.float32), ValueError, r"Image 0 .*float32.*uint8"),
         (np.zeros((5, 6, 4), np.uint8), ValueError, r"5 x 6 x 4"),
         (np.zeros((0, 6, 3), np.uint8), ValueError, r"0 x 6 x 3"),
-        ([torch.zeros(3, 5, 6)], TypeError, r"Image 0 is a Tensor"),
+        (
+            [torch.zeros(3, 5, 6)],
+            ValueError,
+            r"Image 0 is a tensor of 3 x 5 x 6, torch.float32; expected 3 x H x W, uint8",
+        ),
+        (torch.zeros(5, 6, 3, dtype=torch.uint8), ValueError, r"tensor of 5 x 6 x 3"),
+        (torch.tensor(3), ValueError, r"Image 0 is a tensor"),
+        ([{}], TypeError, r"Image 0 is a dict"),
         (None, TypeError, r"A NoneType is no image"),
         ("nowhere.jpg", FileNotFoundError, r"nowhere\.jpg does not exist"),
         ([np.zeros((5, 6, 3), np.uint8), Path("/")], IsADirectoryError, r"/ is a folder"),
