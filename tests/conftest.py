@@ -142,6 +142,7 @@ def write_own_data(
     for i in range(images):
         height, width = (48, 64) if i % 2 else (64, 48)
         pixels, ids = np.full((height, width, 3), 40 * i % 256, np.uint8), np.zeros((height, width, 3), np.uint8)
+        pixels[-1, -1] = 255  # no image is of one value
         ids[...] = (200, i, 0)
         found = [] if stuff is None else [{"id": 200 + 256 * i, "category_id": list(stuff)[i % len(stuff)]}]
         for j in range(i % 3):

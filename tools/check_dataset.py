@@ -11,8 +11,8 @@ With --config-file every dataset of its DATASETS.TRAIN and DATASETS.TEST is chec
 of classes, objects of an image, masks. KEY VALUE overrides such as INPUT.DROP_DEGENERATE_BOXES True decide, with or
 without a config, what is an error.
 
-Errors would end training; warnings list what it would leave out. Exit status: 0 where training would run on all of the
-datasets, else 1.
+Errors would end training, or evaluation on a dataset that only DATASETS.TEST names; warnings list what would be left
+out. Exit status: 0 where both would run on all of the datasets, else 1.
 """
 
 import argparse
@@ -28,11 +28,10 @@ from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 from detr_d2.command_line import check_output, check_output_folder, command_line_tool
-from detr_d2.data.checks import Demands, check_dataset_name, check_same_classes
+from detr_d2.data.checks import Demands, check_dataset_name, check_same_classes, check_test_classes
 from detr_d2.data.dataset_report import DatasetReport, report_dataset
 from detr_d2.data.datasets.custom import CustomDataset
 from detr_d2.engine import load_config
-from detr_d2.facts import reads_segments
 from detr_d2.files import whole_file
 
 
@@ -66,9 +65,11 @@ def datasets_of(args: argparse.Namespace) -> tuple[list[CustomDataset], CfgNode]
 
 
 def classes_agree(cfg: CfgNode) -> bool:
-    """Whether the datasets of one model have the same classes; prints what differs."""
+    """Whether the datasets of one model have its classes; prints what differs."""
     try:
-        check_same_classes(cfg, [*cfg.DATASETS.TRAIN, *(cfg.DATASETS.TEST if reads_segments(cfg) else ())])
+        check_same_classes(cfg, cfg.DATASETS.TRAIN)
+        for name in cfg.DATASETS.TEST:
+            check_test_classes(cfg, name)
     except ValueError as error:
         print(f"error: classes-differ: {error}")
         return False
@@ -127,8 +128,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.plots:
         check_output_folder(args.plots)
     datasets, cfg = datasets_of(args)
-    demands, reports = Demands.of(cfg, of_model=bool(args.config_file)), []
+    reports = []
     for dataset in datasets:
+        only_tests = bool(args.config_file) and dataset.name in set(cfg.DATASETS.TEST) - set(cfg.DATASETS.TRAIN)
+        demands = Demands.of(cfg, is_train=not only_tests, of_model=bool(args.config_file))
         how = {"decode": not args.no_images, "processes": args.threads, "progress": bar_of(dataset.name)}
         reports.append(report_dataset(dataset, demands, **how))
         print(reports[-1], end="\n\n")

@@ -5,7 +5,15 @@ Importing it registers the dataset mappers and the datasets.
 
 from . import datasets
 from .augmentation import AUGMENTATION_REGISTRY, build_augmentation, build_detr_augmentation
-from .build import build_dataset_mapper, build_test_loader, build_train_loader, evaluation_images, training_images
+from .build import (
+    batches_of_one_size,
+    build_dataset_mapper,
+    build_test_loader,
+    build_train_loader,
+    check_test_sets,
+    evaluation_images,
+    training_images,
+)
 from .dataset_mappers import DetrDatasetMapper
 from .datasets.custom import register_datasets
 from .panoptic_mapper import PanopticDatasetMapper
@@ -14,11 +22,13 @@ __all__ = [
     "AUGMENTATION_REGISTRY",
     "DetrDatasetMapper",
     "PanopticDatasetMapper",
+    "batches_of_one_size",
     "build_augmentation",
     "build_dataset_mapper",
     "build_detr_augmentation",
     "build_test_loader",
     "build_train_loader",
+    "check_test_sets",
     "datasets",
     "evaluation_images",
     "register_datasets",

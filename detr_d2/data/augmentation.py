@@ -11,6 +11,19 @@ AUGMENTATION_REGISTRY.__doc__ = """
 Augmentations, called as ``augmentation(cfg, is_train)`` for a list of Detectron2's; ``INPUT.AUGMENTATION`` names one.
 """
 
+_output_shape = T.ResizeShortestEdge.get_output_shape
+
+
+def _shape_with_area(*arguments: int) -> tuple[int, int]:
+    """As Detectron2's, which rounds the short side of an image of 1 x 5000 pixels to 0, and then fails. In its place,
+    so that its own mapper, and whoever else resizes, do as ours.
+    """
+    height, width = _output_shape(*arguments)
+    return max(height, 1), max(width, 1)
+
+
+T.ResizeShortestEdge.get_output_shape = staticmethod(_shape_with_area)
+
 _FLIPS = ("horizontal", "vertical", "none")
 _CROP_PROBABILITY = 0.5  # published
 

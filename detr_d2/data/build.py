@@ -1,25 +1,52 @@
 """Data loaders: Detectron2's own, over datasets that were checked first and with the mapper that the config names."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
 import torch.utils.data as torchdata
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetFromList,
     DatasetMapper,
+    MapDataset,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
     print_instances_class_histogram,
 )
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.samplers import InferenceSampler
 
 from ..facts import DATASET_MAPPER_REGISTRY, class_names_of, reads_segments
 from .augmentation import build_augmentation
-from .checks import Demands, check_dataset_dicts, check_dataset_name, check_same_classes, readable_annotations
+from .checks import (
+    Demands,
+    Problems,
+    check_dataset_dicts,
+    check_dataset_name,
+    check_same_classes,
+    check_test_classes,
+    readable_annotations,
+)
+from .checks.images import check_size
+from .image_files import read_head
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+class Detectron2Mapper(DatasetMapper):
+    """Detectron2's own, less images that it would read wrongly without a word."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        if read_head(dataset_dict["file_name"])[2] is not None:
+            raise ValueError(
+                f"{dataset_dict['file_name']} has more than 8 bits a channel, which Detectron2's own mapper clips: "
+                "save the images with 8 bits."
+            )
+        return super().__call__(dataset_dict)
 
 
 def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
@@ -31,7 +58,7 @@ def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
     name = cfg.INPUT.DATASET_MAPPER
     if name == "":
         named = {"augmentations": build_augmentation(cfg, is_train)} if cfg.INPUT.AUGMENTATION else {}
-        return DatasetMapper(cfg, is_train, **named)
+        return Detectron2Mapper(cfg, is_train, **named)
     if name not in DATASET_MAPPER_REGISTRY:
         known = ", ".join(sorted(n for n, _ in DATASET_MAPPER_REGISTRY))
         raise ValueError(
@@ -66,17 +93,49 @@ def training_images(cfg: CfgNode) -> list[dict[str, Any]] | torchdata.Dataset:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLoader:
-    """One pass over ``dataset_name``, which is checked, in batches of ``TEST.IMS_PER_BATCH`` in each process.
+    """One pass over ``dataset_name``, which is checked, in batches of up to ``TEST.IMS_PER_BATCH`` in each process.
+
+    Images of one size share batches, so that none is padded for another's sake: results do not depend on the batch,
+    for models too that do not tell padding from image. (A dataset that is no list is batched as it comes.)
 
     Raises:
         ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
     """
-    return build_detection_test_loader(
-        evaluation_images(cfg, dataset_name),
-        mapper=build_dataset_mapper(cfg, is_train=False),
-        batch_size=cfg.TEST.IMS_PER_BATCH,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    images, mapper = evaluation_images(cfg, dataset_name), build_dataset_mapper(cfg, is_train=False)
+    workers, size = cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_BATCH
+    if not isinstance(images, list):
+        return build_detection_test_loader(images, mapper=mapper, batch_size=size, num_workers=workers)
+    mine = list(InferenceSampler(len(images)))
+    shapes = [(images[i].get("height"), images[i].get("width")) for i in mine]
+    return torchdata.DataLoader(
+        MapDataset(DatasetFromList(images, copy=False), mapper),
+        batch_sampler=[[mine[i] for i in batch] for batch in batches_of_one_size(shapes, size)],
+        num_workers=workers,
+        collate_fn=trivial_batch_collator,
     )
+
+
+def batches_of_one_size(sizes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
+    """Indices of items of one size, at most ``batch_size`` at once, in the order of their first ones."""
+    by_size: dict[Hashable, list[int]] = {}
+    for i, size in enumerate(sizes):
+        by_size.setdefault(size, []).append(i)
+    return sorted(same[i : i + batch_size] for same in by_size.values() for i in range(0, len(same), batch_size))
+
+
+def check_test_sets(cfg: CfgNode) -> None:
+    """Find before training what evaluation would not survive after it: what is wrong with a dataset of
+    ``DATASETS.TEST``, with its classes, or with the head of one of its images.
+
+    Raises:
+        ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
+    """
+    for name in cfg.DATASETS.TEST:
+        images = evaluation_images(cfg, name)
+        if isinstance(images, list):
+            with ThreadPoolExecutor() as pool:
+                problems = Problems(chain.from_iterable(pool.map(check_size, images)))
+            problems.raise_first(name)
 
 
 def evaluation_images(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]] | torchdata.Dataset:
@@ -117,8 +176,10 @@ def _checked_dataset(
             )
         if isinstance(dataset, list):
             # The metadata of some datasets names the classes once they are loaded.
-            demands, class_names = Demands.of(cfg, is_train=is_train), class_names_of(cfg, name)
-            dataset = check_dataset_dicts(dataset, name, demands, class_names)
+            class_names = class_names_of(cfg, name)
+            dataset = check_dataset_dicts(dataset, name, Demands.of(cfg, is_train=is_train), class_names)
+            if not is_train:
+                check_test_classes(cfg, name)
         else:
             logging.getLogger(__name__).info(f"Dataset {name!r} is a torch Dataset: not checked.")
         datasets.append(dataset)
@@ -126,7 +187,8 @@ def _checked_dataset(
     if not all(isinstance(dataset, list) for dataset in datasets):
         return datasets[0] if len(datasets) == 1 else torchdata.ConcatDataset(datasets)
     dataset_dicts, segments = list(chain.from_iterable(datasets)), reads_segments(cfg)
-    check_same_classes(cfg, [*cfg.DATASETS.TRAIN, *names] if segments and not is_train else names)
+    if is_train:
+        check_same_classes(cfg, names)
     if not segments and class_names is not None and all("annotations" in d for d in dataset_dicts):
         print_instances_class_histogram(dataset_dicts, class_names)
     return dataset_dicts

@@ -4,7 +4,7 @@ Legend: H W size of an image.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import detectron2.data.transforms as T
@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from PIL.Image import Image as PilImage
 
 from ..checkpoint.class_names import read_dataset_metadata
-from ..data import build_dataset_mapper
+from ..data import batches_of_one_size, build_dataset_mapper
 from ..data.image_files import convert_image, convert_pil, read_image
 from ..facts import model_facts, value_of
 from .amp import autocast
@@ -151,7 +151,7 @@ class Predictor:
 
     def _predict(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         outputs: list[dict[str, Any]] = [{}] * len(inputs)
-        for indices in _batches_of_one_size(inputs, self.batch_size):
+        for indices in batches_of_one_size([item["image"].shape for item in inputs], self.batch_size):
             # One thread at a time: a second forward pass would gain nothing on the same device, and not every model
             # keeps its state out of it.
             with self._lock, torch.no_grad(), autocast(self.cfg):
@@ -230,16 +230,6 @@ def _check_image(image: Any, index: int) -> None:
         kind, expected = ("an array", "H x W x 3") if is_array else ("a tensor", "3 x H x W")
         shape = " x ".join(map(str, image.shape))
         raise ValueError(f"Image {index} is {kind} of {shape}, {image.dtype}; expected {expected}, uint8.")
-
-
-def _batches_of_one_size(inputs: Sequence[dict[str, Any]], batch_size: int) -> Iterator[list[int]]:
-    """Indices of images of one size, at most ``batch_size`` at once."""
-    by_size: dict[torch.Size, list[int]] = {}
-    for i, item in enumerate(inputs):
-        by_size.setdefault(item["image"].shape, []).append(i)
-    for indices in by_size.values():
-        for start in range(0, len(indices), batch_size):
-            yield indices[start : start + batch_size]
 
 
 def _to_cpu(value: Any) -> Any:

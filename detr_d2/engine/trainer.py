@@ -16,7 +16,7 @@ from torch import nn
 
 from ..checkpoint import DetrCheckpointer, check_frozen_weights
 from ..checkpoint.class_names import DATASET_METADATA_KEYS
-from ..data import build_test_loader, build_train_loader, register_datasets
+from ..data import build_test_loader, build_train_loader, check_test_sets, register_datasets
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer
 from .amp import AMPTrainer, autocast
@@ -35,6 +35,7 @@ class Trainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         register_datasets(cfg, required=cfg.DATASETS.TRAIN)
+        check_test_sets(cfg)  # now, not when the training is done
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from ..facts import separate_stuff, unified_class_names
+from ..facts import model_class_names, reads_segments, separate_stuff, unified_class_names
 from .coco import HotCOCOEvaluator
 from .panoptic import PanopticQualityEvaluator
 from .semantic import SemanticEvaluator, UnifiedSemanticEvaluator
@@ -37,7 +37,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     if output_folder is None:
         output_folder = str(Path(cfg.OUTPUT_DIR, "inference", dataset_name))
     if evaluator_type == "coco":
-        return _boxes_and_masks(dataset_name, output_folder)
+        return _boxes_and_masks(cfg, dataset_name, output_folder)
     return DatasetEvaluators(_panoptic_evaluators(cfg, dataset_name, output_folder))
 
 
@@ -48,7 +48,7 @@ def _panoptic_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) ->
     metadata = MetadataCatalog.get(dataset_name)
     evaluators: list[DatasetEvaluator] = []
     if metadata.get("json_file") and metadata.get("thing_dataset_id_to_contiguous_id"):
-        evaluators.append(_boxes_and_masks(dataset_name, output_folder))
+        evaluators.append(_boxes_and_masks(cfg, dataset_name, output_folder))
     else:
         logging.getLogger(__name__).warning(
             f"{dataset_name} has no things, or its metadata no json_file with their boxes and masks: boxes and masks "
@@ -62,7 +62,9 @@ def _panoptic_evaluators(cfg: CfgNode, dataset_name: str, output_folder: str) ->
     return [*evaluators, PanopticQualityEvaluator(dataset_name, output_folder, per_category=per_category)]
 
 
-def _boxes_and_masks(dataset_name: str, output_folder: str) -> HotCOCOEvaluator:
-    """Evaluates what the model predicts, or only ``coco_tasks`` of the metadata where the annotations hold no more."""
-    tasks = MetadataCatalog.get(dataset_name).get("coco_tasks")
-    return HotCOCOEvaluator(dataset_name, output_dir=output_folder, tasks=tasks)
+def _boxes_and_masks(cfg: CfgNode, dataset_name: str, output_folder: str) -> HotCOCOEvaluator:
+    """Of the things, which a model that reads segments has first among its classes."""
+    names = None if reads_segments(cfg) else model_class_names(cfg)
+    return HotCOCOEvaluator(
+        dataset_name, output_folder, class_names=names, max_detections=cfg.TEST.DETECTIONS_PER_IMAGE
+    )

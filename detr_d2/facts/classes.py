@@ -72,6 +72,15 @@ def num_classes_of(cfg: CfgNode) -> tuple[int | None, str]:
     return len(names), key
 
 
+def model_class_names(cfg: CfgNode) -> list[str] | None:
+    """Names of the classes that the model of ``cfg`` predicts, those of ``DATASETS.TRAIN[0]``; None where the metadata
+    does not say as many as the model has.
+    """
+    name, key = cfg.DATASETS.TRAIN[0] if cfg.DATASETS.TRAIN else "", model_facts(cfg).num_classes
+    names = class_names_of(cfg, name) if name in DatasetCatalog else None
+    return names if names and key and value_of(cfg, key) in (len(names), FOLLOW_DATASET) else None
+
+
 def class_keys_for(cfg: CfgNode, dataset_name: str) -> dict[str, int | list[int]]:
     """The keys of the model that depend on the classes, with the values that a registered dataset asks for.
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from torch import nn
 
 from ..analysis.matches import Matches, match_detections
 from ..analysis.precision import average_precision
 from ..data import build_test_loader
-from ..evaluation import build_evaluator
+from ..evaluation import HotCOCOEvaluator, build_evaluator
 from .models import ComparedModel, load_records
 
 PREDICTIONS = "coco_instances_results.json"
@@ -56,7 +56,7 @@ def evaluate(model: ComparedModel, folder: Path, say: Callable[[str], object]) -
 def _write_matches(evaluator: DatasetEvaluator, folder: Path) -> None:
     """``matches_bbox.npz`` and, where the model predicts masks, ``matches_segm.npz``."""
     parts = evaluator._evaluators if isinstance(evaluator, DatasetEvaluators) else [evaluator]
-    coco = next((part for part in parts if isinstance(part, COCOEvaluator)), None)
+    coco = next((part for part in parts if isinstance(part, HotCOCOEvaluator)), None)
     predictions = folder / PREDICTIONS
     if coco is None or not predictions.is_file():
         return
@@ -64,9 +64,8 @@ def _write_matches(evaluator: DatasetEvaluator, folder: Path) -> None:
     if not results:
         logging.getLogger(__name__).warning(f"{folder}: nothing was detected, so there is no interval of its AP.")
         return
-    for task in coco._metadata.get("coco_tasks", ("bbox", "segm")):  # of which data without masks has one
-        if task == "bbox" or "segmentation" in results[0]:
-            match_detections(coco._coco_api.dataset, results, task).save(matches_file(folder, task))
+    for task in coco.tasks_of(results):
+        match_detections(coco.ground_truth, results, task).save(matches_file(folder, task))
 
 
 def matches_file(folder: Path, task: str) -> Path:

@@ -78,14 +78,15 @@ BOXES = {
     "unknown image": (on_annotation(image_id=5), [("warning", "unknown-image", 11)]),
     "two annotations of an id": (on_annotation(id=10), [("error", "duplicate-annotation-id", 10)]),
     "annotation without id": (lambda c: c["annotations"][1].pop("id"), [("error", "malformed-annotation", None)]),
-    "annotation of id 0": (on_annotation(id=0), [("warning", "annotation-id-zero", 0)]),
+    "annotation of id 0": (on_annotation(id=0), []),
+    "ids as text": (lambda c: [a.update(id=f"x{a['id']}", image_id=str(a["image_id"])) for a in c["annotations"]], []),
     "no area": (lambda c: c["annotations"][1].pop("area"), [("warning", "no-area", 11)]),
     "ignored": (on_annotation(ignore=1), [("error", "malformed-annotation", 11)]),
     "polygon of two points": (on_annotation(segmentation=[[1, 1, 5, 5]]), [("warning", "bad-segmentation", 11)]),
     "polygon outside": (on_annotation(segmentation=[[1, 1, 70, 1, 5, 5]]), [("warning", "bad-segmentation", 11)]),
-    "a number as polygons": (on_annotation(segmentation=5), [("error", "bad-segmentation", 11)]),
+    "a number as polygons": (on_annotation(segmentation=5), [("warning", "bad-segmentation", 11)]),
     "text as polygons": (on_annotation(segmentation="x"), [("warning", "bad-segmentation", 11)]),
-    "polygon that is not nested": (on_annotation(segmentation=[1, 2, 3]), [("error", "bad-segmentation", 11)]),
+    "polygon that is not nested": (on_annotation(segmentation=[1, 2, 3]), [("warning", "bad-segmentation", 11)]),
     "mask of another size": (
         on_annotation(segmentation={"size": [8, 9], "counts": [2, 70]}),
         [("warning", "bad-segmentation", 11)],
@@ -125,7 +126,7 @@ BOXES = {
     "crowd with a box of three": (on_annotation(iscrowd=1, bbox=[1, 2, 3]), [("warning", "malformed-box", 11)]),
     "crowd with an empty box": (
         on_annotation(iscrowd=1, bbox=[]),
-        [("warning", "malformed-box", 11), ("error", "malformed-box", 11)],
+        [("warning", "malformed-box", 11)],
     ),
     "box of text": (on_annotation(bbox=["a", 3, 9, 12]), [("error", "malformed-box", 11)]),
     "nothing but crowds": (
@@ -189,7 +190,7 @@ def test_sizes_are_those_after_exif_rotation(own_data, check):
     path = Path(entry["image_root"]) / "0.png"
     exif = Image.Exif()
     exif[274] = 6  # a quarter turn
-    Image.new("RGB", (64, 48)).save(path, exif=exif)  # the JSON says 48 x 64
+    Image.linear_gradient("L").resize((64, 48)).save(path, exif=exif)  # the JSON says 48 x 64
     assert check(entry) == []
 
 
@@ -244,7 +245,7 @@ def test_boxes_beside_segments_need_only_load(own_data, check):
     edit(entry["json_file"], on_annotation(bbox=[4, 3, 12]))
     assert check(entry) == [("warning", "malformed-box", 11)]
     edit(entry["json_file"], on_annotation(bbox=[]))
-    assert ("error", "malformed-box", 11) in check(entry)
+    assert check(entry) == [("warning", "malformed-box", 11)]
     edit(entry["json_file"], on_annotation(bbox=[4, 3, 12, 4], iscrowd=1))
     assert check(entry, "MODEL.MASK_ON", "True") == []
     found = check(entry, "MODEL.DETR.NUM_OBJECT_QUERIES", "2", "MODEL.DETR.NUM_CLASSES", "5")

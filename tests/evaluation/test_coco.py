@@ -115,11 +115,11 @@ def test_without_predictions_and_without_evaluator_files(dataset) -> None:
     assert all(math.isnan(value) for value in results["bbox"].values())
 
 
-def test_another_limit_of_detections_is_pycocotools(dataset, tmp_path) -> None:
+@pytest.mark.usefixtures("no_fallback")
+def test_another_limit_of_detections_equals_pycocotools(dataset, tmp_path) -> None:
     pairs = predictions(dataset, masks=False)
-    arguments = {"output_dir": str(tmp_path), "max_dets_per_image": 5}
-    expected = evaluate(COCOEvaluator(dataset, use_fast_impl=False, **arguments), pairs)
-    assert_same(evaluate(HotCOCOEvaluator(dataset, **arguments), pairs), expected)
+    expected = evaluate(COCOEvaluator(dataset, use_fast_impl=False, max_dets_per_image=150), pairs)
+    assert_same(evaluate(HotCOCOEvaluator(dataset, max_detections=150), pairs), expected)
 
 
 def test_a_class_that_the_data_set_lacks(dataset, tmp_path) -> None:

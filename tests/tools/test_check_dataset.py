@@ -53,7 +53,7 @@ def test_a_config_and_its_data_sets(check, own_data, repo, tmp_path, capsys):
     assert check(words) == 0
     printed = capsys.readouterr().out
     assert "train: training would run" in printed
-    assert "val: training would run" in printed
+    assert "val: evaluation would run" in printed
     assert check([*words, "MODEL.MASK_ON", "True"]) == 1
     assert f"error: no-segmentation: {val['image_root']}/1.png, id 10" in capsys.readouterr().out
     assert check([*words, "MODEL.DETR.NUM_CLASSES", "80"]) == 1
@@ -79,7 +79,7 @@ def test_registered_names(check, shapes_root, capsys):
     assert check(["shapes_train", "shapes_val", "INPUT.DROP_DEGENERATE_BOXES", "True"]) == 0
     printed = capsys.readouterr().out
     assert "shapes_train: training would run: 0 errors" in printed
-    assert "shapes_val: training would run: 0 errors" in printed
+    assert "shapes_val: evaluation would run: 0 errors" in printed
 
 
 def test_real_images(check, coco_root, capsys):

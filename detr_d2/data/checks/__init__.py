@@ -2,7 +2,13 @@
 `detr_d2.data.dataset_report` lists everything that does.
 """
 
-from .loading import check_dataset_dicts, check_dataset_name, check_same_classes, readable_annotations
+from .loading import (
+    check_dataset_dicts,
+    check_dataset_name,
+    check_same_classes,
+    check_test_classes,
+    readable_annotations,
+)
 from .problems import ERROR, Demands, Problem, Problems
 
 __all__ = [
@@ -13,5 +19,6 @@ __all__ = [
     "check_dataset_dicts",
     "check_dataset_name",
     "check_same_classes",
+    "check_test_classes",
     "readable_annotations",
 ]

@@ -11,10 +11,11 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...facts import class_names_of, reads_segments, separate_stuff
-from .problems import Demands, Problems, datasets_root
+from ...facts import class_names_of, model_class_names, reads_segments, separate_stuff
+from .problems import BadDatasetError, Demands, Problems, datasets_root
 from .rules import (
     Objects,
+    check_categories,
     check_classes,
     check_files,
     check_records,
@@ -48,6 +49,8 @@ def readable_annotations(dataset_name: str) -> Iterator[None]:
     annotation_file = metadata.get("json_file") or metadata.get("panoptic_json") or "its annotation file"
     try:
         yield
+    except BadDatasetError:  # which says all of it
+        raise
     except FileNotFoundError as e:
         raise FileNotFoundError(
             f"Dataset {dataset_name!r}: {e.filename or annotation_file} does not exist. Detectron2's own datasets "
@@ -91,6 +94,8 @@ def check_dataset_dicts(
     Returns:
         The dicts to use, in the same order; those without boxes to drop are the given objects.
 
+    In evaluation, a dataset need not have all classes of the model: see `check_test_classes`.
+
     Raises:
         ValueError: no image; class counts differ; category ids out of range; boxes malformed, not finite or without
             area; too many objects; masks or semantic maps that the model needs are not there; nothing to learn from.
@@ -106,12 +111,8 @@ def check_dataset_dicts(
     things = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
     things = None if things is None else list(things.values())
     problems += check_classes(demands, class_names, things, separate_stuff(dataset_name))
-    known = None if demands.num_classes is None else set(range(demands.num_classes))
-    unknown = (
-        f"but {demands.key('num_classes')} is {demands.num_classes}: ids must be contiguous from 0 "
-        "(register_coco_instances makes them so)"
-    )
-    problems += check_records(objects, demands, known, unknown)
+    problems += check_categories(objects, demands)
+    problems += check_records(objects, demands)
     if demands.is_train:
         problems += check_something_to_learn(objects) if keys and dataset_dicts else []
         problems += check_semantic_maps(dataset_dicts, demands)
@@ -122,8 +123,8 @@ def check_dataset_dicts(
         problems += check_files(dataset_dicts, key, is_error=True)
     problems.raise_first(dataset_name)
     problems.log_warnings(dataset_name)
-    dropped = objects.degenerate & objects.counts if demands.is_train and objects.key == "annotations" else ()
-    return objects.without(dropped) if any(dropped) else dataset_dicts
+    drops = demands.is_train and objects.key == "annotations"
+    return objects.usable(objects.degenerate & objects.counts & drops)
 
 
 def check_same_classes(cfg: CfgNode, names: Iterable[str]) -> None:
@@ -143,6 +144,28 @@ def check_same_classes(cfg: CfgNode, names: Iterable[str]) -> None:
                 f"{place} is {pair[0] or 'none'} in the one and {pair[1] or 'none'} in the other: give them the same "
                 "thing_classes, stuff_classes and thing_dataset_id_to_contiguous_id."
             )
+
+
+def check_test_classes(cfg: CfgNode, name: str) -> None:
+    """The classes of a test set must be the model's, or some of them, by name; where the mapper reads segments, all of
+    them in the model's order. What the metadata does not name is not checked.
+
+    Raises:
+        ValueError: a class that the model does not know; names it.
+    """
+    if reads_segments(cfg):
+        check_same_classes(cfg, [*cfg.DATASETS.TRAIN, name])
+        return
+    names, known = class_names_of(cfg, name), model_class_names(cfg)
+    if names is None or known is None or names == known:
+        return
+    unknown = [other for other in names if other not in known or names.count(other) > 1]
+    if unknown:
+        raise ValueError(
+            f"Dataset {name!r} (DATASETS.TEST) has the class {unknown[0]!r}, which {cfg.DATASETS.TRAIN[0]!r} "
+            f"(DATASETS.TRAIN) {'does not have' if unknown[0] not in known else 'has in another order'}, so that no "
+            "class of the model can be said to be it: rename it, or take it out."
+        )
 
 
 def _classes(cfg: CfgNode, dataset_name: str) -> list[str] | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ...facts import max_objects_of, model_facts, num_classes_of, reads_segments, value_of
+from ...facts import max_objects_of, model_class_names, model_facts, num_classes_of, reads_segments, value_of
 
 ERROR, WARNING = "error", "warning"
 MISSING_FILES = ("missing-image", "missing-png")
@@ -38,6 +38,10 @@ class Problem:
         return f"{self.severity}: {self.kind}: {where}: {self.message}"
 
 
+class BadDatasetError(ValueError):
+    """An error that names the dataset, and says what is wrong with it."""
+
+
 class Problems(list[Problem]):
     """Problems in the order in which they were found."""
 
@@ -59,11 +63,11 @@ class Problems(list[Problem]):
         return [problem for problem in self if problem.severity == ERROR]
 
     def raise_first(self, dataset_name: str) -> None:
-        """Raise the first error with all of its kind, as a `ValueError`, or a `FileNotFoundError` where files are
+        """Raise the first error with all of its kind, as a `BadDatasetError`, or a `FileNotFoundError` where files are
         missing. Nothing happens where there is no error.
         """
         if errors := self.errors:
-            kind = FileNotFoundError if errors[0].kind in MISSING_FILES else ValueError
+            kind = FileNotFoundError if errors[0].kind in MISSING_FILES else BadDatasetError
             raise kind(_described(errors, errors[0].kind, dataset_name))
 
     def log_warnings(self, dataset_name: str) -> None:
@@ -83,7 +87,8 @@ def _described(problems: list[Problem], kind: str, dataset_name: str) -> str:
     if kind in MISSING_FILES:
         lines[0] += f" Check the folder that it was registered with (DETECTRON2_DATASETS: {datasets_root()})."
     lines[0] += " tools/check_dataset.py lists every problem of a dataset in COCO's formats. The first:"
-    return "\n".join(lines + [f"  {p.file}, {p.id}: {p.message}" for p in same[:_SHOWN]])
+    shown = [p.file if p.id is None else f"{p.file}, {p.id}" for p in same[:_SHOWN]]
+    return "\n".join(lines + [f"  {where}: {p.message}" for where, p in zip(shown, same, strict=False)])
 
 
 def datasets_root() -> str:
@@ -105,6 +110,7 @@ class Demands:
             either must be possible.
         annotation_files: entries of Detectron2's dicts that name files which training reads beside the image.
         num_classes: of the model; None: not checked. max_objects: an image may have; None: any number.
+        max_detections: of an image, in evaluation.
         semantic_classes: of the semantic maps that the model learns from; None: it needs none.
         thing_classes: contiguous ids of things that the model was told; (): the dataset's.
         keys: the config keys that hold the last four, by their name here.
@@ -119,6 +125,7 @@ class Demands:
     annotation_files: tuple[str, ...] = ()
     num_classes: int | None = None
     max_objects: int | None = None
+    max_detections: int | None = None
     semantic_classes: int | None = None
     thing_classes: tuple[int, ...] = ()
     keys: dict[str, str] | None = None
@@ -128,13 +135,16 @@ class Demands:
         """The demands of a config; without what depends on its model unless ``of_model``."""
         skips = cfg.INPUT.SKIP_UNREADABLE_IMAGES
         drops = cfg.INPUT.DROP_DEGENERATE_BOXES
+        most = cfg.TEST.DETECTIONS_PER_IMAGE
         if not of_model:
-            return cls(is_train, drops, skips, cfg.MODEL.MASK_ON)
+            return cls(is_train, drops, skips, cfg.MODEL.MASK_ON, max_detections=most)
         facts, segments, own_mapper = model_facts(cfg), reads_segments(cfg), cfg.INPUT.DATASET_MAPPER == ""
         try:
             num_classes = num_classes_of(cfg)[0]
         except ValueError:  # it asks for the classes of a dataset that does not say them, which is reported itself
             num_classes = None
+        if not is_train and not segments and model_class_names(cfg) is not None:
+            num_classes = None  # the classes of test sets are compared by name, and may be fewer
         return cls(
             is_train,
             drops,
@@ -145,6 +155,7 @@ class Demands:
             annotation_files=("pan_seg_file_name",) * segments + ("sem_seg_file_name",) * own_mapper,
             num_classes=num_classes,
             max_objects=max_objects_of(cfg),
+            max_detections=most,
             semantic_classes=value_of(cfg, facts.semantic_classes) if facts.semantic_classes else None,
             thing_classes=tuple(value_of(cfg, facts.thing_classes)) if facts.thing_classes else (),
             keys={name: getattr(facts, name) for name in ("num_classes", "max_objects", "thing_classes")}

@@ -4,6 +4,7 @@ Legend: N objects of all images.
 """
 
 import os
+import unicodedata
 from collections.abc import Collection, Container, Iterable, Sequence
 from functools import cached_property
 from itertools import chain
@@ -16,6 +17,9 @@ from .problems import Demands, Problems
 
 _BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 _SHOWN = 5  # names of classes that a message lists
+_CROWD_FLAGS = {None: 0, 0: 0, 1: 1, "": 0, "0": 0, "1": 1, "false": 0, "true": 1}
+_MAX_COORDINATE = 1e9  # of a box, in pixels
+_SURE = 10  # boxes from which on their format can be told
 
 
 class Objects:
@@ -24,15 +28,14 @@ class Objects:
     Args:
         records: the images, in Detectron2's format.
         key: "annotations" or "segments_info".
-        box_mode: of boxes that do not state theirs; None: they must.
 
     Attributes:
         items: the N objects, image after image.
         image: N, the index of the image of each.
     """
 
-    def __init__(self, records: Sequence[dict[str, Any]], key: str, box_mode: BoxMode | None = None) -> None:
-        self.records, self.key, self.box_mode = records, key, box_mode
+    def __init__(self, records: Sequence[dict[str, Any]], key: str) -> None:
+        self.records, self.key = records, key
         per_image = [record.get(key) or () for record in records]
         self.items: list[dict[str, Any]] = list(chain.from_iterable(per_image))
         self.image = np.repeat(np.arange(len(records)), [len(objects) for objects in per_image])
@@ -41,14 +44,14 @@ class Objects:
         """The image of the object with this index in ``items``, and its id, or its place in the image."""
         image = self.image[index]
         place = index - int(np.searchsorted(self.image, image))
-        return file_of(self.records, image), self.items[index].get("id", f"{self.key}[{place}]")
+        return file_of(self.records[image]), self.items[index].get("id", f"{self.key}[{place}]")
 
     @cached_property
     def counts(self) -> np.ndarray:
         """N, whether each is learnt from: crowds among annotations are not."""
         if self.key != "annotations":
             return np.ones(len(self.items), dtype=bool)
-        return np.array([not item.get("iscrowd", 0) for item in self.items], dtype=bool)
+        return np.array([crowd_flag(item.get("iscrowd")) == 0 for item in self.items], dtype=bool)
 
     @cached_property
     def boxes(self) -> np.ndarray:
@@ -58,13 +61,13 @@ class Objects:
             if {len(box) for box in boxes} - {4}:
                 raise ValueError
             return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
-        except (TypeError, ValueError):
-            return np.array([box if _is_box(box) else [np.nan] * 4 for box in boxes], dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
+            return np.array([box if is_box(box) else [np.nan] * 4 for box in boxes], dtype=np.float64).reshape(-1, 4)
 
     @cached_property
     def modes(self) -> np.ndarray:
         """N, the mode of each box; -1 where it is none that the mappers read."""
-        modes = (item.get("bbox_mode", self.box_mode) for item in self.items)
+        modes = (item.get("bbox_mode") for item in self.items)
         return np.array([int(mode) if mode in _BOX_MODES else -1 for mode in modes], dtype=np.int64)
 
     @cached_property
@@ -81,31 +84,37 @@ class Objects:
             sizes = self.boxes[:, 2:] - np.where((self.modes == BoxMode.XYXY_ABS)[:, None], self.boxes[:, :2], 0)
         return np.isfinite(self.boxes).all(axis=1) & (sizes <= 0).any(axis=1)
 
-    def without(self, dropped: np.ndarray) -> list[dict[str, Any]]:
-        """The records less the objects that ``dropped``, N, marks; images that lose some are shallow copies."""
-        result = list(self.records)
-        for image in np.unique(self.image[dropped]):
+    def usable(self, dropped: np.ndarray) -> list[dict[str, Any]]:
+        """The records less the objects that ``dropped``, N, marks, with 0 or 1 as ``iscrowd`` of annotations. What
+        changes is copied; where nothing does, these are the given ones.
+        """
+        changed = dropped.copy()
+        if self.key == "annotations":
+            changed |= np.array([not isinstance(item.get("iscrowd", 0), int) for item in self.items], dtype=bool)
+        result = list(self.records) if changed.any() else self.records
+        for image in np.unique(self.image[changed]):
             first, end = np.searchsorted(self.image, (image, image + 1))
-            kept = [self.items[i] for i in range(first, end) if not dropped[i]]
+            kept = [{**self.items[i], "iscrowd": int(not self.counts[i])} for i in range(first, end) if not dropped[i]]
             result[image] = {**result[image], self.key: kept}
         return result
 
 
-def check_records(objects: Objects, demands: Demands, known: Container | None, unknown: str) -> Problems:
-    """Everything that the dicts of a dataset show of its objects.
+def check_categories(objects: Objects, demands: Demands) -> Problems:
+    """Objects whose category is no class of the model, as far as its number of them is known."""
+    problems, key = Problems(), demands.key("num_classes")
+    known = range(demands.num_classes or 0)
+    for i, item in enumerate(objects.items if demands.num_classes is not None else ()):
+        if not is_in(item.get("category_id"), known):
+            message = f"category_id {item.get('category_id')!r}, but {key} is {demands.num_classes}"
+            message += ": ids must be contiguous from 0 (register_coco_instances makes them so)"
+            problems.error("unknown-category", *objects.where(i), message)
+    return problems
 
-    Args:
-        objects: of the dataset.
-        demands: what the model asks for.
-        known: the ids of categories; None: any may be.
-        unknown: what to say of another id.
-    """
+
+def check_records(objects: Objects, demands: Demands) -> Problems:
+    """Everything that the dicts of a dataset show of its objects, whatever their classes."""
     problems = Problems()
-    if known is not None:
-        for i, item in enumerate(objects.items):
-            if not _is_in(item.get("category_id"), known):
-                message = f"category_id {item.get('category_id')!r}, {unknown}"
-                problems.error("unknown-category", *objects.where(i), message)
+    _check_numbers(objects, objects.counts, "TEST.DETECTIONS_PER_IMAGE", demands.max_detections, problems)
     if not demands.is_train:
         return problems
     learns = demands.learns_boxes if objects.key == "annotations" else demands.learns_segments
@@ -115,21 +124,31 @@ def check_records(objects: Objects, demands: Demands, known: Container | None, u
         if demands.needs_masks:
             for i in np.flatnonzero(objects.counts):
                 if not has_mask(objects.items[i]):
-                    message = "no segmentation, of which MODEL.MASK_ON needs one of every object"
+                    message = "no usable segmentation, of which MODEL.MASK_ON needs one of every object"
                     problems.error("no-segmentation", *objects.where(i), message)
-    if demands.max_objects is not None:
-        numbers = np.bincount(objects.image[learnt], minlength=len(objects.records))
-        for image in np.flatnonzero(numbers > demands.max_objects):
-            key = demands.key("max_objects")
-            message = f"{numbers[image]} objects, but {key} is {demands.max_objects}: raise {key}"
-            file, ident = file_of(objects.records, image), objects.records[image].get("image_id")
-            problems.error("too-many-objects", file, ident, message)
+    _check_numbers(objects, learnt, demands.key("max_objects"), demands.max_objects, problems)
     return problems
+
+
+def _check_numbers(objects: Objects, counted: np.ndarray, key: str, limit: int | None, problems: Problems) -> None:
+    """Images with more objects than a key allows, an error in training; more than can be detected are a warning."""
+    if limit is None:
+        return
+    numbers = np.bincount(objects.image[counted], minlength=len(objects.records))
+    for image in np.flatnonzero(numbers > limit):
+        record = objects.records[image]
+        where, message = (file_of(record), record.get("image_id")), f"{numbers[image]} objects, but {key} is {limit}"
+        if key == "TEST.DETECTIONS_PER_IMAGE":
+            message += ": no more can be found and evaluated"
+            problems.warn("more-objects-than-detections", *where, message)
+        else:
+            problems.error("too-many-objects", *where, f"{message}: raise {key}")
 
 
 def _check_boxes(objects: Objects, learnt: np.ndarray, demands: Demands, problems: Problems) -> np.ndarray:
     """Problems of boxes are appended; N, which boxes cannot be learnt from. Crowds' may be anything."""
     malformed, modeless = ~np.isfinite(objects.boxes).all(axis=1), objects.modes < 0
+    _check_box_format(objects, learnt & ~malformed, problems)
     for i in np.flatnonzero(malformed):
         message = f"bbox {objects.items[i].get('bbox')!r} is not four finite numbers"
         problems.add("malformed-box", *objects.where(i), message, is_error=bool(learnt[i]))
@@ -144,6 +163,26 @@ def _check_boxes(objects: Objects, learnt: np.ndarray, demands: Demands, problem
         is_error = bool(learnt[i]) and not demands.drops_degenerate_boxes
         problems.add("degenerate-box", *objects.where(i), message, is_error=is_error)
     return malformed | modeless | objects.degenerate
+
+
+def _check_box_format(objects: Objects, learnt: np.ndarray, problems: Problems) -> None:
+    """Boxes x, y, w, h that are none: fractions of their images, or x, y, x, y. Few boxes may happen to look so."""
+    learnt = np.flatnonzero(learnt & (objects.modes == BoxMode.XYWH_ABS))
+    sizes = [(record.get("width", np.inf), record.get("height", np.inf)) for record in objects.records]
+    sizes = np.array(sizes, dtype=np.float64).reshape(-1, 2)[objects.image[learnt]]
+    boxes = objects.boxes[learnt]
+    if len(learnt) < _SURE:
+        return
+    if boxes.max() <= 1:
+        message = f"bbox {list(boxes[0])} and all others lie in 0..1: they must be x, y, w, h in pixels"
+    elif ((boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(axis=1).mean() > 0.5) and (
+        (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= sizes + 1)
+    ).all():
+        message = f"bbox {list(boxes[0])} and all others fit as x, y, x, y, but leave the image as x, y, w, h, as which"
+        message += " they are read"
+    else:
+        return
+    problems.error("box-format", *objects.where(int(learnt[0])), message)
 
 
 def check_something_to_learn(objects: Objects, file: str = "") -> Problems:
@@ -203,42 +242,43 @@ def check_files(records: Iterable[dict[str, Any]], key: str, *, is_error: bool) 
     """The files that entry ``key`` of the records names must be there. Errors, or, unless ``is_error``, warnings, as
     long as any is there.
 
-    Each folder is listed once: a stat per file takes minutes for COCO on a network disk.
+    Each folder is listed once: a stat per file takes minutes for COCO on a network disk. URLs cannot be listed.
     """
     idents = {record[key]: record.get("image_id") for record in records if key in record}
-    missing, problems = missing_files(idents), Problems()
-    kind = "missing-image" if key == "file_name" else "missing-png"
-    is_error |= len(missing) == len(idents)
-    for file in missing:
-        problems.add(kind, file, idents[file], "the file does not exist", is_error=is_error)
-    return problems
-
-
-def missing_files(file_names: Iterable[str]) -> list[str]:
-    """Those that are not there; never URLs, which cannot be listed."""
     by_folder: dict[str, dict[str, str]] = {}
-    for file_name in file_names:
+    for file_name in idents:
         if "://" not in file_name:
             folder, name = os.path.split(file_name)
             by_folder.setdefault(folder, {})[name] = file_name
-    absent = {name for folder, names in by_folder.items() for name in _absent(folder, names)}
-    return [name for name in file_names if name in absent]
+    absent = {path: why for folder, names in by_folder.items() for path, why in _absent(folder, names).items()}
+    problems, kind = Problems(), "missing-image" if key == "file_name" else "missing-png"
+    is_error |= len(absent) == len(idents)
+    for file in (file for file in idents if file in absent):
+        problems.add(kind, file, idents[file], absent[file], is_error=is_error)
+    return problems
 
 
-def _absent(folder: str, names: dict[str, str]) -> list[str]:
+def _absent(folder: str, names: dict[str, str]) -> dict[str, str]:
+    """Paths by name -> what to say of those that are not in the folder."""
     try:
         with os.scandir(folder or os.curdir) as entries:
             there = {entry.name for entry in entries}
     except (FileNotFoundError, NotADirectoryError):
         there = set()
     except OSError:  # files of a folder that cannot be listed may be readable; the mapper names those that are not
-        return []
-    return [path for name, path in names.items() if name not in there]
+        return {}
+    composed = {unicodedata.normalize("NFC", name) for name in there if not name.isascii()}
+    return {
+        path: "the file does not exist"
+        + (" in this form of Unicode, but in another: rename it" * (unicodedata.normalize("NFC", name) in composed))
+        for name, path in names.items()
+        if name not in there
+    }
 
 
-def file_of(records: Sequence[dict[str, Any]], image: int) -> str:
-    """The file of an image, by its index."""
-    return records[image].get("file_name", f"image {image}")
+def file_of(record: dict[str, Any]) -> str:
+    """The file of an image."""
+    return record.get("file_name", f"image {record.get('image_id')}")
 
 
 def has_mask(annotation: dict[str, Any]) -> bool:
@@ -247,11 +287,20 @@ def has_mask(annotation: dict[str, Any]) -> bool:
     return segmentation is not None and not (hasattr(segmentation, "__len__") and len(segmentation) == 0)
 
 
-def _is_box(box: Any) -> bool:
-    return hasattr(box, "__len__") and len(box) == 4 and all(isinstance(x, (int, float, np.number)) for x in box)
+def is_box(box: Any) -> bool:
+    """Whether it is four finite numbers."""
+    if not hasattr(box, "__len__") or len(box) != 4:
+        return False
+    return all(isinstance(x, (int, float, np.number)) and abs(x) < _MAX_COORDINATE for x in box)
 
 
-def _is_in(value: Any, known: Container) -> bool:
+def crowd_flag(value: Any) -> int | None:
+    """What ``iscrowd`` means, 0 or 1, also as text, null or empty; None where it is none of these."""
+    return _CROWD_FLAGS.get(value.lower() if isinstance(value, str) else value) if is_in(value, _CROWD_FLAGS) else None
+
+
+def is_in(value: Any, known: Container) -> bool:
+    """Whether it is there, whatever it is."""
     try:
         return value in known
     except TypeError:  # a list is in no set

@@ -9,6 +9,7 @@ from functools import partial
 
 from ...structures import decode_ids, map_segments
 from ..checks import Demands, Problems
+from ..checks.images import check_size
 from ..checks.rules import check_files
 from ..image_files import read_image
 
@@ -64,15 +65,16 @@ def _check_files(
 
 
 def _check_image(record: dict, *, is_error: bool) -> Problems:
-    problems, file, ident = Problems(), record["file_name"], record["image_id"]
+    problems, file, ident = check_size(record, is_error=is_error), record["file_name"], record["image_id"]
+    if any(problem.kind == "unreadable-image" for problem in problems):
+        return problems
     try:
-        height, width = read_image(file, "RGB").shape[:2]  # EXIF orientation applied, as for training
+        pixels = read_image(file, "RGB")
     except OSError as error:
         problems.add("unreadable-image", file, ident, str(error), is_error=is_error)
         return problems
-    if (height, width) != (record["height"], record["width"]):
-        message = f"it is {width} x {height}, the JSON says {record['width']} x {record['height']}"
-        problems.error("size-mismatch", file, ident, message)
+    if (pixels == pixels[0, 0]).all():
+        problems.warn("image-of-one-value", file, ident, f"all of its pixels are {pixels[0, 0].tolist()}")
     return problems
 
 

@@ -1,21 +1,18 @@
 """Every problem of a dataset and its summary, as a value, text and JSON."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from detectron2.structures import BoxMode
 from tabulate import tabulate
 
 from ..checks import Demands, Problems
 from ..checks.rules import Objects, check_classes, check_records, check_semantic_maps, check_something_to_learn
-from ..datasets.coco_json import CocoJson, read_coco_json
+from ..datasets.coco_json import CocoJson
 from ..datasets.custom import CustomDataset
-from .annotations import check_annotations
+from .annotations import check_annotations, check_categories_in_use
 from .images import check_images
-from .panoptic import check_panoptic, usable_annotations
 from .summary import SIZES, summarize
 
 
@@ -28,16 +25,18 @@ class DatasetReport:
         problems: errors and warnings.
         summary: as `summarize` gives it; empty where the JSON could not be read.
         decoded: whether images and PNGs were decoded.
+        is_train: whether it was checked for training, or for evaluation.
     """
 
     dataset: CustomDataset
     problems: Problems
     summary: dict[str, Any]
     decoded: bool
+    is_train: bool = True
 
     @property
     def trains(self) -> bool:
-        """Whether training would run: there is no error."""
+        """Whether training, or evaluation, would run: there is no error."""
         return not self.problems.errors
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,7 +57,7 @@ class DatasetReport:
     def _verdict(self) -> str:
         errors = len(self.problems.errors)
         warnings = len(self.problems) - errors
-        what = "training would run" if self.trains else "training would NOT run"
+        what = f"{'training' if self.is_train else 'evaluation'} would {'' if self.trains else 'NOT '}run"
         undecoded = "" if self.decoded else "; images were not decoded"
         return f"{self.dataset.name}: {what}: {errors} errors, {warnings} warnings{undecoded}"
 
@@ -83,49 +82,25 @@ def report_dataset(
     Raises:
         FileNotFoundError: the JSON files are missing.
     """
-    boxes = read_coco_json(dataset.json_file)
-    panoptic = read_coco_json(dataset.panoptic_json, is_panoptic=True) if dataset.panoptic_json else None
-    problems = Problems([*boxes.problems, *(panoptic.problems if panoptic else ())])
+    boxes, panoptic, records, problems = dataset.read()
     if not (boxes.is_readable and (panoptic is None or panoptic.is_readable)):
-        return DatasetReport(dataset, problems, {}, False)
-    records = _records(boxes, panoptic, dataset, problems)
-    objects, segments = Objects(records, "annotations", BoxMode.XYWH_ABS), Objects(records, "segments_info")
-    problems += check_records(objects, demands, boxes.categories, "which is not listed")
-    if demands.learns_boxes and not (panoptic and demands.learns_segments):
+        return DatasetReport(dataset, problems, {}, False, demands.is_train)
+    objects, segments = Objects(records, "annotations"), Objects(records, "segments_info")
+    problems += check_records(objects, demands)
+    if demands.is_train and demands.learns_boxes and not (panoptic and demands.learns_segments):
         problems += check_something_to_learn(objects, boxes.file)
     problems += check_annotations(boxes, objects, demands)
     if panoptic:
-        problems += check_records(segments, demands, panoptic.categories, "which is not listed")
-        if demands.learns_segments:
+        problems += check_records(segments, demands)
+        if demands.is_train and demands.learns_segments:
             problems += check_something_to_learn(segments, panoptic.file)
-        problems += check_panoptic(panoptic, boxes, segments)
+        problems += check_categories_in_use(panoptic, segments)
     problems += _check_classes(boxes, panoptic, dataset, demands)
     problems += check_semantic_maps(records, demands, boxes.file)
 
     files = sum(key in record for record in records for key in ("file_name", "pan_seg_file_name"))
     problems += check_images(records, demands, decode=decode, processes=processes, advance=progress(files))
-    return DatasetReport(dataset, problems, summarize(boxes, panoptic, objects, segments), decode)
-
-
-def _records(
-    boxes: CocoJson, panoptic: CocoJson | None, dataset: CustomDataset, problems: Problems
-) -> list[dict[str, Any]]:
-    """The images in Detectron2's format, with the categories and boxes of the files."""
-    records = {
-        ident: {**image, "file_name": os.path.join(dataset.image_root, image["file_name"]), "image_id": ident}
-        | {"annotations": []}
-        for ident, image in boxes.images.items()
-    }
-    for annotation in boxes.annotations:
-        if not isinstance(annotation.get("image_id"), (list, dict)) and annotation.get("image_id") in records:
-            records[annotation["image_id"]]["annotations"].append(annotation)
-    annotations = usable_annotations(panoptic, boxes, problems) if panoptic else {}
-    for ident, annotation in annotations.items():
-        records[ident]["pan_seg_file_name"] = os.path.join(dataset.panoptic_root, annotation["file_name"])
-        records[ident]["segments_info"] = annotation["segments_info"]
-        if dataset.sem_seg_root:
-            records[ident]["sem_seg_file_name"] = os.path.join(dataset.sem_seg_root, annotation["file_name"])
-    return list(records.values())
+    return DatasetReport(dataset, problems, summarize(boxes, panoptic, objects, segments), decode, demands.is_train)
 
 
 def _check_classes(boxes: CocoJson, panoptic: CocoJson | None, dataset: CustomDataset, demands: Demands) -> Problems:

@@ -6,7 +6,6 @@ With ``panoptic_json``, things and stuff share one class space, things first, as
 with ``sem_seg_root`` beside it, stuff has classes 1.. of its own after 0 = "things", which Panoptic FPN learns.
 """
 
-import json
 import logging
 import os
 from collections import Counter
@@ -15,16 +14,25 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
-from detectron2.utils.file_io import PathManager
 
-from .coco_json import Classes, read_classes, shown
+from ..checks.problems import Problems
+from .coco_json import Classes, CocoJson, read_classes, read_coco_json
 from .panoptic_stuff import IGNORE_LABEL
+from .records import add_segments, make_records
 
 _NEEDED = ("name", "json_file", "image_root")
 _OPTIONAL = ("panoptic_json", "panoptic_root", "sem_seg_root")
 
 logger = logging.getLogger(__name__)
+
+
+class Content(NamedTuple):
+    """What the files of a dataset hold: Detectron2's dicts with the files' category ids, and what is wrong."""
+
+    boxes: CocoJson
+    panoptic: CocoJson | None
+    records: list[dict[str, Any]]
+    problems: Problems
 
 
 class CustomDataset(NamedTuple):
@@ -81,53 +89,58 @@ class CustomDataset(NamedTuple):
         Raises:
             FileNotFoundError, ValueError: a file is missing, or does not tell its classes.
         """
-        coco = read_classes(self.json_file)
+        boxes = read_classes(self.json_file)
         if not self.panoptic_json:
-            return Classes(coco.things | coco.stuff, {}, coco.has_masks, coco.repeated_images)
+            return boxes
         panoptic = read_classes(self.panoptic_json, is_panoptic=True)
-        boxes = coco.things | coco.stuff
-        if boxes != panoptic.things:
-            differ = sorted({i for i, _ in boxes.items() ^ panoptic.things.items()})
+        if boxes.things != panoptic.things:
+            differ = sorted({i for i, _ in boxes.things.items() ^ panoptic.things.items()})
             raise ValueError(
                 f"{self.json_file} and the things of {self.panoptic_json} must be the same categories, but ids "
-                f"{shown(differ)} are in one of them only, or have two names."
+                f"{', '.join(map(str, differ[:5]))} are in one of them only, or have two names."
             )
-        return Classes(panoptic.things, panoptic.stuff, coco.has_masks, coco.repeated_images)
+        return panoptic
+
+    def read(self) -> Content:
+        """What the files hold, however much of them is wrong.
+
+        Raises:
+            FileNotFoundError: a JSON file is missing.
+        """
+        boxes = read_coco_json(self.json_file)
+        panoptic = read_coco_json(self.panoptic_json, is_panoptic=True) if self.panoptic_json else None
+        problems = Problems([*boxes.problems, *(panoptic.problems if panoptic else ())])
+        if not (boxes.is_readable and (panoptic is None or panoptic.is_readable)):
+            return Content(boxes, panoptic, [], problems)
+        records = make_records(boxes, self.image_root, problems)
+        if panoptic:
+            add_segments(records, boxes, panoptic, (self.panoptic_root, self.sem_seg_root), problems)
+        return Content(boxes, panoptic, list(records.values()), problems)
 
     def load(self) -> list[dict[str, Any]]:
         """Detectron2's dicts with contiguous classes, one an image.
 
         Raises:
             FileNotFoundError: a JSON file is missing.
-            ValueError: images share an id, annotations are of unknown categories, or an image has no panoptic one.
+            BadDatasetError: what is wrong with the files as a whole, or with ids, categories and segments.
         """
-        classes = self.classes()
-        if classes.repeated_images:
-            raise ValueError(f"several images have the ids {shown(classes.repeated_images)}")
-        records = load_coco_json(self.json_file, self.image_root)
-        _make_contiguous((a for record in records for a in record["annotations"]), _contiguous(classes.things))
-        if self.panoptic_json:
-            self._add_segments(records, classes)
-        return records
-
-    def _add_segments(self, records: list[dict[str, Any]], classes: Classes) -> None:
-        with PathManager.open(self.panoptic_json) as file:
-            annotations = {a["image_id"]: a for a in json.load(file)["annotations"]}
-        missing = [record["image_id"] for record in records if record["image_id"] not in annotations]
-        if missing:
-            raise ValueError(
-                f"{self.panoptic_json} has no annotation of {len(missing)} images of {self.json_file}: ids "
-                f"{shown(missing)}"
-            )
+        boxes, panoptic, records, problems = self.read()
+        problems.raise_first(self.name)
+        problems.log_warnings(self.name)
+        things = _contiguous(boxes.categories)
+        classes = things if panoptic is None else _contiguous({**panoptic.things, **panoptic.stuff})
         for record in records:
-            annotation = annotations[record["image_id"]]
+            for item in record["annotations"]:
+                item["category_id"] = things[item["category_id"]]
+            segments = record.pop("segments_info", ())
             if self.sem_seg_root:
-                record["sem_seg_file_name"] = os.path.join(self.sem_seg_root, annotation["file_name"])
-                continue
-            segments = [{**s, "isthing": s["category_id"] in classes.things} for s in annotation["segments_info"]]
-            _make_contiguous(segments, _contiguous({**classes.things, **classes.stuff}))
-            record["pan_seg_file_name"] = os.path.join(self.panoptic_root, annotation["file_name"])
-            record["segments_info"] = segments
+                record.pop("pan_seg_file_name")
+            elif panoptic:
+                record["segments_info"] = [
+                    {**s, "isthing": s["category_id"] in things, "category_id": classes[s["category_id"]]}
+                    for s in segments
+                ]
+        return records
 
     def metadata(self) -> dict[str, Any]:
         """Detectron2's metadata, without the classes where the files cannot be read."""
@@ -147,8 +160,6 @@ class CustomDataset(NamedTuple):
             values["sem_seg_root"] = self.sem_seg_root
         if classes is None:
             return values
-        if not classes.has_masks:
-            values["coco_tasks"] = ("bbox",)
         things, stuff = classes.things, classes.stuff
         values |= {"thing_classes": list(things.values()), "thing_dataset_id_to_contiguous_id": _contiguous(things)}
         if self.sem_seg_root:
@@ -218,17 +229,6 @@ def _register(dataset: CustomDataset) -> None:
 def _contiguous(categories: Iterable[int]) -> dict[int, int]:
     """Category id -> class, in the order given."""
     return {category_id: i for i, category_id in enumerate(categories)}
-
-
-def _make_contiguous(items: Iterable[dict[str, Any]], to_contiguous: Mapping[int, int]) -> None:
-    unknown = set()
-    for item in items:
-        if item["category_id"] in to_contiguous:
-            item["category_id"] = to_contiguous[item["category_id"]]
-        else:
-            unknown.add(item["category_id"])
-    if unknown:
-        raise ValueError(f"its annotations use the category ids {shown(sorted(unknown))}, which it does not list")
 
 
 def _absolute(path: str) -> str:

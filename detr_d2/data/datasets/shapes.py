@@ -74,7 +74,7 @@ def _check(root: Path | str, paths: dict[str, Path]) -> None:
 def _metadata(root: Path | str, split: str, separated: bool) -> dict[str, Any]:
     """Detectron2's metadata of a panoptic dataset."""
     paths = split_paths(root, split)
-    values = _dataset(paths, separated).metadata_of(Classes(THINGS, STUFF, has_masks=True, repeated_images=[]))
+    values = _dataset(paths, separated).metadata_of(Classes(THINGS, STUFF))
     things, stuff = [COLORS[i] for i in THINGS], [COLORS[i] for i in STUFF]
     return values | {
         "thing_colors": things,
