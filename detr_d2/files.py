@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 # Part of the names of what is being written.
 _PARTIAL = ".detr_d2-partial"
@@ -52,6 +52,18 @@ def whole_files(folder: str | os.PathLike) -> Iterator[Path]:
                 os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def path_inside(folder: str | os.PathLike, name: str) -> Path:
+    """``folder/name``, to write to, for a name that somebody's file gives.
+
+    Raises:
+        ValueError: it leads out of the folder.
+    """
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\0" in name:
+        raise ValueError(f"{name!r} is no name for a file in {folder}: it must be relative, without '..'.")
+    return Path(folder, *parts)
 
 
 def remove_partial_files(folder: str | os.PathLike) -> None:

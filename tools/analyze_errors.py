@@ -44,6 +44,7 @@ from detr_d2.analysis.sheets import (
 )
 from detr_d2.command_line import check_output_folder, command_line_tool, write_picture
 from detr_d2.data.checks import check_dataset_name, readable_annotations
+from detr_d2.data.datasets.coco_json import read_coco_json, read_ground_truth
 from detr_d2.engine import load_config
 from detr_d2.files import whole_file
 
@@ -136,10 +137,9 @@ def read_truth(dataset: str, key: str) -> tuple[dict[str, Any], Path]:
     if not metadata.get(key) or metadata.get("image_root") is None:
         raise ValueError(f"dataset {dataset!r} has no {key} with an image_root: its annotations are in another format.")
     with readable_annotations(dataset):
-        truth = json.loads(Path(metadata.get(key)).read_text())
-        return {part: truth[part] for part in ("images", "categories", "annotations")} | {"info": {}}, Path(
-            metadata.image_root
-        )
+        if key == "json_file":
+            return read_ground_truth(metadata.json_file), Path(metadata.image_root)
+        return read_coco_json(metadata.get(key), is_panoptic=True).require_classes().content, Path(metadata.image_root)
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]] | dict[str, Any]:

@@ -3,6 +3,7 @@
 Legend: I images, K classes, D detections, G pairs of an image and a class that it holds, T IoU thresholds.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +19,7 @@ _THRESHOLDS = range(50, 100, 5)  # COCO's, of the IoU in percent
 
 @dataclass(frozen=True)
 class Matches:
-    """The matches of one model and one task, in COCO's protocol: objects of all sizes, 100 detections of an image.
+    """The matches of one model and one task, in COCO's protocol: objects of all sizes, all detections of an image.
 
     Attributes:
         image_ids: I.
@@ -65,6 +66,7 @@ def match_detections(ground_truth: dict[str, Any], results: Sequence[dict[str, A
         results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
     api = hotcoco.COCO(ground_truth)
     evaluation = hotcoco.COCOeval(api, api.loadRes(list(results)), task)
+    evaluation.params.max_dets = [max(Counter(result["image_id"] for result in results).values(), default=1)]
     evaluation.params.area_rng = evaluation.params.area_rng[:1]
     evaluation.params.area_rng_lbl = evaluation.params.area_rng_lbl[:1]
     evaluation.evaluate()

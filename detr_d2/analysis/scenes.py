@@ -3,17 +3,14 @@
 Legend: I images, K classes, D detections, G objects, P pairs of an object and a detection of one image.
 """
 
-import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_api
-
-MAX_DETECTIONS = 100  # of an image and a class, the best, as in COCO's evaluation
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ def collect_scenes(
     image = _places(_column(results, "image_id", "detection"), image_ids, "detection", "image")
     label = _places(_column(results, "category_id", "detection"), class_ids, "detection", "category")
     score = _column(results, "score", "detection", np.float64)
-    source = _best(image, label, score)
+    source = np.lexsort((np.arange(len(score)), image, -score))
     image, label, score = image[source], label[source], score[source]
     pairs = _overlaps(
         (image, [results[i] for i in source]),
@@ -97,14 +94,6 @@ def collect_scenes(
         *(object_image[object_source], object_label[object_source], crowd[object_source], object_source),
         *pairs,
     )
-
-
-def _best(image: np.ndarray, label: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Indices of the detections that count, sorted."""
-    order = np.lexsort((np.arange(len(score)), image, -score))
-    seen: dict[tuple[int, int], Iterator[int]] = defaultdict(itertools.count)  # of each image and class, best first
-    ranks = [next(seen[pair]) for pair in zip(image[order].tolist(), label[order].tolist(), strict=True)]
-    return order[np.array(ranks, dtype=np.int64) < MAX_DETECTIONS]
 
 
 def _overlaps(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import whole_files
+from ..files import path_inside, whole_files
 from ..structures import encode_ids, read_ids
 from .datasets.coco_json import read_coco_json
 from .datasets.custom import CustomDataset
@@ -56,7 +56,8 @@ def make_subset(
     Raises:
         FileExistsError: ``output`` is there.
         FileNotFoundError: a file of the source is missing.
-        ValueError: a category is unknown, or no image, or too few for a split, hold any.
+        ValueError: a category is unknown, no image, or too few for a split, hold any, or a file's name leads out of
+            ``output``.
     """
     if not 0 <= subset.val_share < 1:
         raise ValueError(f"the share of validation images must be in [0, 1), not {subset.val_share}.")
@@ -78,6 +79,9 @@ def make_subset(
     if panoptic and (missing := [image["id"] for image in images if image["id"] not in of_image]):
         raise ValueError(f"image {missing[0]} has no panoptic annotation; check the data with tools/check_dataset.py.")
 
+    for named in (*images, *(of_image[image["id"]] for image in images if panoptic)):
+        path_inside(output, named["file_name"])  # before anything is written
+
     with whole_files(output) as folder:
         splits = {"train": [i for i in images if i["id"] not in val], "val": [i for i in images if i["id"] in val]}
         for split, members in splits.items():
@@ -86,7 +90,8 @@ def make_subset(
                 if panoptic:
                     _write_part(folder / f"panoptic_{split}.json", panoptic, members, chosen, of_image.values())
         for image in images:
-            _take(Path(source.image_root, image["file_name"]), folder / "images" / image["file_name"], subset.link)
+            name = image["file_name"]
+            _take(Path(source.image_root, name), path_inside(folder / "images", name), subset.link)
             if panoptic:
                 _filter_png(Path(source.panoptic_root), of_image[image["id"]], folder / "panoptic")
             advance(len(images))
@@ -171,6 +176,6 @@ def _filter_png(root: Path, annotation: dict, folder: Path) -> None:
     """A copy of the annotation's PNG with void in place of all segments but its own."""
     ids = read_ids(str(root / annotation["file_name"]))
     ids[~np.isin(ids, [segment["id"] for segment in annotation["segments_info"]])] = 0
-    target = (folder / annotation["file_name"]).with_suffix(".png")
+    target = path_inside(folder, annotation["file_name"]).with_suffix(".png")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(encode_ids(ids))

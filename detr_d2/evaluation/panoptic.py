@@ -9,7 +9,6 @@ import json
 import os
 from collections import OrderedDict
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from detectron2.evaluation import COCOPanopticEvaluator
@@ -17,6 +16,8 @@ from detectron2.evaluation.panoptic_evaluation import _print_panoptic_results
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ..data.datasets.coco_json import read_coco_json
+from ..files import path_inside
 from ..structures import encode_ids, map_segments, read_ids
 
 # A group of classes in hotcoco's results, and the suffix of its metrics in Detectron2's.
@@ -44,8 +45,7 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
     @cached_property  # not read before it is needed
     def _truth(self) -> dict[str, dict[int, dict[str, Any]]]:
         """Categories and images by their ids, annotations by those of their images."""
-        with PathManager.open(self._metadata.panoptic_json) as file:
-            content = json.load(file)
+        content = read_coco_json(self._metadata.panoptic_json, is_panoptic=True).require_classes().content
         keys = {"categories": "id", "images": "id", "annotations": "image_id"}
         return {name: {item[key]: item for item in content[name]} for name, key in keys.items()}
 
@@ -63,7 +63,7 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             self._predictions.append(
                 {
                     "image_id": item["image_id"],
-                    "file_name": Path(item["file_name"]).with_suffix(".png").name,
+                    "file_name": self._truth["annotations"][item["image_id"]]["file_name"],
                     "png": encode_ids(ids.cpu().numpy()),
                     "segments_info": [self._convert_category_id(dict(segment)) for segment in segments],
                 }
@@ -129,7 +129,9 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
         folder = os.path.join(self._output_dir, "panoptic_predictions")
         PathManager.mkdirs(folder)
         for prediction in predictions:
-            with PathManager.open(os.path.join(folder, prediction["file_name"]), "wb") as f:
+            path = path_inside(folder, prediction["file_name"])
+            PathManager.mkdirs(str(path.parent))
+            with PathManager.open(str(path), "wb") as f:
                 f.write(prediction.pop("png"))
         categories = self._truth["categories"]
         used = {segment["category_id"] for prediction in predictions for segment in prediction["segments_info"]}

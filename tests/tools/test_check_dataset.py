@@ -43,7 +43,7 @@ def test_every_problem_is_listed(check, own_data, capsys):
 
 
 def test_a_config_and_its_data_sets(check, own_data, repo, tmp_path, capsys):
-    train, val = own_data("train", {0: "cat", 17: "dog"}), own_data("val", {0: "cat", 17: "dog"}, masks=False)
+    train, val = own_data("train", {0: "cat", 17: "dog"}, masks=False), own_data("val", {0: "cat", 17: "dog"})
     config = tmp_path / "own.yaml"
     config.write_text(
         f"_BASE_: {repo / 'configs' / 'Shapes' / 'detr_R_18.yaml'}\n"
@@ -55,7 +55,7 @@ def test_a_config_and_its_data_sets(check, own_data, repo, tmp_path, capsys):
     assert "train: training would run" in printed
     assert "val: evaluation would run" in printed
     assert check([*words, "MODEL.MASK_ON", "True"]) == 1
-    assert f"error: no-segmentation: {val['image_root']}/1.png, id 10" in capsys.readouterr().out
+    assert f"error: no-segmentation: {train['image_root']}/1.png, id 10" in capsys.readouterr().out
     assert check([*words, "MODEL.DETR.NUM_CLASSES", "80"]) == 1
     assert "has 2 classes (cat, dog), but MODEL.DETR.NUM_CLASSES is 80" in capsys.readouterr().out
 
@@ -75,11 +75,26 @@ def test_classes_of_datasets_that_one_model_is_trained_on(check, own_data, repo,
     assert check(["--config-file", str(config), "--no-images", "DATASETS.TRAIN", "('one',)"]) == 0
 
 
+def test_classes_of_test_sets(check, own_data, repo, tmp_path, capsys):
+    """Some of the training's, by name, under any ids; no other."""
+    entries = own_data("one", {0: "cat", 17: "dog"}), own_data("two", {5: "dog"}), own_data("three", {0: "owl"})
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        f"_BASE_: {repo / 'configs' / 'Shapes' / 'detr_R_18.yaml'}\n"
+        f"DATASETS: {{CUSTOM: {json.dumps(entries)}, TRAIN: [one], TEST: [two]}}\n"
+    )
+    assert check(["--config-file", str(config), "--no-images"]) == 0
+    assert check(["--config-file", str(config), "--no-images", "DATASETS.TEST", "('two', 'three')"]) == 1
+    assert (
+        "'three' (DATASETS.TEST) has the class 'owl', which 'one' (DATASETS.TRAIN) does not" in capsys.readouterr().out
+    )
+
+
 def test_registered_names(check, shapes_root, capsys):
     assert check(["shapes_train", "shapes_val", "INPUT.DROP_DEGENERATE_BOXES", "True"]) == 0
     printed = capsys.readouterr().out
     assert "shapes_train: training would run: 0 errors" in printed
-    assert "shapes_val: evaluation would run: 0 errors" in printed
+    assert "shapes_val: training would run: 0 errors" in printed
 
 
 def test_real_images(check, coco_root, capsys):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...files import whole_files
+from ...files import path_inside, whole_files
 from ...structures import decode_ids, map_segments
 from .coco_json import read_coco_json
 
@@ -29,10 +29,12 @@ def write_panoptic_stuff(panoptic_json: Path, panoptic_root: Path, output: Path,
     Raises:
         FileNotFoundError: the JSON or a PNG is missing.
         ValueError: the JSON is no panoptic one, or a PNG holds a segment, or a segment a category, that it does not
-            declare.
+            declare, or a name leads out of ``output``.
     """
     content = read_coco_json(str(panoptic_json), is_panoptic=True).require_classes()
     annotations, classes = content.annotations, stuff_classes(content.content["categories"])
+    for annotation in annotations:
+        path_inside(output, annotation["file_name"])  # before anything is written
     with whole_files(output) as folder:
         write = partial(_write, classes, panoptic_root, folder)
         if processes == 1:
@@ -67,4 +69,6 @@ def _write(classes: dict[int, int], panoptic_root: Path, output: Path, annotatio
     segments = map_segments(decode_ids(rgb), [segment["id"] for segment in annotation["segments_info"]])
     if segments.undeclared:
         raise ValueError(f"{file_name} holds the segments {[*segments.undeclared][:5]}, which the JSON lacks.")
-    Image.fromarray(np.array(values, dtype=np.uint8)[segments.places]).save(output / annotation["file_name"])
+    target = path_inside(output, annotation["file_name"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.array(values, dtype=np.uint8)[segments.places]).save(target)
