@@ -40,7 +40,7 @@ ALLOWED = {
     "modeling.masks": ("layers", "structures", "modeling.workers"),
     "modeling.set_prediction": ("layers", "structures", "modeling.workers"),
     "modeling.meta_arch": ("facts", "layers", "structures", "modeling", "checkpoint"),
-    "evaluation": ("files", "facts", "layers", "structures", "data"),
+    "evaluation": ("facts", "layers", "structures", "data"),
     "solver": ("facts", "layers", "structures"),
     "checkpoint": ("files", "facts", "layers", "structures"),
     "engine": ("facts", "config", "data", "evaluation", "solver", "checkpoint"),

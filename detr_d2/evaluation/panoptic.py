@@ -7,8 +7,9 @@ import contextlib
 import io
 import json
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from detectron2.evaluation import COCOPanopticEvaluator
@@ -17,7 +18,6 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..data.datasets.coco_json import read_coco_json
-from ..files import path_inside
 from ..structures import encode_ids, map_segments, read_ids
 
 # A group of classes in hotcoco's results, and the suffix of its metrics in Detectron2's.
@@ -63,7 +63,7 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             self._predictions.append(
                 {
                     "image_id": item["image_id"],
-                    "file_name": self._truth["annotations"][item["image_id"]]["file_name"],
+                    "file_name": Path(item["file_name"]).with_suffix(".png").name,
                     "png": encode_ids(ids.cpu().numpy()),
                     "segments_info": [self._convert_category_id(dict(segment)) for segment in segments],
                 }
@@ -128,10 +128,11 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
     def _write(self, predictions: list[dict[str, Any]]) -> tuple[str, str]:
         folder = os.path.join(self._output_dir, "panoptic_predictions")
         PathManager.mkdirs(folder)
+        counts = Counter(prediction["file_name"] for prediction in predictions)
         for prediction in predictions:
-            path = path_inside(folder, prediction["file_name"])
-            PathManager.mkdirs(str(path.parent))
-            with PathManager.open(str(path), "wb") as f:
+            if counts[prediction["file_name"]] > 1:  # of images of one name in several folders
+                prediction["file_name"] = f"{prediction['image_id']}_{prediction['file_name']}"
+            with PathManager.open(os.path.join(folder, prediction["file_name"]), "wb") as f:
                 f.write(prediction.pop("png"))
         categories = self._truth["categories"]
         used = {segment["category_id"] for prediction in predictions for segment in prediction["segments_info"]}

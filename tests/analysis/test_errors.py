@@ -24,6 +24,8 @@ from detr_d2.analysis.errors import (
     lost_precision,
     repaired_precision,
 )
+from detr_d2.analysis.matches import match_detections
+from detr_d2.analysis.precision import average_precision
 from detr_d2.analysis.scenes import collect_scenes
 
 BOX = [10.0, 10.0, 20.0, 20.0]
@@ -184,14 +186,16 @@ def test_the_threshold_is_the_best_of_f1():
     assert analyse(ground_truth, results).best_threshold() == 0.6
 
 
-def test_detections_beyond_the_hundredth_of_a_class_do_not_count():
-    """COCO's limit is of an image and a class; equal scores keep the order in which they were given."""
+def test_detections_beyond_the_hundredth_of_a_class_count():
+    """As in an evaluation of as many as the model gives; equal scores keep the order in which they were given."""
     ground_truth = truth((1, 1, BOX), (1, 2, OTHER))
     results = [found(1, 1, [90.0, 90.0, 5.0, 5.0], 0.5)] * 100 + [found(1, 1, BOX, 0.5), found(1, 2, OTHER, 0.4)]
     errors = analyse(ground_truth, results)
-    assert len(errors.scenes.score) == 101
-    assert errors.counts()["missed"] == 1
-    assert lost_precision(errors)[0] == pytest.approx(ap50(ground_truth, results)) == 50
+    assert len(errors.scenes.score) == 102
+    assert errors.counts()["missed"] == 0
+    assert lost_precision(errors)[0] == pytest.approx((100 / 101 + 100) / 2)
+    matches = match_detections(ground_truth, results, "bbox")
+    assert average_precision(matches)[0] == pytest.approx((100 / 101 + 100) / 2)
 
 
 @st.composite

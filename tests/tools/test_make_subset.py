@@ -72,3 +72,21 @@ def test_the_split_can_be_repeated(make, coco_root, tmp_path):
 def test_without_validation(make, coco_root):
     folder = make(coco_root, "--categories", "person", "--val-share", "0")
     assert sorted(path.name for path in folder.iterdir()) == ["images", "train.json"]
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "{outside}/evil.png", "a/../../evil.png", "..\\..\\evil.png"])
+@pytest.mark.parametrize("key", ["json_file", "panoptic_json"])
+def test_names_that_lead_out_of_the_folder_are_refused(load_tool, own_data, tmp_path, name, key, capsys):
+    """Before anything is written, and whatever lies there."""
+    entry, name = own_data("mine", {1: "cat"}, {3: "sky"}), name.replace("{outside}", str(tmp_path))
+    content = json.loads(Path(entry[key]).read_text())
+    content["images" if key == "json_file" else "annotations"][1]["file_name"] = name
+    Path(entry[key]).write_text(json.dumps(content))
+    for place in (tmp_path / "mine" / "evil.png", tmp_path / "evil.png"):
+        place.write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    words = [word for k, value in entry.items() if k != "name" for word in (f"--{k.replace('_', '-')}", value)]
+    assert load_tool("make_subset").main([*words, "--categories", "cat", "--output", str(tmp_path / "out")]) == 1
+    assert "must be relative, without '..'" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "evil.png").read_text() == "mine"

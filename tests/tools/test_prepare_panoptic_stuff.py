@@ -1,6 +1,8 @@
 """tools/prepare_panoptic_stuff.py as its users run it: then Detectron2's separated data set loads."""
 
 import importlib.util
+import json
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -58,3 +60,19 @@ def test_own_data(tool, own_data, tmp_path, capsys):
     with pytest.raises(SystemExit):
         tool.main(files)
     assert "come together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../evil.png", "{outside}/evil.png", "a/../../evil.png", "..\\evil.png"])
+def test_names_that_lead_out_of_the_folder_are_refused_before_anything_is_written(
+    tool, own_data, tmp_path, name, capsys
+):
+    """Before anything is written."""
+    entry, name = own_data("mine", {1: "cat"}, {3: "sky"}), name.replace("{outside}", str(tmp_path))
+    content = json.loads(Path(entry["panoptic_json"]).read_text())
+    content["annotations"][3]["file_name"] = name
+    Path(entry["panoptic_json"]).write_text(json.dumps(content))
+    before = sorted(tmp_path.rglob("*"))
+    files = ["--panoptic-json", entry["panoptic_json"], "--panoptic-root", entry["panoptic_root"]]
+    assert tool.main([*files, "--output", str(tmp_path / "maps"), "--processes", "1"]) == 1
+    assert "must be relative, without '..'" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
