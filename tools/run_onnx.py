@@ -100,6 +100,20 @@ class Detector:
         return inside[rows][:, columns]
 
 
+def read_image(path: str) -> Image.Image:
+    """An RGB image, upright; 16 bits are scaled to 8, and floats of 0..1 to 0..255, which Pillow would clip."""
+    image = Image.open(path)
+    is_16_bit = image.mode.startswith("I;16") or image.format == "PNG"
+    highest = 1 if image.mode == "F" else 65535 if is_16_bit else 0
+    is_deep, image = image.mode.startswith(("I", "F")), ImageOps.exif_transpose(image)
+    if is_deep:
+        pixels = np.asarray(image)
+        if not 0 <= pixels.min() <= pixels.max() <= highest:
+            raise ValueError(f"{path}: what is white in its mode {image.mode!r} is not known: save it with 8 bits.")
+        image = Image.fromarray((pixels * (255 / highest) + 0.5).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def suppress(boxes: np.ndarray, classes: np.ndarray, threshold: float) -> list[int]:
     """Non-maximum suppression within each class: which boxes, best first, overlap no better one by more than that."""
     boxes = boxes.astype(np.float64)
@@ -149,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         detector = Detector(args.model)
-        image = ImageOps.exif_transpose(Image.open(args.image)).convert("RGB")
+        image = read_image(args.image)
         found = detector(image, args.threshold)
     except (OSError, ValueError, *_onnxruntime_errors()) as error:
         print(f"run_onnx.py: {' '.join(str(error).split())}", file=sys.stderr)

@@ -28,8 +28,9 @@ from detectron2.utils import comm
 
 import detr_d2  # noqa: F401 (registers the models)
 from detr_d2.checkpoint import DetrCheckpointer
+from detr_d2.checkpoint.class_names import read_dataset_metadata
 from detr_d2.command_line import MENDABLE, check_output_folder, command_line_tool
-from detr_d2.data.checks import check_dataset_name
+from detr_d2.data.checks import check_dataset_name, check_weights_classes
 from detr_d2.engine import Trainer, load_config, prepare_device
 
 
@@ -88,6 +89,8 @@ def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
             f"{report.source} has other classes than the model, so its class head would be random "
             "(MODEL.REINIT_CLASS_HEAD): name what training made of it in MODEL.WEIGHTS, OUTPUT_DIR/model_final.pth."
         )
+    if report:
+        check_weights_classes(cfg, read_dataset_metadata(report.source), report.source)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import read_image
 from tqdm import tqdm
 
 import detr_d2  # noqa: F401 (registers the models and datasets)
@@ -29,6 +28,7 @@ from detr_d2.checkpoint.class_names import class_names_of
 from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, positive, write_picture
 from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name, readable_annotations
+from detr_d2.data.image_files import read_image
 from detr_d2.engine import Predictor, load_config
 from detr_d2.facts import model_facts, num_classes_of
 from detr_d2.visualization.attention import Look, Recording, record

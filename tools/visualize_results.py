@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 
 import detr_d2  # noqa: F401 (registers the datasets)
 from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, write_picture
 from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name
+from detr_d2.data.image_files import read_image
 from detr_d2.engine import load_config, load_trained_model, prepare_device
 from detr_d2.facts import model_facts
 from detr_d2.visualization.attention import mask_looks

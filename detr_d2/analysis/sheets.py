@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from pycocotools import mask as mask_api
 
+from ..data.image_files import read_image
 from ..visualization.colors import Color
 from ..visualization.marks import Mark, draw_legend, draw_marks
 from ..visualization.predictions import read_ids

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ..data.image_files import read_image
 from .capture import Shape
 from .formats import Program
 from .graphs import Graph
@@ -73,7 +73,7 @@ def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tenso
     """
     images = []
     for path in paths:
-        image = read_image(str(path), format=cfg.INPUT.FORMAT)
+        image = read_image(path, cfg.INPUT.FORMAT)
         height, width = image.shape[:2]
         if shape.is_free and cfg.INPUT.MIN_SIZE_TEST > 0:
             size = T.ResizeShortestEdge.get_output_shape(

@@ -1,9 +1,10 @@
 """The classes that a model learns from a dataset: how many, their names, and which of them are things."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from fvcore.common.registry import Registry
 
 from .models import model_facts, value_of
@@ -27,14 +28,20 @@ def class_names_of(cfg: CfgNode, dataset_name: str) -> list[str] | None:
     """Names of the classes that the model of ``cfg`` learns from a dataset, by contiguous id: things, or things and
     stuff where the mapper reads segments. None where the metadata does not say.
     """
-    if reads_segments(cfg):
-        return unified_class_names(dataset_name)
-    return MetadataCatalog.get(dataset_name).get("thing_classes")
+    return class_names_in(cfg, MetadataCatalog.get(dataset_name))
+
+
+def class_names_in(cfg: CfgNode, metadata: Metadata | Mapping[str, Any]) -> list[str] | None:
+    """As `class_names_of`, in the metadata of a dataset, which a checkpoint may hold, too."""
+    return _unified(metadata) if reads_segments(cfg) else metadata.get("thing_classes")
 
 
 def unified_class_names(dataset_name: str) -> list[str] | None:
     """Names of things and stuff in one space; ``stuff_classes`` holds both where Detectron2's convention is kept."""
-    metadata = MetadataCatalog.get(dataset_name)
+    return _unified(MetadataCatalog.get(dataset_name))
+
+
+def _unified(metadata: Metadata | Mapping[str, Any]) -> list[str] | None:
     things, stuff = metadata.get("thing_classes"), metadata.get("stuff_classes")
     if things is None or stuff is None:
         return None

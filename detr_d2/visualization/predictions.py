@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import Metadata
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode, Instances
 
+from ..data.image_files import read_image
 from ..structures import decode_ids
 from .colors import object_colors
 from .marks import Mark, draw_marks

@@ -7,6 +7,7 @@ from .loading import (
     check_dataset_name,
     check_same_classes,
     check_test_classes,
+    check_weights_classes,
     readable_annotations,
 )
 from .problems import ERROR, Demands, Problem, Problems
@@ -20,5 +21,6 @@ __all__ = [
     "check_dataset_name",
     "check_same_classes",
     "check_test_classes",
+    "check_weights_classes",
     "readable_annotations",
 ]

@@ -3,7 +3,7 @@ training, instead of an index error inside of a CUDA kernel or a NaN loss in the
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...facts import class_names_of, model_class_names, reads_segments, separate_stuff
+from ...facts import class_names_in, class_names_of, model_class_names, reads_segments, separate_stuff
 from .problems import BadDatasetError, Demands, Problems, datasets_root
 from .rules import (
     Objects,
@@ -166,6 +166,26 @@ def check_test_classes(cfg: CfgNode, name: str) -> None:
             f"(DATASETS.TRAIN) {'does not have' if unknown[0] not in known else 'has in another order'}, so that no "
             "class of the model can be said to be it: rename it, or take it out."
         )
+
+
+def check_weights_classes(cfg: CfgNode, described: Mapping[str, Any], weights: str) -> None:
+    """The classes of weights that are evaluated must be those of ``DATASETS.TRAIN``, by whose names test sets are read.
+
+    Args:
+        described: the metadata of the dataset that the weights were trained on, as a checkpoint holds it.
+        weights: their name.
+
+    Raises:
+        ValueError: they differ; names the first class that does.
+    """
+    learnt, expected = class_names_in(cfg, described), model_class_names(cfg)
+    if learnt is None or expected is None or learnt == expected:
+        return
+    place, pair = next((i, p) for i, p in enumerate(zip_longest(learnt, expected)) if p[0] != p[1])
+    raise ValueError(
+        f"Class {place} of {weights} is {pair[0]!r}, but {pair[1]!r} in {cfg.DATASETS.TRAIN[0]!r}: name the dataset "
+        "that it was trained on, or one of the same classes in the same order, in DATASETS.TRAIN."
+    )
 
 
 def _classes(cfg: CfgNode, dataset_name: str) -> list[str] | None:
