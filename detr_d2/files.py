@@ -1,14 +1,44 @@
-"""Writing files so that they are whole or not there: a crash at any moment leaves what was there before."""
+"""Reading files that can be read to an end; writing them so that they are whole or not there: a crash at any moment
+leaves what was there before.
+"""
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 # Part of the names of what is being written.
 _PARTIAL = ".detr_d2-partial"
+
+
+def refuse_special(path: str | os.PathLike) -> None:
+    """Refuse a pipe, a socket or a device, which a reader would wait for or read without end.
+
+    Raises:
+        OSError: it is one. What does not exist, or is a folder, is for the reader to say.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise OSError(f"{os.fspath(path)} is a pipe, a socket or a device: name a file.")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds, which may start with a byte order mark.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, in one line that names it.
+    """
+    refuse_special(path)
+    try:
+        return json.loads(Path(path).read_text("utf-8-sig"))
+    except RecursionError:
+        raise ValueError(f"{os.fspath(path)} is no JSON that can be read: it is nested too deeply.") from None
+    except ValueError as error:  # also of text that is not UTF-8, and of numbers of thousands of digits
+        raise ValueError(f"{os.fspath(path)} is no JSON: {error}.") from None
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ ALLOWED = {
     "evaluation": ("facts", "layers", "structures", "data"),
     "solver": ("facts", "layers", "structures"),
     "checkpoint": ("files", "facts", "layers", "structures"),
-    "engine": ("facts", "config", "data", "evaluation", "solver", "checkpoint"),
+    "engine": ("files", "facts", "config", "data", "evaluation", "solver", "checkpoint"),
     "demo": ("files", "facts", "command_line", "data", "engine", "structures", "visualization"),
     "visualization": ("facts", "layers", "structures", "data", "modeling"),
     "analysis": ("files", "facts", "checkpoint", "data", "visualization"),

@@ -32,6 +32,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="how the written class rows are indexed: by COCO category id (default of official) or contiguously "
         "(default of detr_d2, and always of huggingface)",
     )
+    parser.add_argument(
+        "--weights-from",
+        choices=["auto", "ema", "model"],
+        default="auto",
+        help="of a file that holds both, the average of the weights (auto, ema) or those of the training (model)",
+    )
     parser.add_argument("--config-file", metavar="FILE", help="the model's yaml, which huggingface needs")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
@@ -56,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.to == "huggingface":
         print(to_huggingface(args))
     else:
-        print(convert_checkpoint(args.input, args.output, to=args.to, class_ids=args.class_ids, overwrite=args.force))
+        choices = {"class_ids": args.class_ids, "weights_from": args.weights_from, "overwrite": args.force}
+        print(convert_checkpoint(args.input, args.output, to=args.to, **choices))
     return 0
 
 
@@ -65,7 +72,8 @@ def to_huggingface(args: argparse.Namespace) -> str:
     from detr_d2.engine import load_config
     from detr_d2.engine.huggingface import save_for_huggingface
 
-    cfg = load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.input, "MODEL.DEVICE", "cpu"])
+    opts = ["MODEL.WEIGHTS_FROM", args.weights_from, "MODEL.WEIGHTS", args.input, "MODEL.DEVICE", "cpu"]
+    cfg = load_config(args.config_file, [*args.opts, *opts])
     return save_for_huggingface(cfg, args.output, overwrite=args.force)
 
 

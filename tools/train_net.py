@@ -27,7 +27,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 import detr_d2  # noqa: F401 (registers the models)
-from detr_d2.checkpoint import DetrCheckpointer
+from detr_d2.checkpoint import DetrCheckpointer, loading_options
 from detr_d2.checkpoint.class_names import read_dataset_metadata
 from detr_d2.command_line import MENDABLE, check_output_folder, command_line_tool
 from detr_d2.data.checks import check_dataset_name, check_weights_classes
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict | None:
 def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
     """Evaluate ``MODEL.WEIGHTS``, or with --resume the last checkpoint of ``OUTPUT_DIR``."""
     model = Trainer.build_model(cfg)
-    checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD)
+    checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, **loading_options(cfg))
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     report = checkpointer.last_report
     if report and report.reinitialized:

@@ -1,6 +1,6 @@
 """Reading and writing weights: published layouts -> our keys, and back. Works on state dicts and any module."""
 
-from .checkpointer import DetrCheckpointer
+from .checkpointer import DetrCheckpointer, loading_options
 from .conversion import convert_checkpoint, to_detr_d2, to_official
 from .frozen import check_frozen_weights
 from .layouts import LAYOUTS, recognise
@@ -20,6 +20,7 @@ __all__ = [
     "UnreadableCheckpoint",
     "check_frozen_weights",
     "convert_checkpoint",
+    "loading_options",
     "read_checkpoint",
     "recognise",
     "to_detr_d2",

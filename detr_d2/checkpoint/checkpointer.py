@@ -1,5 +1,6 @@
 """Detectron2's checkpointer for published weights of every layout, strict, and safe against crashes."""
 
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -9,18 +10,26 @@ from urllib.parse import parse_qs, urlparse
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.config import CfgNode
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
 from ..files import remove_partial_files, whole_file
 from .diagnosis import check_family
 from .huggingface import weights_in_folder
+from .layouts import unwrapped
 from .layouts.detr import OURS
-from .names import bare_names, bare_state, unwrapped
+from .names import bare_names, bare_state
 from .planning import LoadPlan, plan_load
-from .reading import UnreadableCheckpoint, is_complete, read_checkpoint
+from .reading import UnreadableCheckpoint, WeightsFrom, check_sums, is_good, read_checkpoint
 from .report import LoadReport, group_names
 from .writing import portable
+
+
+def loading_options(cfg: CfgNode) -> dict[str, Any]:
+    """What a cfg says of how weights are loaded, as arguments of `DetrCheckpointer`."""
+    keys = ("REINIT_CLASS_HEAD", "REINIT_QUERIES", "WEIGHTS_FROM")
+    return {key.lower(): cfg.MODEL[key] for key in keys}
 
 
 class DetrCheckpointer(DetectionCheckpointer):
@@ -38,6 +47,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         save_to_disk: defaults to True in the main process only.
         reinit_class_head: leave a class head of another class count at its initial values (fine-tuning).
         reinit_queries: the same of object queries of another number.
+        weights_from: see `read_checkpoint`; resuming always takes what training goes on with.
         constants: written into every checkpoint beside the model, and never loaded.
         checkpointables: other objects to save and load, as in fvcore's ``Checkpointer``.
 
@@ -53,10 +63,12 @@ class DetrCheckpointer(DetectionCheckpointer):
         save_to_disk: bool | None = None,
         reinit_class_head: bool = False,
         reinit_queries: bool = False,
+        weights_from: WeightsFrom = "auto",
         constants: Mapping[str, Any] | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.weights_from = weights_from
         self.reinit = ["class_head"] * reinit_class_head + ["queries"] * reinit_queries
         self.constants = dict(constants or {})
         self.last_report: LoadReport | None = None
@@ -91,12 +103,15 @@ class DetrCheckpointer(DetectionCheckpointer):
         """As the parent's; where the checkpoint to resume from is missing or damaged, the error names good ones."""
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
-        last = self.get_checkpoint_file()
+        last, self.weights_from = self.get_checkpoint_file(), "model"
         try:
+            if self._save_dir_is_local() and os.path.isfile(last):
+                check_sums(last)
             return self.load(last)
         except (FileNotFoundError, UnreadableCheckpoint) as error:
             tag = os.path.join(self.save_dir, "last_checkpoint")
-            good = [os.path.basename(file) for file in self._complete_checkpoints() if file != last][:3]
+            others = (file for file in self._newest_first() if file != last and is_good(file))
+            good = [os.path.basename(file) for file in itertools.islice(others, 3)]
             advice = f"write one of {', '.join(good)} (newest first) into {tag}" if good else f"remove {tag}"
             raise type(error)(f"Cannot resume from {last}, which {tag} names: {error} To go on, {advice}.") from error
 
@@ -139,12 +154,12 @@ class DetrCheckpointer(DetectionCheckpointer):
     def _save_dir_is_local(self) -> bool:
         return "://" not in self.save_dir
 
-    def _complete_checkpoints(self) -> list[str]:
-        """Readable checkpoints of a local ``save_dir``, newest first."""
+    def _newest_first(self) -> list[str]:
+        """The checkpoints of a local ``save_dir``."""
         if not self._save_dir_is_local():
             return []
         files = [file for file in self.get_all_checkpoint_files() if not os.path.basename(file).startswith(".")]
-        return [file for file in sorted(files, key=os.path.getmtime, reverse=True) if is_complete(file)]
+        return sorted(files, key=os.path.getmtime, reverse=True)
 
     def _require_file(self, path: str) -> str:
         """``path``, or the file of weights in it where it is a folder."""
@@ -167,7 +182,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         heuristics = queries.pop("matching_heuristics", ["False"]) == ["True"]
         if queries:
             raise ValueError(f"MODEL.WEIGHTS: {self._source} has an unknown query {', '.join(queries)}.")
-        checkpoint = read_checkpoint(filename)
+        checkpoint = read_checkpoint(filename, self.weights_from)
         if heuristics:
             checkpoint["matching_heuristics"] = True
         return checkpoint

@@ -1,14 +1,14 @@
 """The classes that a model was trained on, as a checkpoint of our trainer says or else the datasets of its config."""
 
-import argparse
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
+
+from .reading import read_extras
 
 # What a checkpoint's "dataset_metadata" may hold: Detectron2's names of a dataset's metadata.
 DATASET_METADATA_KEYS = (
@@ -26,11 +26,9 @@ def read_dataset_metadata(path: str) -> dict[str, Any]:
     """
     try:
         local = PathManager.get_local_path(os.fspath(path).split("?")[0])
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(local, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch raises five types for files that are none of ours, path handlers others
+    except Exception:  # path handlers raise all sorts
         return {}
-    metadata = checkpoint.get("dataset_metadata") if isinstance(checkpoint, dict) else None
+    metadata = read_extras(local).get("dataset_metadata")
     if not isinstance(metadata, dict):
         return {}
     return {key: metadata[key] for key in DATASET_METADATA_KEYS if metadata.get(key) is not None}

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..files import whole_file
 from .class_rows import to_category_ids, to_contiguous
-from .layouts import recognise
+from .layouts import recognise, unwrapped
 from .layouts.deformable import DEFORMABLE
 from .layouts.detr import OFFICIAL
 from .layouts.layout import Layout, any_match
-from .names import TRAINING_ONLY, as_held, bare_state, unwrapped
-from .reading import read_checkpoint
+from .names import TRAINING_ONLY, as_held, bare_state
+from .reading import WeightsFrom, read_checkpoint
 from .report import group_names
 
 ClassIds = Literal["coco", "contiguous"]
@@ -72,7 +72,13 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
 
 
 def convert_checkpoint(
-    source: str, target: str, *, to: Target = "detr_d2", class_ids: ClassIds | None = None, overwrite: bool = False
+    source: str,
+    target: str,
+    *,
+    to: Target = "detr_d2",
+    class_ids: ClassIds | None = None,
+    weights_from: WeightsFrom = "auto",
+    overwrite: bool = False,
 ) -> str:
     """Read a checkpoint of any layout and write it in another.
 
@@ -80,6 +86,7 @@ def convert_checkpoint(
         source: a file, or a URL or name that Detectron2's PathManager knows.
         target: the file to write; complete or not there.
         class_ids: see `to_detr_d2` and `to_official`; None: their defaults.
+        weights_from: see `read_checkpoint`.
         overwrite: replace an existing ``target``.
 
     Returns:
@@ -93,7 +100,7 @@ def convert_checkpoint(
     folder = os.path.dirname(target) or "."
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"The folder {folder} of the output does not exist.")
-    checkpoint = read_checkpoint(PathManager.get_local_path(source))
+    checkpoint = read_checkpoint(PathManager.get_local_path(source), weights_from)
     state = checkpoint["model"]
     convert = {"detr_d2": to_detr_d2, "official": to_official}[to]
     result = convert(state) if class_ids is None else convert(state, class_ids)

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ..facts import num_classes_of
-from ..files import whole_files
+from ..files import read_json, refuse_special, whole_files
 from .huggingface_config import (
     backbone_of,
     inexpressible_keys,
@@ -36,12 +36,13 @@ def weights_in_folder(folder: str) -> str:
         ValueError: ``config.json`` is unreadable or another model's.
     """
     config = os.path.join(folder, CONFIG)
+    refuse_special(config)
     if not os.path.isfile(config):
         raise FileNotFoundError(
             f"{folder} is a folder without {CONFIG}, so it is not one of transformers: name the file of weights in it."
         )
     try:
-        model_type = json.loads(Path(config).read_text())["model_type"]
+        model_type = read_json(config)["model_type"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{config} is not the config of a transformers model ({type(error).__name__}).") from error
     if model_type not in MODEL_TYPES:

@@ -5,7 +5,7 @@ holds it. This is where they come from and go back to.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,11 +16,6 @@ MASK_STAGE = ("mask_head.", "bbox_attention.")
 TRAINING_ONLY = ("dense_class_embed.",)
 # Counters of BatchNorm: frozen norms have none, and trainable ones start without.
 COUNTER = "num_batches_tracked"
-
-# What holds a whole model under its own name: (Distributed)DataParallel and averaged models, torch.compile.
-_WRAPPERS = ("module.", "_orig_mod.")
-# The count of torch.optim.swa_utils.AveragedModel, which stands beside the model that it wraps.
-_AVERAGED = "n_averaged"
 
 
 def bare_names(names: Iterable[str]) -> dict[str, str]:
@@ -51,16 +46,3 @@ def as_held(state: Mapping[str, T], *, panoptic: bool | None = None) -> dict[str
 def has_mask_stage(names: Iterable[str]) -> bool:
     """Whether some names are of a panoptic model's mask stage."""
     return any(name.startswith(MASK_STAGE) for name in names)
-
-
-def unwrapped(state: Mapping[str, T]) -> dict[str, T]:
-    """The state dict without the names that wrappers put before every name, and without an average's count."""
-    state = dict(state)
-    while prefix := _wrapper_of(state):
-        state = {name.removeprefix(prefix): value for name, value in state.items() if name != _AVERAGED}
-    return state
-
-
-def _wrapper_of(names: Collection[str]) -> str | None:
-    inner = [name for name in names if name != _AVERAGED]
-    return next((prefix for prefix in _WRAPPERS if inner and all(name.startswith(prefix) for name in inner)), None)

@@ -9,9 +9,9 @@ from fvcore.common.checkpoint import ObserverBase
 from torch import Tensor, nn
 
 from .class_rows import head_rows
-from .layouts import recognise
+from .layouts import recognise, unwrapped
 from .layouts.detr import OURS
-from .names import bare_names, bare_state, unwrapped
+from .names import bare_names, bare_state
 from .planning import plan_load
 
 

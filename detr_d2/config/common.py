@@ -17,6 +17,10 @@ def add_common_config(cfg: CfgNode) -> None:
 
     # A class head of another class count than the checkpoint's is an error; True re-initialises it (fine-tuning).
     cfg.MODEL.REINIT_CLASS_HEAD = False
+    # The same for object queries of another number.
+    cfg.MODEL.REINIT_QUERIES = False
+    # What is taken of a file that holds an average of the weights beside them: "ema", "model", or "auto", the average.
+    cfg.MODEL.WEIGHTS_FROM = "auto"
 
     # Images per process and forward pass in evaluation. Results do not depend on it (padding is masked).
     cfg.TEST.IMS_PER_BATCH = 1

@@ -1,8 +1,10 @@
 """From a command line to a cfg that fits this machine."""
 
 import difflib
+import io
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +12,13 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
+from detectron2.utils.file_io import PathManager
 
 from ..config import add_detr_d2_config
 from ..data import register_datasets
 from ..data.datasets.custom import custom_datasets
 from ..facts import FOLLOW_DATASET, class_keys_for, value_of
+from ..files import refuse_special
 
 
 def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
@@ -38,17 +42,7 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
         if key not in known:
             raise ValueError(unknown_key_message(key, "the command line", known))
     if config_file:
-        try:
-            cfg.merge_from_file(config_file, allow_unsafe=False)
-        except KeyError as error:  # yacs: "Non-existent config key: NAME"
-            key = str(error.args[0]).rsplit(maxsplit=1)[-1]
-            raise ValueError(unknown_key_message(key, config_file, known)) from error
-        except yaml.MarkedYAMLError as error:
-            raise ValueError(f"{config_file} is no yaml config: {_described(error)}.") from None
-        except RecursionError:
-            raise ValueError(f"{config_file} is no yaml config: its _BASE_ leads back to itself.") from None
-        except (yaml.YAMLError, AssertionError, UnicodeDecodeError, AttributeError) as error:
-            raise ValueError(f"{config_file} is no yaml config: {error}") from error
+        cfg = _merged(cfg, config_file, known)
     cfg.merge_from_list(list(opts))
     cfg.DATASETS.CUSTOM = [dataset.as_entry() for dataset in custom_datasets(cfg)]
     register_datasets(cfg)
@@ -56,13 +50,83 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
-def _described(error: yaml.MarkedYAMLError) -> str:
+# Far more than the config of a training has; a file of twice as many nodes takes seconds to read.
+_MAX_TEXT, _MAX_NODES, _MAX_DEPTH, _MAX_FILES = 500_000, 5_000, 50, 50
+
+
+def _merged(cfg: CfgNode, config_file: str, known: Sequence[str]) -> CfgNode:
+    """The cfg with what a yaml file says, and the files that it builds on."""
+    takes_urls = "://" in config_file or not _is_beside_weights(config_file)
+
+    opened: list[str] = []
+
+    class Reader(CfgNode):
+        @classmethod
+        def _open_cfg(cls, filename: str) -> io.StringIO:
+            if "://" in filename and not takes_urls:
+                raise ValueError(
+                    f"its _BASE_ is {filename}: a config that came with weights takes nothing from the network. "
+                    "Download that file, and name it"
+                )
+            opened.append(filename)
+            if len(opened) > _MAX_FILES:
+                raise RecursionError
+            return _bounded_yaml(filename)
+
+    reader = Reader(cfg)
+    try:
+        reader.merge_from_file(config_file, allow_unsafe=False)
+    except KeyError as error:  # yacs: "Non-existent config key: NAME"
+        key = str(error.args[0]).rsplit(maxsplit=1)[-1]
+        raise ValueError(unknown_key_message(key, config_file, known)) from error
+    except RecursionError:
+        raise ValueError(f"{config_file} is no yaml config: its _BASE_ leads back to itself.") from None
+    except Exception as error:  # a file of another kind fails at any place
+        raise ValueError(f"{config_file} is no yaml config: {_described(error)}.") from None
+    return CfgNode(reader)
+
+
+def _is_beside_weights(config_file: str) -> bool:
+    folder = os.path.dirname(config_file) or "."
+    return any(name.endswith((".pth", ".pkl", ".pyth", ".bin", ".safetensors")) for name in os.listdir(folder))
+
+
+def _bounded_yaml(filename: str) -> io.StringIO:
+    """The content of a yaml file that is neither large, nor deep, nor becomes so by its aliases."""
+    path = PathManager.get_local_path(filename)
+    refuse_special(path)
+    with open(path, encoding="utf-8-sig") as file:
+        stream = io.StringIO(file.read(_MAX_TEXT))
+        is_small = not file.read(1)
+    stream.name = filename  # for yaml's messages
+    sizes: dict[str | None, int] = {}  # of what an anchor names, with all that its aliases stand for
+    inside: list[tuple[str | None, int]] = [(None, 0)]  # anchors and sizes of the nodes that are not at their end
+    for event in yaml.parse(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        anchor, size = getattr(event, "anchor", None), 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            inside.append((anchor, 0))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = inside.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            size = sizes.get(anchor, _MAX_NODES)  # of one inside of itself, no end
+        sizes[anchor] = size
+        inside[-1] = inside[-1][0], inside[-1][1] + size
+        if not is_small or len(inside) > _MAX_DEPTH or inside[-1][1] > _MAX_NODES:
+            raise ValueError(f"{filename} is larger or deeper than any config")
+    stream.seek(0)
+    return stream
+
+
+def _described(error: Exception) -> str:
     """What is wrong and where, without the lines of the file: a ``_BASE_`` may name any file of the machine."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
     mark = error.problem_mark
     place = f" ({mark.name}, line {mark.line + 1})" if mark else ""
     if isinstance(error, yaml.constructor.ConstructorError):
         return f"it asks for something that could run code{place}; write the value itself"
-    return f"{error.problem or error.context}{place}"
+    problem = re.sub(r"(['\"]).+\1", "...", error.problem or error.context or "")  # names in the file
+    return f"{problem}{place}"
 
 
 # Detectron2's Base-RetinaNet.yaml lets Python compute its anchors. No other expression of a file is evaluated.
@@ -135,6 +199,7 @@ def key_names(cfg: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def unknown_key_message(key: str, where: str, known: Sequence[str]) -> str:
     """What to say of a key that does not exist, with up to three that it may be a misspelling of."""
+    key = key[:100]
     same_leaf = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
     close = same_leaf[:3] or difflib.get_close_matches(key, known, n=3, cutoff=0.7)
     return f"There is no config key {key} ({where}){'; did you mean ' + ' or '.join(close) + '?' if close else '.'}"

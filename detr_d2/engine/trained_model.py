@@ -20,7 +20,7 @@ def load_trained_model(cfg: CfgNode) -> nn.Module:
     if not weights:
         raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint of a trained model.")
     model = Trainer.build_model(cfg).eval()
-    checkpointer = DetrCheckpointer(model)
+    checkpointer = DetrCheckpointer(model, weights_from=cfg.MODEL.WEIGHTS_FROM)
     checkpointer.load(weights)
     report = checkpointer.last_report
     if report.missing or report.mismatched:

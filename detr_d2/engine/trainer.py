@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ..checkpoint import DetrCheckpointer, check_frozen_weights
+from ..checkpoint import DetrCheckpointer, check_frozen_weights, loading_options
 from ..checkpoint.class_names import DATASET_METADATA_KEYS
 from ..data import build_test_loader, build_train_loader, check_test_sets, register_datasets
 from ..evaluation import build_evaluator
@@ -51,7 +51,7 @@ class Trainer(DefaultTrainer):
         self.checkpointer = DetrCheckpointer(
             model,
             cfg.OUTPUT_DIR,
-            reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD,
+            **loading_options(cfg),
             constants={"dataset_metadata": classes},
             trainer=weakref.proxy(self),
         )

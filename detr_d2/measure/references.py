@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
-from ..checkpoint import DetrCheckpointer
+from ..checkpoint import DetrCheckpointer, loading_options
 from ..facts import box_model_of, model_facts
 from ..modeling import DETR, FCOS, DeformableDETR
 from .inputs import Settings, make_inputs
@@ -122,7 +122,7 @@ def build_ours(cfg: CfgNode, settings: Settings) -> OurWorkload:
     model = build_model(cfg).eval()
     ours = OurWorkload(model, make_inputs(cfg, settings))
     if cfg.MODEL.WEIGHTS:
-        DetrCheckpointer(model, reinit_class_head=cfg.MODEL.REINIT_CLASS_HEAD).load(cfg.MODEL.WEIGHTS)
+        DetrCheckpointer(model, **loading_options(cfg)).load(cfg.MODEL.WEIGHTS)
         return ours
     randomize_frozen_norms(model, settings.seed)
     for prepare in pairing_of(cfg).as_trained:

@@ -7,11 +7,10 @@ import torch
 import torchvision
 
 from detr_d2.checkpoint import DetrCheckpointer
-from detr_d2.checkpoint.layouts import LAYOUTS, recognise
+from detr_d2.checkpoint.layouts import LAYOUTS, recognise, unwrapped
 from detr_d2.checkpoint.layouts.detr import OFFICIAL, OURS, WRAPPER
 from detr_d2.checkpoint.layouts.layout import Layout
 from detr_d2.checkpoint.layouts.resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
-from detr_d2.checkpoint.names import unwrapped
 
 from .conftest import official_name
 
