@@ -30,15 +30,15 @@ def read_json(path: str | os.PathLike) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON, in one line that names it.
+        ValueError: it is not valid JSON, in one line that names it.
     """
     refuse_special(path)
     try:
         return json.loads(Path(path).read_text("utf-8-sig"))
     except RecursionError:
-        raise ValueError(f"{os.fspath(path)} is no JSON that can be read: it is nested too deeply.") from None
+        raise ValueError(f"{os.fspath(path)} is not valid JSON: it is nested too deeply.") from None
     except ValueError as error:  # also of text that is not UTF-8, and of numbers of thousands of digits
-        raise ValueError(f"{os.fspath(path)} is no JSON: {error}.") from None
+        raise ValueError(f"{os.fspath(path)} is not valid JSON: {error}.") from None
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ from detr_d2.command_line import check_output_folder, command_line_tool, write_p
 from detr_d2.data.checks import check_dataset_name, readable_annotations
 from detr_d2.data.datasets.coco_json import read_coco_json, read_ground_truth
 from detr_d2.engine import load_config
-from detr_d2.files import whole_file
+from detr_d2.files import read_json, whole_file
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -144,10 +144,7 @@ def read_truth(dataset: str, key: str) -> tuple[dict[str, Any], Path]:
 
 def read_predictions(path: Path) -> list[dict[str, Any]] | dict[str, Any]:
     """Detections (a list), or panoptic predictions (a dict)."""
-    try:
-        predictions = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    predictions = read_json(path)
     if isinstance(predictions, list) or (
         isinstance(predictions, dict) and isinstance(predictions.get("annotations"), list)
     ):

@@ -9,7 +9,6 @@ them where --config-file names the panoptic DETR that made them.
 """
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from detr_d2.data.checks import check_dataset_name
 from detr_d2.data.image_files import read_image
 from detr_d2.engine import load_config, load_trained_model, prepare_device
 from detr_d2.facts import model_facts
+from detr_d2.files import read_json
 from detr_d2.visualization.attention import mask_looks
 from detr_d2.visualization.attention_sheet import mark
 from detr_d2.visualization.predictions import draw_annotations, draw_boxes, draw_prediction, read_ids
@@ -95,7 +95,7 @@ def draw_row(item: dict, metadata: Metadata, drawers: list[Drawer], height: int)
 def draw_sheet(args: argparse.Namespace) -> np.ndarray:
     """The sheet that a command line asks for, H x W x 3 RGB."""
     items, metadata = DatasetCatalog.get(args.dataset)[: args.num], MetadataCatalog.get(args.dataset)
-    results = json.loads(args.input.read_text())
+    results = read_json(args.input)
     if isinstance(results, dict):
         drawers = [panoptic_drawer(results, args.input.with_suffix(""), metadata)]
     else:

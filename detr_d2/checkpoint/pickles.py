@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 # Far more than checkpoints hold: the optimizer's of a thousand parameters has a hundred thousand operations.
-_MAX_OPERATIONS = 2_000_000
+_MAX_OPERATIONS = 1_000_000
 _MAX_MARKS = 1_000
+_MAX_STACK = 100_000  # what is not yet in a container; these are filled by the thousand
 # Of a tuple, all that it holds counted.
 _MAX_PARTS = 1_000_000
 _MAX_PARTS_OF_KEY = 100
@@ -35,6 +36,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     **{"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False},
     **{"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set, "EMPTY_TUPLE": lambda: _Tuple()},
 }
+_OPERATIONS = {code.encode("latin-1"): operation for code, operation in pickletools.code2op.items()}
 _SCALARS = (str, bytes, int, float, complex, bool, type(None))
 
 
@@ -112,6 +114,8 @@ class _Machine:
     def run(self) -> Any:
         for _ in range(_MAX_OPERATIONS):
             name, argument = self.next()
+            if len(self.stack) > _MAX_STACK:
+                raise pickle.UnpicklingError("it holds too much at once")
             if name == "STOP":
                 return self.stack.pop()
             if name in _PUSH:
@@ -127,7 +131,7 @@ class _Machine:
         raise pickle.UnpicklingError("it has more operations than any checkpoint")
 
     def next(self) -> tuple[str, Any]:
-        operation = pickletools.code2op[self.source.read(1).decode("latin-1")]
+        operation = _OPERATIONS[self.source.file.read(1)]
         if operation.name == "STRING":  # of Python 2, whose text may be bytes
             return "STRING", codecs.escape_decode(self.source.readline().strip()[1:-1])[0].decode("latin-1")
         return operation.name, None if operation.arg is None else operation.arg.reader(self.source)

@@ -9,6 +9,8 @@ from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from ..files import refuse_special
+
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
 
@@ -48,9 +50,9 @@ def read_head(path: str | os.PathLike) -> tuple[int, int, int | None]:
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
     """The image of a file; within it, whatever PIL raises becomes an error that names the file."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        what = "a folder" if os.path.isdir(path) else "no file"
-        raise IsADirectoryError(f"{path} is {what}, not an image.")
+    refuse_special(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path} is a folder, not an image.")
     try:
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
             yield image

@@ -105,11 +105,13 @@ def _bounded_yaml(filename: str) -> io.StringIO:
         anchor, size = getattr(event, "anchor", None), 1
         if isinstance(event, yaml.CollectionStartEvent):
             inside.append((anchor, 0))
+            sizes[anchor] = _MAX_NODES  # inside of itself it has no end
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, size = inside.pop()
         elif isinstance(event, yaml.AliasEvent):
-            size = sizes.get(anchor, _MAX_NODES)  # of one inside of itself, no end
-        sizes[anchor] = size
+            size += sizes.get(anchor, 0)
+        if not isinstance(event, yaml.CollectionStartEvent):
+            sizes[anchor] = size
         inside[-1] = inside[-1][0], inside[-1][1] + size
         if not is_small or len(inside) > _MAX_DEPTH or inside[-1][1] > _MAX_NODES:
             raise ValueError(f"{filename} is larger or deeper than any config")

@@ -330,5 +330,5 @@ def test_json_that_is_deep_or_no_file(tmp_path):
     deep.write_text("[" * 100_000 + "]" * 100_000)
     assert [problem.kind for problem in read_coco_json(str(deep)).problems] == ["format"]
     os.mkfifo(tmp_path / "pipe.json")
-    with pytest.raises(FileNotFoundError, match=r"pipe.json is no file"):
+    with pytest.raises(OSError, match=r"pipe.json is a pipe"):
         read_coco_json(str(tmp_path / "pipe.json"))

@@ -12,6 +12,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.utils.file_io import PathManager
 
+from ...files import refuse_special
 from ..checks.problems import Problems
 from ..checks.rules import crowd_flag, is_box, is_in
 
@@ -115,9 +116,9 @@ def _load(json_file: str, problems: Problems) -> Any:
     local = PathManager.get_local_path(json_file)
     if not os.path.exists(local):
         raise FileNotFoundError(f"The annotation file {json_file} does not exist.")
-    if not os.path.isfile(local):
-        what = "a folder" if os.path.isdir(local) else "no file"
-        raise FileNotFoundError(f"{json_file} is {what}, not an annotation file.")
+    refuse_special(local)
+    if os.path.isdir(local):
+        raise FileNotFoundError(f"{json_file} is a folder, not an annotation file.")
     try:
         with open(local, encoding="utf-8-sig") as opened:  # with or without a byte-order mark
             return json.load(opened)

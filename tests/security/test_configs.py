@@ -1,0 +1,68 @@
+"""Configs of strangers, as they lie beside downloaded weights."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from detr_d2.engine import Predictor, load_config
+
+LAUGHS = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{chr(ord(name) - 1)}'] * 9)}]\n" for name in "bcdefghij"
+)
+CONFIGS = {
+    "code": ("SEED: !!python/object/apply:os.system [true]\n", "asks for something that could run code"),
+    "code in a key": ("? !!python/name:os.system\n: 1\n", "asks for something that could run code"),
+    "aliases": (LAUGHS, "larger or deeper than any config"),
+    "aliases in a list of datasets": (f"{LAUGHS}DATASETS: {{CUSTOM: *j}}\n", "larger or deeper than any config"),
+    "itself": ("SEED: &a [*a]\n", "larger or deeper than any config"),
+    "deep lists": ("SEED: " + "[" * 100_000, "is no yaml config"),
+    "deep mappings": ("".join(f"{' ' * i}a:\n" for i in range(200)), "larger or deeper than any config"),
+    "many nodes": ("SEED: [" + "1," * 200_000 + "]", "larger or deeper than any config"),
+    "large text": ("SEED: '" + "a" * 50_000_000 + "'", "larger or deeper than any config"),
+    "many digits": ("SEED: " + "9" * 400_000 + "\n", "is no yaml config"),
+    "a date that is none": ("SEED: 2026-13-45\n", "is no yaml config"),
+    "a long key": ("? " + "a" * 400_000 + "\n: 1\n", "There is no config key a{100} "),
+    "no mapping": ("[1, 2]\n", "is no yaml config"),
+    "base as a number": ("_BASE_: 3\n", "is no yaml config"),
+    "many bases": ("_BASE_: [" + "config.yaml, " * 30 + "]\n", "leads back to itself"),
+    "base by URL": ("_BASE_: https://example.org/base.yaml\n", "takes nothing from the network"),
+    "base in a pipe": ("_BASE_: pipe\n", "pipe is a pipe"),
+    "base without end": ("_BASE_: /dev/zero\n", "/dev/zero is a pipe, a socket or a device"),
+    "secret base": ("_BASE_: secret\n", "is no yaml config"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "model.pth").write_bytes(b"")
+    (tmp_path / "secret").write_text("root:$6$salt: *hash:\n\tsecond\n")
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(os, "system", lambda command: pytest.fail(f"ran {command}"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_configs_beside_weights(folder, refused, case):
+    content, match = CONFIGS[case]
+    (folder / "config.yaml").write_text(content)
+    for read in (load_config, lambda path: Predictor(folder / "model.pth")):
+        with refused(match) as caught:
+            read(str(folder / "config.yaml"))
+        assert caught is None or "salt" not in str(caught)
+
+
+def test_a_config_of_ones_own_may_build_on_a_url(tmp_path, monkeypatch):
+    from detr_d2.engine.config import PathManager
+
+    (tmp_path / "base.yaml").write_text("SEED: 7\n")
+    (tmp_path / "own.yaml").write_text("_BASE_: https://example.org/base.yaml\n")
+    fetched = {"https://example.org/base.yaml": str(tmp_path / "base.yaml")}
+    monkeypatch.setattr(PathManager, "get_local_path", lambda path: fetched.get(path, path))
+    assert load_config(str(tmp_path / "own.yaml")).SEED == 7
+
+
+def test_names_that_stand_for_one_value_stay_one(tmp_path):
+    """What yaml writes of a cfg may hold aliases."""
+    (tmp_path / "config.yaml").write_text("SEED: &a 3\nMODEL:\n  DETR: {ENC_LAYERS: *a, DEC_LAYERS: *a}\n")
+    assert load_config(str(tmp_path / "config.yaml")).MODEL.DETR.DEC_LAYERS == 3
