@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from torch.distributed import DistError
 from torch.multiprocessing import ProcessRaisedException
 
 from .files import whole_file
@@ -22,8 +23,9 @@ TRACEBACK_VARIABLE = "DETR_D2_TRACEBACK"
 # What OpenCV writes everywhere.
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-# What its user can mend; any other error is a mistake of ours.
-MENDABLE = (ValueError, OSError, KeyError)
+# What its user can mend; any other error is a mistake of ours. FloatingPointError: training diverged. DistError: an
+# address in use, a connection to another machine that broke.
+MENDABLE = (ValueError, OSError, KeyError, FloatingPointError, DistError)
 
 Main = Callable[[Sequence[str] | None], int]
 

@@ -3,10 +3,13 @@ leaves what was there before.
 """
 
 import contextlib
-import hashlib
+import errno
+import fcntl
+import functools
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -46,19 +49,25 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name beside ``path`` with its suffix, to write to; at the end it is brought to the disk and renamed
     to ``path``, after an error removed.
 
-    Makes the folder where it is missing.
+    Makes the folder where it is missing, and removes from it what killed processes left half written.
+
+    Raises:
+        OSError: the disk is full; the message names ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    try:
-        yield partial
-        _sync(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # the new name is on the disk only after this, which not every system can do
-        _sync(path.parent)
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_partial_files(path.parent.absolute())
+        partial = _partial(path)
+        with _held(partial, os.O_RDWR | os.O_CREAT):
+            try:
+                yield partial
+                _sync(partial)
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the new name is on the disk only after this, which not every system can do
+            _sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -67,21 +76,26 @@ def whole_files(folder: str | os.PathLike) -> Iterator[Path]:
     error.
 
     Makes the folder where it is missing; what it holds already stays, but for files of the same names.
+
+    Raises:
+        OSError: the disk is full; the message names ``folder``.
     """
     folder = Path(folder).absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(folder)
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed run
-    partial.mkdir()
-    try:
-        yield partial
-        if not folder.exists():
-            os.replace(partial, folder)
-        else:
-            for path in sorted(partial.iterdir()):
-                os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with full_disk_named(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_partial_files(folder.parent)
+        partial = _partial(folder)
+        partial.mkdir()
+        with _held(partial, os.O_RDONLY):
+            try:
+                yield partial
+                if not folder.exists():
+                    os.replace(partial, folder)
+                else:
+                    for path in sorted(partial.iterdir()):
+                        os.replace(path, folder / path.name)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def path_inside(folder: str | os.PathLike, name: str) -> Path:
@@ -96,17 +110,58 @@ def path_inside(folder: str | os.PathLike, name: str) -> Path:
     return Path(folder, *parts)
 
 
-def remove_partial_files(folder: str | os.PathLike) -> None:
-    """Remove what killed runs left of `whole_file` in a folder."""
+@functools.cache  # in every folder once, since this process leaves none
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed processes left of `whole_file` and `whole_files` in a folder."""
     for path in Path(folder).glob(f".*{_PARTIAL}*"):
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        flags = os.O_RDONLY if path.is_dir() else os.O_RDWR
+        with contextlib.suppress(OSError), _held(path, flags, by_another=True):  # unless somebody writes it
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def full_disk_named(path: str | os.PathLike) -> Iterator[None]:
+    """Within it, the error of a full disk says which path could not be written.
+
+    Raises:
+        OSError: instead of one that names no path, or of torch's error that hides it.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        folder = next(parent for parent in Path(path).absolute().parents if parent.is_dir())
+        free = shutil.disk_usage(folder).free // 2**20
+        raise OSError(
+            f"{path} could not be written: {cause.strerror}; the disk of {folder} has {free} MB left. What was there "
+            "before is whole."
+        ) from error
 
 
 def _partial(path: Path) -> Path:
-    """With a digest of the name, since a longer name than the file's may be too long."""
-    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    return path.with_name(f".{digest}.{os.getpid()}{_PARTIAL}{path.suffix[-16:]}")
+    """Without the name itself, which may be as long as a name can be."""
+    return path.with_name(f".{uuid.uuid4().hex[:16]}{_PARTIAL}{path.suffix[-16:]}")
+
+
+@contextlib.contextmanager
+def _held(path: Path, flags: int, *, by_another: bool = False) -> Iterator[None]:
+    """Within it this process holds ``path``, until the kernel ends that with the process.
+
+    Raises:
+        OSError: with ``by_another``, somebody else holds it, or it cannot be known.
+    """
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # not every system can lock, a folder least of all
+            if by_another:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: Path) -> None:

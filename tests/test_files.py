@@ -1,5 +1,6 @@
 """Files and folders that are whole or not there."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -66,12 +67,38 @@ def test_only_own_partial_files_are_removed(tmp_path):
     assert names(tmp_path) == sorted(kept)
 
 
-def test_what_a_killed_run_leaves_is_recognised(tmp_path):
-    with whole_file(tmp_path / "model.pth") as partial:
-        partial.touch()
-        remove_partial_files(tmp_path)
-        assert names(tmp_path) == []
-        partial.touch()
+@pytest.mark.parametrize("kind", [whole_file, whole_files])
+def test_what_a_killed_process_leaves_vanishes_and_what_is_being_written_stays(tmp_path, kind):
+    with kind(tmp_path / "b" / "model.pth") as partial:
+        name, folder = partial.name, partial.parent
+        remove_partial_files.cache_clear()
+        with whole_file(folder / "other"):  # as another process would
+            pass
+        assert partial.exists()
+        if partial.is_file():
+            partial.write_bytes(b"whole")
+    (folder / name).mkdir() if kind is whole_files else (folder / name).touch()
+    remove_partial_files.cache_clear()
+    with whole_file(folder / "other"):
+        pass
+    assert names(folder) == ["model.pth", "other"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+def test_the_error_of_a_full_disk_names_the_file(tmp_path, code):
+    def fail(hidden: bool) -> None:
+        with whole_file(tmp_path / "model.pth"):
+            try:
+                raise OSError(code, os.strerror(code))
+            except OSError:
+                if hidden:
+                    raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 (torch's writer)
+                raise
+
+    for hidden in (False, True):
+        with pytest.raises(OSError, match=rf"model\.pth could not be written: {os.strerror(code)}; the disk of .* MB"):
+            fail(hidden)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -108,17 +135,6 @@ def test_a_failed_folder(tmp_path, error, exists):
         fail()
     assert names(tmp_path) == (["results"] if exists else [])
     assert not exists or (folder / "1").read_text() == "old"
-
-
-def test_a_folder_of_a_killed_run_is_no_obstacle(tmp_path):
-    with whole_files(tmp_path / "results") as partial:
-        name = partial.name
-    (tmp_path / name).mkdir()
-    (tmp_path / name / "half").touch()
-    with whole_files(tmp_path / "results") as partial:
-        (partial / "1").touch()
-    assert names(tmp_path / "results") == ["1"]
-    assert names(tmp_path) == ["results"]
 
 
 def test_the_current_folder(tmp_path, monkeypatch):

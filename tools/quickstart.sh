@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, trains panoptic DETR on the generated Shapes dataset, evaluates it and draws what it learned.
 # usage: bash tools/quickstart.sh [OUTPUT_DIR]      (default: output/quickstart; about 12 minutes on two CPU cores)
+# The same folder again: goes on where it was stopped, or evaluates and draws once more.
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 output=${1:-$repo/output/quickstart}
@@ -14,7 +15,7 @@ if [ "$gpus" -gt 0 ]; then processes=1; else processes=$(python -c 'import os; p
 
 start=$(date +%s)
 python tools/generate_shapes.py
-python tools/train_net.py --config-file configs/Shapes/panoptic_detr_R_18.yaml --num-gpus "$processes" --dist-url auto \
+python tools/train_net.py --config-file configs/Shapes/panoptic_detr_R_18.yaml --num-gpus "$processes" --resume \
   OUTPUT_DIR "$output"
 python tools/plot_logs.py "$output" --metric panoptic_seg/PQ --output "$output/curves.png"
 python tools/visualize_results.py --input "$output/inference/shapes_val/panoptic_predictions.json" --dataset shapes_val \

@@ -7,6 +7,8 @@
 
 Without a GPU it runs on the CPU; --num-gpus then counts processes. Everything goes to OUTPUT_DIR: checkpoints,
 metrics.json, TensorBoard events, predictions below inference/, and log.txt, which also holds the traceback of an error.
+A folder belongs to one run: --resume goes on with it to the last bit, a new run needs another OUTPUT_DIR. What begins
+as ... --resume in an empty folder is a new run, too.
 
 On several machines the same command runs on each, with the address of the first:
 
@@ -17,21 +19,27 @@ On several machines the same command runs on each, with the address of the first
 import argparse
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
 
 import detr_d2  # noqa: F401 (registers the models)
 from detr_d2.checkpoint import DetrCheckpointer, loading_options
 from detr_d2.checkpoint.class_names import read_dataset_metadata
 from detr_d2.command_line import MENDABLE, check_output_folder, command_line_tool
 from detr_d2.data.checks import check_dataset_name, check_weights_classes
-from detr_d2.engine import Trainer, load_config, prepare_device
+from detr_d2.engine import Trainer, claimed_folder, launch, load_config, prepare_device
+from detr_d2.files import full_disk_named
 
 
 @command_line_tool
@@ -46,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Detectron2's options, and what this script says of itself."""
     parser = default_argument_parser()
     parser.description, parser.epilog = __doc__, None
+    parser.set_defaults(dist_url="auto")  # without several machines there is nothing to choose
     return parser
 
 
@@ -69,13 +78,32 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> dict | None:
     """One process of the job; returns the evaluation's results where there are any."""
-    default_setup(cfg, args)
-    with tracebacks_in_the_log(cfg.OUTPUT_DIR):
+    with contextlib.ExitStack() as stack:
+        if comm.is_main_process() and not args.eval_only:
+            stack.enter_context(claimed_folder(cfg, resume=args.resume))
+        stack.enter_context(full_disk_named(Path(cfg.OUTPUT_DIR) / "log.txt"))
+        start_log(cfg, args)
+        stack.enter_context(tracebacks_in_the_log(cfg.OUTPUT_DIR))
+        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
         if args.eval_only:
             return evaluate(args, cfg)
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
+
+
+def start_log(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Detectron2's ``default_setup``, but for ``config.yaml``, which the trainer writes once the weights fit."""
+    logging.raiseExceptions = False  # a log that cannot be written is no news beside the error of a full disk
+    rank = comm.get_rank()
+    for name in ("fvcore", "detectron2"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)
+    logger = logging.getLogger("detectron2.train_net")
+    for handler in logging.getLogger("detectron2").handlers:
+        logging.getLogger("detr_d2").addHandler(handler)
+    logger.info(f"Process {rank} of {comm.get_world_size()}. Environment:\n{collect_env_info()}")
+    logger.info(f"Command line: {args}\nFull config:\n{cfg.dump()}")
 
 
 def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
@@ -105,11 +133,26 @@ def tracebacks_in_the_log(output: str) -> Iterator[None]:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.addFilter(has_no_traceback)
     try:
-        yield
+        with lost_processes_named():
+            yield
     except MENDABLE:
         logger.info("The job ends with an error, whose traceback is at the end of %s/log.txt.", output)
         logger.exception("The error that ended the job:")
         raise
+
+
+@contextlib.contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Within it, torch's error of a killed worker of a loader, or of a broken connection, is a ChildProcessError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search(r"DataLoader worker \(pid|gloo/transport", str(error)):
+            raise
+        raise ChildProcessError(
+            f"Another process of the job was killed ({str(error).splitlines()[0]}); a machine that runs out of memory "
+            "does that. Lower DATALOADER.NUM_WORKERS or the batch; to go on from the last checkpoint, add --resume."
+        ) from error
 
 
 def has_no_traceback(record: logging.LogRecord) -> bool:

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
-from ..files import remove_partial_files, whole_file
+from ..files import whole_file
 from .diagnosis import check_family
 from .huggingface import weights_in_folder
 from .layouts import unwrapped
@@ -124,9 +124,16 @@ class DetrCheckpointer(DetectionCheckpointer):
 
         Raises:
             TypeError: a state holds an object that ``torch.load(weights_only=True)`` could not read back.
+            FloatingPointError: a weight is NaN or infinite; nothing is written.
+            OSError: the disk is full.
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        broken = [key for key, weight in self.model.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            raise FloatingPointError(
+                f"{name} was not saved: {len(broken)} weights are NaN or infinite ({group_names(broken, 3)})."
+            )
         if not self._save_dir_is_local():
             super().save(name, **self.constants | kwargs)
             return
@@ -136,11 +143,9 @@ class DetrCheckpointer(DetectionCheckpointer):
         file = os.path.join(self.save_dir, f"{name}.pth")
         if os.path.basename(file) != f"{name}.pth":
             raise ValueError(f"The name of a checkpoint is a file name without folders, not {name!r}.")
-        os.makedirs(self.save_dir, exist_ok=True)
-        remove_partial_files(self.save_dir)
         self.logger.info(f"Saving checkpoint to {file}")
-        with whole_file(file) as partial:
-            torch.save(data, partial)
+        with whole_file(file) as partial, partial.open("wb") as stream:  # else torch hides the error of a full disk
+            torch.save(data, stream)
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

@@ -33,6 +33,7 @@ from .checks import (
 )
 from .checks.images import check_size
 from .image_files import read_head
+from .train_loader import TrainLoader
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
@@ -70,14 +71,16 @@ def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
 def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     """Endless batches of ``SOLVER.IMS_PER_BATCH`` images (over all processes) from ``DATASETS.TRAIN``, checked first.
 
-    Every ``DATALOADER`` key means what it means in Detectron2.
+    Every ``DATALOADER`` key means what it means in Detectron2. The loader has a ``state_dict``, from which another goes
+    on (`TrainLoader`), unless a dataset is registered as a torch ``Dataset``, for which it is Detectron2's own.
 
     Raises:
         ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
     """
-    return build_detection_train_loader(
-        cfg, dataset=training_images(cfg), mapper=build_dataset_mapper(cfg, is_train=True)
-    )
+    images, mapper = training_images(cfg), build_dataset_mapper(cfg, is_train=True)
+    if isinstance(images, list):
+        return TrainLoader(cfg, images, mapper)
+    return build_detection_train_loader(cfg, dataset=images, mapper=mapper)
 
 
 def training_images(cfg: CfgNode) -> list[dict[str, Any]] | torchdata.Dataset:

@@ -2,8 +2,20 @@
 
 from .amp import AMPTrainer, autocast
 from .config import load_config, prepare_device
+from .launch import launch
 from .predictor import Predictor
+from .run_folder import claimed_folder
 from .trained_model import load_trained_model
 from .trainer import Trainer
 
-__all__ = ["AMPTrainer", "Predictor", "Trainer", "autocast", "load_config", "load_trained_model", "prepare_device"]
+__all__ = [
+    "AMPTrainer",
+    "Predictor",
+    "Trainer",
+    "autocast",
+    "claimed_folder",
+    "launch",
+    "load_config",
+    "load_trained_model",
+    "prepare_device",
+]

@@ -59,4 +59,5 @@ class AMPTrainer(SimpleTrainer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        if "grad_scaler" in state_dict:  # not where the run was begun without mixed precision
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -4,22 +4,28 @@ import logging
 import weakref
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..checkpoint import DetrCheckpointer, check_frozen_weights, loading_options
 from ..checkpoint.class_names import DATASET_METADATA_KEYS
 from ..data import build_test_loader, build_train_loader, check_test_sets, register_datasets
+from ..data.train_loader import mixed_seed
 from ..evaluation import build_evaluator
-from ..solver import build_optimizer
+from ..solver import build_optimizer, fitted_state, parameter_names
 from .amp import AMPTrainer, autocast
+from .run_folder import check_resumed_config, config_file, write_config
 
 
 class Trainer(DefaultTrainer):
@@ -27,7 +33,8 @@ class Trainer(DefaultTrainer):
 
     What it adds: several processes on CPUs; bf16 and fp16 on any device that has them; AdamW and whole-model clipping
     (``SOLVER.OPTIMIZER``); mappers by name (``INPUT.DATASET_MAPPER``); published checkpoints through ``MODEL.WEIGHTS``,
-    written so that a killed run leaves the last good one; the best model by ``TEST.BEST_METRIC``.
+    written so that a killed run leaves the last good one; the best model by ``TEST.BEST_METRIC``. A resumed run goes on
+    as if it had not stopped: with the same images, augmentations and dropout.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -55,19 +62,84 @@ class Trainer(DefaultTrainer):
             constants={"dataset_metadata": classes},
             trainer=weakref.proxy(self),
         )
+        self.seed = comm.shared_random_seed()
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As the parent's.
+        """As the parent's. Keys that differ from ``config.yaml`` of the run that is resumed are logged and obeyed.
 
         Raises:
-            ValueError: a part of the model that is not trained got no weights; see `check_frozen_weights`.
+            ValueError: a part of the model that is not trained got no weights, see `check_frozen_weights`; or the
+                config is of another model or optimizer than the run, see `check_resumed_config`.
         """
+        if resume and self.checkpointer.has_checkpoint():
+            check_resumed_config(self.cfg)
         super().resume_or_load(resume=resume)
         check_frozen_weights(self.checkpointer)
+
+    def train(self) -> OrderedDict[str, dict] | None:
+        """As the parent's; ``config.yaml`` is written here, where the data and the weights are known to fit."""
+        if comm.is_main_process():
+            write_config(self.cfg)
+        return super().train()
+
+    def run_step(self) -> None:
+        # What a step draws follows from these alone: a resumed run draws the same, whatever was evaluated between.
+        seed_all_rng(mixed_seed(self.seed, self.iter, comm.get_rank()))
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"Training diverged. {error} Lower SOLVER.BASE_LR or clip gradients by SOLVER.CLIP_GRADIENTS, and go "
+                "on from the last checkpoint with --resume, or begin anew."
+            ) from error
+
+    def after_step(self) -> None:
+        super().after_step()
+        if comm.is_main_process() and not PathManager.exists(config_file(self.cfg)):
+            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            write_config(self.cfg)
+            raise FileNotFoundError(
+                f"{self.cfg.OUTPUT_DIR} was removed or emptied while the job trained, and its log and metrics with it. "
+                f"The state after iteration {self.iter} was saved there: go on with --resume."
+            )
+
+    def after_train(self) -> None:
+        """As the parent's; after an error or an interrupt nothing is evaluated, only metrics are written."""
+        self.iter = min(self.iter, self.max_iter)  # a finished run that is resumed is counted one further
+        if self.iter < self.max_iter:
+            self._hooks = [hook for hook in self._hooks if isinstance(hook, hooks.PeriodicWriter)]
+        super().after_train()
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state["iteration"] = min(self.iter, self.max_iter - 1)  # the last that is done, in the final evaluation, too
+        state["seed"] = self.seed
+        if hasattr(self.data_loader, "state_dict"):
+            state["data"] = self.data_loader.state_dict()
+        state["_trainer"]["parameter_names"] = parameter_names(self.optimizer, self.checkpointer.model)
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` stopped, with the learning rates and other settings of this cfg."""
+        state = state_dict["_trainer"]
+        names = parameter_names(self.optimizer, self.checkpointer.model)
+        state["optimizer"] = fitted_state(self.optimizer, names, state["optimizer"], state.get("parameter_names"))
+        if isinstance(self.scheduler, LRMultiplier):
+            state_dict["hooks"]["LRScheduler"]["base_lrs"] = self.scheduler.base_lrs
+        super().load_state_dict(state_dict)
+        computed = isinstance(self.scheduler, LRMultiplier)
+        rates = self.scheduler.get_lr() if computed else self.scheduler.get_last_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.seed = state_dict.get("seed", self.seed)
+        if "data" in state_dict and hasattr(self.data_loader, "load_state_dict"):
+            self.data_loader.load_state_dict(state_dict["data"])
+        else:
+            logging.getLogger(__name__).warning("The order of the data is not in the checkpoint: it begins anew.")
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, and the best checkpoint where evaluation runs during training."""

@@ -97,7 +97,7 @@ def test_save_that_dies_midway_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     def die(data, file):
         save(data, file)
-        os.truncate(file, 100)
+        file.truncate(100)
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", die)

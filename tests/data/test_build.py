@@ -102,7 +102,7 @@ def test_rare_classes_are_repeated(cfg, datasets):
     cfg.DATALOADER.REPEAT_THRESHOLD = 1.0
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     loader = build_train_loader(cfg)
-    assert isinstance(loader.dataset.sampler, RepeatFactorTrainingSampler)
+    assert isinstance(loader.sampler, RepeatFactorTrainingSampler)
     empty = sum(d["image_id"] % 3 == 0 for d in take(loader, 100))
     assert 0.1 < empty / 400 < 0.28  # a third of the images, without repeats
 

@@ -1,0 +1,129 @@
+"""Endless batches for training, whose order and augmentation depend on a seed and a position alone, so that training
+goes on where it stopped.
+"""
+
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.data as torchdata
+from detectron2.config import CfgNode
+from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
+from detectron2.data.common import DatasetFromList
+from detectron2.utils import comm
+
+# What decides, beside seed and position, which images are in which batch.
+_ORDER = ("dataset_size", "batch", "processes")
+
+
+class TrainLoader:
+    """Batches of this process's share of ``SOLVER.IMS_PER_BATCH`` images, in the order of ``DATALOADER.SAMPLER_TRAIN``.
+
+    Each image is augmented under a random state that its place in that order decides: neither workers nor what was
+    drawn before change it. A batch that was begun in a bucket of ``DATALOADER.ASPECT_RATIO_GROUPING`` is found again,
+    since images are grouped before they are read.
+
+    Args:
+        cfg: ``DATALOADER`` and ``SOLVER.IMS_PER_BATCH`` are read.
+        images: dicts in Detectron2's format.
+        mapper: makes of a dict what the model takes; where it returns None, another image is taken.
+
+    Raises:
+        ValueError: the processes cannot share a batch, or an unknown sampler.
+    """
+
+    def __init__(self, cfg: CfgNode, images: list[dict[str, Any]], mapper: Callable) -> None:
+        batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+        if batch < 1 or batch % processes:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH is {batch}, which {processes} processes cannot share evenly: "
+                "set it to a multiple of their number."
+            )
+        self._cfg, self._mapper = cfg, mapper
+        group = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+        self._bucket_of = [int(group and d.get("width", 0) > d.get("height", 0)) for d in images]
+        self._images = DatasetFromList(images, copy=False)
+        self._order = {"dataset_size": len(images), "batch": batch, "processes": processes}
+        self.load_state_dict({"seed": comm.shared_random_seed(), "images": 0} | self._order)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """Batches from the beginning, or from where the loaded state stopped; `state_dict` counts them."""
+        self._given = self._start
+        batch = self._order["batch"]
+        loader = torchdata.DataLoader(
+            _Samples(self._images, self._mapper, (self._seed, comm.get_rank())),
+            batch_sampler=islice(self._batches(), self._start // batch, None),
+            num_workers=self._cfg.DATALOADER.NUM_WORKERS,
+            collate_fn=trivial_batch_collator,
+            generator=torch.Generator(),  # else it draws from the generator of the model
+        )
+        for samples in loader:
+            self._given += batch
+            yield samples
+
+    def state_dict(self) -> dict[str, int]:
+        """The seed, and how many images all processes were given."""
+        return {"seed": self._seed, "images": self._given} | self._order
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the images of ``state``; warns where the order is another one now."""
+        self._seed, self._start = state["seed"], state["images"]
+        self._given = self._start
+        changed = [f"{key} {state[key]} -> {self._order[key]}" for key in _ORDER if state[key] != self._order[key]]
+        if changed:
+            logging.getLogger(__name__).warning(
+                f"The order of the data is no longer that of the run that is resumed: {', '.join(changed)}."
+            )
+        with seeded(self._seed):  # Detectron2's samplers draw their own seeds
+            self.sampler = _train_loader_from_config(self._cfg, self._mapper, dataset=self._images)["sampler"]
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        """Batches of (position, index of the image), from the first."""
+        buckets: tuple[list, list] = ([], [])
+        size = self._order["batch"] // self._order["processes"]
+        for sample in enumerate(self.sampler):
+            bucket = buckets[self._bucket_of[sample[1]]]
+            bucket.append(sample)
+            if len(bucket) == size:
+                yield bucket.copy()
+                bucket.clear()
+
+
+class _Samples(torchdata.Dataset):
+    """Mapped images by (position, index), each under a random state of its own."""
+
+    def __init__(self, images: DatasetFromList, mapper: Callable, key: tuple[int, ...]) -> None:
+        self.images, self.mapper, self.key = images, mapper, key
+
+    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
+        position, index = sample
+        with seeded(*self.key, position):
+            while (mapped := self.mapper(self.images[index])) is None:
+                index = random.randrange(len(self.images))
+            return mapped
+
+
+def mixed_seed(*key: int) -> int:
+    """One seed below 2^32 of several numbers, none negative."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Within it, the generators of Python, numpy and torch's CPU start from ``key``; after it they are as before."""
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 (augmentations draw from it)
+    seed = mixed_seed(*key)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        torch.set_rng_state(kept[2])
