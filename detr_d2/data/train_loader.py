@@ -31,7 +31,7 @@ class TrainLoader:
     Args:
         cfg: ``DATALOADER`` and ``SOLVER.IMS_PER_BATCH`` are read.
         images: dicts in Detectron2's format.
-        mapper: makes of a dict what the model takes; where it returns None, another image is taken.
+        mapper: makes of a dict what the model takes; where it returns None, another image of the bucket is taken.
 
     Raises:
         ValueError: the processes cannot share a batch, or an unknown sampler.
@@ -56,7 +56,7 @@ class TrainLoader:
         self._given = self._start
         batch = self._order["batch"]
         loader = torchdata.DataLoader(
-            _Samples(self._images, self._mapper, (self._seed, comm.get_rank())),
+            _Samples(self._images, self._mapper, self._bucket_of, (self._seed, comm.get_rank())),
             batch_sampler=islice(self._batches(), self._start // batch, None),
             num_workers=self._cfg.DATALOADER.NUM_WORKERS,
             collate_fn=trivial_batch_collator,
@@ -97,14 +97,14 @@ class TrainLoader:
 class _Samples(torchdata.Dataset):
     """Mapped images by (position, index), each under a random state of its own."""
 
-    def __init__(self, images: DatasetFromList, mapper: Callable, key: tuple[int, ...]) -> None:
-        self.images, self.mapper, self.key = images, mapper, key
+    def __init__(self, images: DatasetFromList, mapper: Callable, bucket_of: list[int], key: tuple[int, ...]) -> None:
+        self.images, self.mapper, self.bucket_of, self.key = images, mapper, bucket_of, key
 
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         position, index = sample
         with seeded(*self.key, position):
             while (mapped := self.mapper(self.images[index])) is None:
-                index = random.randrange(len(self.images))
+                index = random.choice([i for i, b in enumerate(self.bucket_of) if b == self.bucket_of[index]])
             return mapped
 
 

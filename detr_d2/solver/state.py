@@ -31,8 +31,8 @@ def fitted_state(
         sizes, saved_sizes = ([len(group["params"]) for group in part] for part in (groups, saved["param_groups"]))
         if sizes != saved_sizes:
             raise ValueError(
-                f"The checkpoint was trained with {len(saved_sizes)} groups of {saved_sizes} parameters, but the "
-                f"config makes {len(sizes)} of {sizes}: set the keys of SOLVER and MODEL to what they were."
+                f"The run that is resumed trained groups of {saved_sizes} parameters, but the config makes {sizes}. "
+                "Set the keys of SOLVER and MODEL to what they were."
             )
         saved_names = names
     changed = sorted(set(names) ^ set(saved_names))

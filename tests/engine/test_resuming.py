@@ -196,7 +196,7 @@ def test_other_trained_parameters_are_refused_by_name_without_a_config_too(words
     state = torch.load(tmp_path / "model_0000002.pth", weights_only=True)
     del state["trainer"]["_trainer"]["parameter_names"], state["trainer"]["data"]  # as before they were saved
     torch.save(state, tmp_path / "model_0000002.pth")
-    with pytest.raises(ValueError, match=r"groups of \[\d+, .*\] parameters, but the config makes"):
+    with pytest.raises(ValueError, match=r"trained groups of \[\d+\] parameters, but the config makes \[\d+\]"):
         train([*stopped, "MODEL.BACKBONE.FREEZE_AT", "2"], resume=True)
     train(stopped, resume=True)
     assert "The order of the data is not in the checkpoint" in warnings()
@@ -212,9 +212,7 @@ def test_a_finished_run_that_is_resumed_trains_nothing(stopped, tmp_path):
     trainer = train(stopped, resume=True)
     assert trainer.iter == 6
     assert_same(before["model"], dict(trainer.model.state_dict()))
-    assert all(
-        json.loads(line)["iteration"] <= 6 for line in (tmp_path / "metrics.json").read_text().splitlines()[lines:]
-    )
+    assert max(json.loads(line)["iteration"] for line in (tmp_path / "metrics.json").open()) <= 6
 
 
 def test_a_folder_that_vanishes_ends_the_run_with_its_state_saved(words, tmp_path):
