@@ -46,7 +46,7 @@ ALLOWED = {
     "engine": ("files", "facts", "config", "data", "evaluation", "solver", "checkpoint"),
     "demo": ("files", "facts", "command_line", "data", "engine", "structures", "visualization"),
     "visualization": ("facts", "layers", "structures", "data", "modeling"),
-    "analysis": ("files", "facts", "checkpoint", "data", "visualization"),
+    "analysis": ("files", "facts", "checkpoint", "structures", "data", "visualization"),
     "export": ("files", "facts", "command_line", "layers", "structures", "data", "modeling", "checkpoint", "engine"),
     "measure": (
         *("facts", "config", "kernels", "layers", "structures", "data", "modeling", "solver", "evaluation"),

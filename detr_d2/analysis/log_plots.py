@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -145,8 +146,7 @@ def plot_runs(
     return figure
 
 
-@dataclass(frozen=True)
-class _Scale:
+class _Scale(NamedTuple):
     """A horizontal axis: which list of a curve, in which unit."""
 
     values: str
@@ -154,12 +154,13 @@ class _Scale:
     factor: float = 1.0
 
 
+_SCALES = {"iterations": _Scale("iterations", "iteration"), "images": _Scale("images", "images seen")}
+
+
 def _scale(kind: str, runs: Sequence[Run]) -> _Scale:
-    if kind != "time":
-        return _Scale(kind, {"iterations": "iteration", "images": "images seen"}[kind])
-    if max(run.log.minutes for run in runs) > 180:
-        return _Scale("minutes", "training time (hours)", 1 / 60)
-    return _Scale("minutes", "training time (minutes)")
+    is_long = max(run.log.minutes for run in runs) > 180
+    hours, minutes = "training time (hours)", "training time (minutes)"
+    return _SCALES.get(kind) or (_Scale("minutes", hours, 1 / 60) if is_long else _Scale("minutes", minutes))
 
 
 def _plot_parts(figure: SubFigure, runs: Sequence[Run], losses: dict[str, list[str]], scale: _Scale) -> None:

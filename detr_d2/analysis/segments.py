@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..structures import map_segments
 from ..visualization.predictions import read_ids
 
 SEGMENT_KINDS = ("classification", "segmentation", "missed", "background")
@@ -115,18 +116,18 @@ class _Map:
     @classmethod
     def read(cls, root: Path, annotation: Mapping[str, Any], labels: Mapping[int, int]) -> "_Map":
         path = root / annotation["file_name"]
-        pixels = read_ids(path)
-        segments = sorted(annotation["segments_info"], key=lambda segment: segment["id"])
+        segments = annotation["segments_info"]
         if bad := [segment for segment in segments if segment["category_id"] not in labels]:
             raise ValueError(
                 f"{path}: segment {bad[0]['id']} is of category {bad[0]['category_id']}, which is unknown."
             )
-        ids = np.array([0, *(segment["id"] for segment in segments)])
-        index = np.searchsorted(ids, pixels).clip(max=len(ids) - 1)
-        if (strange := ids[index] != pixels).any():
-            raise ValueError(f"{path} holds the segment {pixels[strange][0]}, which its JSON does not list.")
+        ids = [segment["id"] for segment in segments]
+        pixels = map_segments(read_ids(path), ids)
+        if pixels.undeclared:
+            raise ValueError(f"{path} holds the segment {min(pixels.undeclared)}, which its JSON does not list.")
         crowd = np.array([False, *(bool(segment.get("iscrowd", 0)) for segment in segments)])
-        return cls(path, ids, np.array([-1, *(labels[s["category_id"]] for s in segments)]), crowd, index)
+        labels_of = np.array([-1, *(labels[segment["category_id"]] for segment in segments)])
+        return cls(path, np.array([0, *ids]), labels_of, crowd, pixels.places)
 
 
 def _match(true: _Map, predicted: _Map, background: int) -> list[tuple[int, int, int, int, float]]:

@@ -18,7 +18,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..data.datasets.coco_json import read_coco_json
-from ..structures import encode_ids, map_segments, read_ids
+from ..data.panoptic_mapper import read_segments
+from ..structures import encode_ids
 
 # A group of classes in hotcoco's results, and the suffix of its metrics in Detectron2's.
 _GROUPS = (("All", ""), ("Things", "_th"), ("Stuff", "_st"))
@@ -78,19 +79,13 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
             raise ValueError(f"{json_file} holds no annotation of image {image_id}, which is evaluated.")
         segments = annotations[image_id]["segments_info"]
         file_name = os.path.join(self._metadata.panoptic_root, annotations[image_id]["file_name"])
-        ids, size = read_ids(file_name), (images[image_id]["height"], images[image_id]["width"])
-        if ids.shape != size:
-            raise ValueError(f"The panoptic annotation {file_name} is {ids.shape} (height, width), its image {size}.")
+        size = images[image_id]["height"], images[image_id]["width"]
         if unknown := sorted({segment["category_id"] for segment in segments} - self._truth["categories"].keys()):
             raise ValueError(
                 f"{json_file}: segments of image {image_id} are of the categories {unknown[:5]}, which it does not "
                 "list."
             )
-        if differ := map_segments(ids, [segment["id"] for segment in segments]).differing:
-            raise ValueError(
-                f"{file_name} and {json_file} are of different versions: the segments {differ[:5]} are in one of them "
-                "only."
-            )
+        read_segments(file_name, [segment["id"] for segment in segments], size)
 
     def _convert_category_id(self, segment: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -11,15 +11,16 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from detr_d2.data import build_dataset_mapper, build_test_loader, build_train_loader, check_test_sets, training_images
-from detr_d2.data.checks import Demands
+from detr_d2.data.checks import Demands, check_weights_classes
 from detr_d2.data.dataset_report import report_dataset
 from detr_d2.data.datasets.coco_json import read_coco_json
 from detr_d2.data.datasets.custom import CustomDataset
-from detr_d2.engine import load_config
+from detr_d2.engine import Predictor, load_config
 from detr_d2.evaluation import build_evaluator
 
 THINGS = {1: "cat", 2: "dog", 3: "owl"}
@@ -315,11 +316,35 @@ def test_thin_images(own_data, config, width, height, mapper):
     Image.linear_gradient("L").convert("RGB").resize((width, height)).save(Path(entry["image_root"]) / "1.png")
     edit(entry["json_file"], lambda content: content["images"][1].update(height=height, width=width))
     edit(entry["json_file"], lambda content: content["annotations"][0].update(bbox=[0, 0, width, height]))
-    cfg = config(entry, entry, "INPUT.DATASET_MAPPER", f"{mapper!r}")
+    cfg = config(entry, entry, "INPUT.DATASET_MAPPER", f"{mapper!r}", "MODEL.DEVICE", "cpu")
     for loader in (build_train_loader(cfg), build_test_loader(cfg, "mine")):
         items = [item for batch, _ in zip(loader, range(6), strict=False) for item in batch]
         assert all(min(item["image"].shape) >= 1 for item in items)
         assert any(max(item["image"].shape) > 20 * min(item["image"].shape[1:]) for item in items)
+        if "instances" in items[0] and mapper:
+            assert all(torch.isfinite(loss) for loss in build_model(cfg)(items).values())
+
+
+@pytest.mark.parametrize("name", ["detr_R_18", "deformable_detr_R_18", "panoptic_detr_R_18", "fcos_R_18"])
+def test_thin_images_are_predicted_and_drawn(save_run, load_tool, tmp_path, name):
+    weights = save_run(tmp_path, name, "MODEL.DEVICE", "cpu")
+    files = [tmp_path / f"{height}.png" for height in (2, 5000)]
+    for file, size in zip(files, ((900, 2), (1, 5000)), strict=True):
+        Image.new("RGB", size, (90, 120, 60)).save(file)
+    outputs = Predictor(weights)([str(file) for file in files])
+    assert [output["instances"].image_size for output in outputs] == [(2, 900), (5000, 1)]
+    words = ["--weights", str(weights), "--input", *map(str, files), "--output", str(tmp_path / "drawn")]
+    assert load_tool("demo").main([*words, "--threshold", "0"]) == 0
+    assert Image.open(tmp_path / "drawn" / "2.png").size == (900, 2)
+
+
+def test_weights_of_other_classes_are_not_evaluated(own_data, config):
+    """Their order is what the names of test sets are read by."""
+    cfg = config(own_data("train", THINGS), own_data("test", THINGS))
+    check_weights_classes(cfg, {"thing_classes": ["cat", "dog", "owl"]}, "a.pth")
+    check_weights_classes(cfg, {}, "a.pth")
+    with pytest.raises(ValueError, match=r"'a.pth' and 'train' .* class 1 is 'owl' in the one and 'dog' in the other"):
+        check_weights_classes(cfg, {"thing_classes": ["cat", "owl", "dog"]}, "a.pth")
 
 
 # ---- files

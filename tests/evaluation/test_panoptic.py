@@ -130,10 +130,10 @@ def test_classes_that_the_data_set_does_not_know(scene, tmp_path):
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        ("missing", FileNotFoundError, r"gt/a\.png is missing"),
+        ("missing", FileNotFoundError, r"gt/a\.png does not exist"),
         ("size", ValueError, r"a\.png is \(11, 10\) \(height, width\), its image \(10, 10\)"),
-        ("png", ValueError, r"a\.png and .*gt\.json are of different versions: the segments \[2, 3\]"),
-        ("json", ValueError, r"a\.png and .*gt\.json are of different versions: the segments \[9\]"),
+        ("png", ValueError, r"a\.png holds 3 segments, its segments_info 1; .*: \[2, 3\]\. .* of different versions"),
+        ("json", ValueError, r"a\.png holds 3 segments, its segments_info 4; .*: \[9\]\. .* of different versions"),
         ("category", ValueError, r"gt\.json: segments of image 7 are of the categories \[77\]"),
         ("image", ValueError, r"gt\.json holds no annotation of image 7"),
     ],

@@ -70,7 +70,7 @@ def test_classes_of_datasets_that_one_model_is_trained_on(check, own_data, repo,
     assert check(["--config-file", str(config), "--no-images"]) == 1
     printed = capsys.readouterr().out
     assert "two: training would run" in printed
-    assert "classes-differ: Datasets 'one' and 'two' are used by one model" in printed
+    assert "classes-differ: 'one' and 'two' are used by one model" in printed
     assert "class 1 is 'dog' in the one and 'owl' in the other" in printed
     assert check(["--config-file", str(config), "--no-images", "DATASETS.TRAIN", "('one',)"]) == 0
 

@@ -134,15 +134,20 @@ def check_same_classes(cfg: CfgNode, names: Iterable[str]) -> None:
     Raises:
         ValueError: two of them differ; names both, and the first class that differs.
     """
-    known = {name: classes for name in names if (classes := _classes(cfg, name)) is not None}
-    for name, classes in list(known.items())[1:]:
+    advice = "give them the same thing_classes, stuff_classes and thing_dataset_id_to_contiguous_id"
+    _require_same({name: _classes(cfg, name) for name in names}, advice)
+
+
+def _require_same(classes: Mapping[str, list[str] | None], advice: str) -> None:
+    known = {name: found for name, found in classes.items() if found is not None}
+    for name, found in list(known.items())[1:]:
         first, expected = next(iter(known.items()))
-        if classes != expected:
-            place, pair = next((i, p) for i, p in enumerate(zip_longest(expected, classes)) if p[0] != p[1])
+        if found != expected:
+            place, pair = next((i, p) for i, p in enumerate(zip_longest(expected, found)) if p[0] != p[1])
+            one, other = ("none" if label is None else repr(label) for label in pair)
             raise ValueError(
-                f"Datasets {first!r} and {name!r} are used by one model (DATASETS.TRAIN, DATASETS.TEST), but class "
-                f"{place} is {pair[0] or 'none'} in the one and {pair[1] or 'none'} in the other: give them the same "
-                "thing_classes, stuff_classes and thing_dataset_id_to_contiguous_id."
+                f"{first!r} and {name!r} are used by one model (DATASETS.TRAIN, DATASETS.TEST, MODEL.WEIGHTS), but "
+                f"class {place} is {one} in the one and {other} in the other: {advice}."
             )
 
 
@@ -178,14 +183,9 @@ def check_weights_classes(cfg: CfgNode, described: Mapping[str, Any], weights: s
     Raises:
         ValueError: they differ; names the first class that does.
     """
-    learnt, expected = class_names_in(cfg, described), model_class_names(cfg)
-    if learnt is None or expected is None or learnt == expected:
-        return
-    place, pair = next((i, p) for i, p in enumerate(zip_longest(learnt, expected)) if p[0] != p[1])
-    raise ValueError(
-        f"Class {place} of {weights} is {pair[0]!r}, but {pair[1]!r} in {cfg.DATASETS.TRAIN[0]!r}: name the dataset "
-        "that it was trained on, or one of the same classes in the same order, in DATASETS.TRAIN."
-    )
+    if (expected := model_class_names(cfg)) is not None:
+        advice = "name the dataset that it was trained on in DATASETS.TRAIN"
+        _require_same({weights: class_names_in(cfg, described), cfg.DATASETS.TRAIN[0]: expected}, advice)
 
 
 def _classes(cfg: CfgNode, dataset_name: str) -> list[str] | None:
@@ -195,5 +195,5 @@ def _classes(cfg: CfgNode, dataset_name: str) -> list[str] | None:
     if names is None or (segments and things is None):
         return None
     if not segments:
-        return [repr(name) for name in names]
-    return [f"{name!r} ({'a thing' if i in set(things.values()) else 'stuff'})" for i, name in enumerate(names)]
+        return names
+    return [f"{name} ({'a thing' if i in set(things.values()) else 'stuff'})" for i, name in enumerate(names)]

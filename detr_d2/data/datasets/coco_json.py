@@ -5,7 +5,6 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -235,33 +234,6 @@ def _is_polygon(polygon: Any) -> bool:
     except ValueError:  # lists of several lengths
         return False
     return points.ndim == 1 and points.dtype.kind in "iuf" and bool(np.isfinite(points).all())
-
-
-class Classes(NamedTuple):
-    """What the files of a dataset say of its classes: category id -> name, in the order of the ids."""
-
-    things: dict[int, str]
-    stuff: dict[int, str]
-
-
-def read_classes(json_file: str, *, is_panoptic: bool = False) -> Classes:
-    """The classes of one file, read once for each version of it; all are things unless it ``is_panoptic``.
-
-    Raises:
-        FileNotFoundError: it is missing.
-        ValueError: it is not JSON, or not in COCO's format, or its categories are malformed.
-    """
-    try:
-        stat = os.stat(PathManager.get_local_path(json_file))
-    except OSError as error:
-        raise FileNotFoundError(f"The annotation file {json_file} does not exist.") from error
-    return _classes(json_file, is_panoptic, stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache
-def _classes(json_file: str, is_panoptic: bool, *version: int) -> Classes:
-    content = read_coco_json(json_file, is_panoptic=is_panoptic).require_classes()
-    return Classes(content.things, content.stuff)
 
 
 def read_ground_truth(json_file: str) -> dict[str, Any]:

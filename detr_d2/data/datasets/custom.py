@@ -10,13 +10,14 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..checks.problems import Problems
-from .coco_json import Classes, CocoJson, read_classes, read_coco_json
+from .coco_json import CocoJson, read_coco_json
 from .panoptic_stuff import IGNORE_LABEL
 from .records import add_segments, make_records
 
@@ -24,6 +25,13 @@ _NEEDED = ("name", "json_file", "image_root")
 _OPTIONAL = ("panoptic_json", "panoptic_root", "sem_seg_root")
 
 logger = logging.getLogger(__name__)
+
+
+class Classes(NamedTuple):
+    """What the files of a dataset say of its classes: category id -> name, in the order of the ids."""
+
+    things: dict[int, str]
+    stuff: dict[int, str]
 
 
 class Content(NamedTuple):
@@ -89,17 +97,8 @@ class CustomDataset(NamedTuple):
         Raises:
             FileNotFoundError, ValueError: a file is missing, or does not tell its classes.
         """
-        boxes = read_classes(self.json_file)
-        if not self.panoptic_json:
-            return boxes
-        panoptic = read_classes(self.panoptic_json, is_panoptic=True)
-        if boxes.things != panoptic.things:
-            differ = sorted({i for i, _ in boxes.things.items() ^ panoptic.things.items()})
-            raise ValueError(
-                f"{self.json_file} and the things of {self.panoptic_json} must be the same categories, but ids "
-                f"{', '.join(map(str, differ[:5]))} are in one of them only, or have two names."
-            )
-        return panoptic
+        versions = (os.path.exists(file) and os.stat(file) for file in (self.json_file, self.panoptic_json))
+        return _classes(self, *(version and (version.st_mtime_ns, version.st_size) for version in versions))
 
     def read(self) -> Content:
         """What the files hold, however much of them is wrong.
@@ -172,6 +171,21 @@ class CustomDataset(NamedTuple):
             both = _contiguous({**things, **stuff})
             values["stuff_dataset_id_to_contiguous_id"] = {i: both[i] for i in stuff}
         return values
+
+
+@lru_cache
+def _classes(dataset: CustomDataset, *versions: object) -> Classes:
+    boxes = read_coco_json(dataset.json_file).require_classes()
+    if not dataset.panoptic_json:
+        return Classes(boxes.things, {})
+    panoptic = read_coco_json(dataset.panoptic_json, is_panoptic=True).require_classes()
+    if boxes.things != panoptic.things:
+        differ = sorted({i for i, _ in boxes.things.items() ^ panoptic.things.items()})
+        raise ValueError(
+            f"{dataset.json_file} and the things of {dataset.panoptic_json} must be the same categories, but ids "
+            f"{', '.join(map(str, differ[:5]))} are in one of them only, or have two names."
+        )
+    return Classes(panoptic.things, panoptic.stuff)
 
 
 def custom_datasets(cfg: CfgNode) -> list[CustomDataset]:

@@ -15,8 +15,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .coco_json import Classes
-from .custom import CustomDataset
+from .custom import Classes, CustomDataset
 from .shapes_generator import COLORS, GENERATOR_VERSION, SPLITS, STUFF, THINGS, read_parameters, split_paths
 
 

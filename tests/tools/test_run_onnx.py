@@ -1,0 +1,45 @@
+"""tools/run_onnx.py reads and resizes images as the package does."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detr_d2.data.image_files import read_image
+
+
+@pytest.fixture
+def tool(load_tool):
+    return load_tool("run_onnx")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "suffix"),
+    [
+        (np.linspace(0, 65535, 256).reshape(8, 32).astype(np.uint16), "png"),
+        (np.linspace(0, 65535, 256).reshape(8, 32).astype(np.uint16), "tiff"),
+        (np.linspace(0, 1, 256).reshape(8, 32).astype(np.float32), "tiff"),
+        (np.arange(256).reshape(8, 32).astype(np.uint8), "png"),
+    ],
+    ids=["16 bit png", "16 bit tiff", "floats", "8 bit"],
+)
+def test_a_ramp_stays_a_ramp(tool, tmp_path, pixels, suffix):
+    path = tmp_path / f"ramp.{suffix}"
+    Image.fromarray(pixels).save(path)
+    read = np.asarray(tool.read_image(str(path)))
+    np.testing.assert_array_equal(read, read_image(path, "RGB"))
+    assert read.mean() == pytest.approx(127.5, abs=0.5)
+
+
+def test_pixels_of_unknown_range_are_refused_by_name(tool, tmp_path):
+    Image.fromarray(np.full((4, 4), 300, np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(ValueError, match=r"float.tiff: what is white in its mode 'F' is not known"):
+        tool.read_image(str(tmp_path / "float.tiff"))
+
+
+def test_thin_images(tool):
+    detector = tool.Detector.__new__(tool.Detector)
+    detector.facts = {"height": 0, "min_size": 96, "max_size": 160, "channel_order": "BGR", "size_multiple": 1}
+    for width, height in ((1, 5000), (900, 2)):
+        batch, size = detector.prepare(Image.new("RGB", (width, height)))
+        assert (batch.shape[2:] == size[0]).all()
+        assert sorted(size[0]) == [1, 160]
