@@ -22,7 +22,8 @@ def add_common_config(cfg: CfgNode) -> None:
     # What is taken of a file that holds an average of the weights beside them: "ema", "model", or "auto", the average.
     cfg.MODEL.WEIGHTS_FROM = "auto"
 
-    # Images per process and forward pass in evaluation. Results do not depend on it (padding is masked).
+    # Images per process and forward pass in evaluation, at most; those of one size go together, so that results do not
+    # depend on it.
     cfg.TEST.IMS_PER_BATCH = 1
     # The metric, as "task/metric", whose best value is kept in model_best.pth. "" keeps none.
     cfg.TEST.BEST_METRIC = "bbox/AP"
