@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import tempfile
 from collections import Counter, OrderedDict
 from functools import cached_property
 from pathlib import Path
@@ -144,9 +145,11 @@ class PanopticQualityEvaluator(COCOPanopticEvaluator):
     def _quality(self, json_file: str, folder: str) -> dict[str, Any]:
         from hotcoco.panoptic import pq_compute
 
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as temporary:
+            truth = Path(temporary, "truth.json")  # as we read it, in place of the file
+            truth.write_text(json.dumps({name: list(items.values()) for name, items in self._truth.items()}))
             return pq_compute(
-                PathManager.get_local_path(self._metadata.panoptic_json),
+                str(truth),
                 PathManager.get_local_path(json_file),
                 gt_folder=PathManager.get_local_path(self._metadata.panoptic_root),
                 pred_folder=PathManager.get_local_path(folder),

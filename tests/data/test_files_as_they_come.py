@@ -263,6 +263,24 @@ def test_more_objects_than_coco_evaluates(own_data, config, tmp_path, caplog):
     assert not report_dataset(CustomDataset.of(entry), Demands.of(cfg)).problems
 
 
+def test_results_do_not_depend_on_the_batch(own_data, repo):
+    """Of a model whose convolutions see the padding of a batch."""
+    entry = own_data("mine", THINGS)
+    data = ["DATASETS.CUSTOM", str([entry]), "DATASETS.TRAIN", "('mine',)", "MODEL.DEVICE", "cpu"]
+    cfg = load_config(
+        str(repo / "configs" / "Shapes" / "fcos_R_18.yaml"), [*data, "MODEL.FCOS.SCORE_THRESH_TEST", "0.0"]
+    )
+    model, found = build_model(cfg).eval(), []
+    for cfg.TEST.IMS_PER_BATCH in (1, 4):
+        batches = list(build_test_loader(cfg, "mine"))
+        with torch.no_grad():
+            pairs = [pair for batch in batches for pair in zip(batch, model(batch), strict=True)]
+        found.append({item["image_id"]: output["instances"].scores for item, output in pairs})
+    assert max(map(len, batches)) > 1
+    for ident, scores in found[0].items():
+        torch.testing.assert_close(found[1][ident], scores, rtol=1e-4, atol=1e-6)
+
+
 # ---- images
 
 

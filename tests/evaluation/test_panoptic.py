@@ -82,6 +82,7 @@ def test_one_miss_and_one_half_hit(scene, tmp_path):
 
 def test_ids_do_not_matter_and_void_is_not_a_segment(scene, tmp_path):
     name = make_dataset(tmp_path, scene, [gt_segment(scene, i, c) for i, c in ((1, 11), (2, 3), (3, 3))])
+    (tmp_path / "gt.json").write_text("\ufeff" + (tmp_path / "gt.json").read_text(), encoding="utf-8")  # which is read
     permuted = np.array([0, 70000, 5, 300])[scene]
     results = evaluate(name, tmp_path, permuted, [predicted(70000, 2), predicted(5, 0), predicted(300, 0)])
     assert results == {key: pytest.approx(100) for key in results}
