@@ -3,9 +3,12 @@
 import argparse
 import ast
 import functools
+import io
 import os
 import pydoc
 import re
+import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,16 +38,26 @@ def command_line_tool(main: Main) -> Main:
 
     `MENDABLE` errors, of this process or of one that it launched, become ``SCRIPT: what is wrong`` on stderr and status
     1, an interrupt status 130. What else is raised is a mistake of ours and keeps its traceback, as does everything
-    while the environment variable `TRACEBACK_VARIABLE` is set.
+    while the environment variable `TRACEBACK_VARIABLE` is set. Where nobody reads stdout any more, as behind ``head``,
+    the script ends without a word and with status 141, as other programs do. A letter that the terminal does not know,
+    or a part of a file's name that is none, is written as its number.
     """
     script = Path(main.__globals__["__file__"]).name
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
-            return main(argv)
+            status = main(argv)
+            sys.stdout.flush()
+            return status
         except (*MENDABLE, ProcessRaisedException) as error:
             cause = message_of_process(error) if isinstance(error, ProcessRaisedException) else error
+            if isinstance(cause, BrokenPipeError) and _is_unread(1):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # since Python flushes stdout once more
+                return 128 + signal.SIGPIPE
             if cause is None or os.environ.get(TRACEBACK_VARIABLE):
                 raise
             print(f"{script}: {one_line(cause)}", file=sys.stderr)
@@ -54,6 +67,13 @@ def command_line_tool(main: Main) -> Main:
             return 130
 
     return run
+
+
+def _is_unread(descriptor: int) -> bool:
+    """Whether it is a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def message_of_process(error: ProcessRaisedException) -> str | None:

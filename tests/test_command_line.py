@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,3 +112,40 @@ def test_positive():
     for text in ("0", "-1"):
         with pytest.raises(argparse.ArgumentTypeError, match="at least 1"):
             positive(text)
+
+
+def run_script(folder: Path, body: str, **keywords: object) -> subprocess.Popen:
+    """Starts a script of one's own whose ``main`` has this body."""
+    lines = ["import sys", "from detr_d2.command_line import command_line_tool", "@command_line_tool"]
+    (folder / "own.py").write_text("\n".join([*lines, "def main(argv=None):", f"    {body}", "sys.exit(main())"]))
+    return subprocess.Popen(
+        [sys.executable, str(folder / "own.py")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords
+    )
+
+
+def test_a_reader_that_goes_ends_it_without_a_word(tmp_path):
+    script = run_script(
+        tmp_path, "print('x' * 10); sys.stdout.flush(); sys.stdin.read(); print('y'); return 0", stdin=-1
+    )
+    script.stdout.read(10)
+    script.stdout.close()
+    script.stdin.close()
+    assert script.stderr.read() == b""
+    assert script.wait() == 141
+    script.stderr.close()
+
+
+def test_another_pipe_that_breaks_is_an_error(capsys):
+    @command_line_tool
+    def main(argv):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert main() == 1
+    assert "Broken pipe" in capsys.readouterr().err
+
+
+def test_a_terminal_of_few_letters(tmp_path):
+    body = "print('\u732b', '\\udce9'); raise ValueError('\u732b \\udce9')"
+    output, error = run_script(tmp_path, body, env={**os.environ, "PYTHONIOENCODING": "ascii"}).communicate()
+    assert output == b"\\u732b \\udce9\n"
+    assert error == b"own.py: \\u732b \\udce9\n"

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..fonts import for_plots
 from .sheets import COLORS
 
 _NUMBERED = 20  # classes up to which the counts are written
@@ -26,7 +27,7 @@ def plot_losses(lost: dict[str, float], counts: dict[str, int], unit: str, title
     _bars(axes[0], lost, "{:.1f}", f"{unit} that repairing it alone adds")
     _bars(axes[1], {kind: counts.get(kind, float("nan")) for kind in lost}, "{:.0f}", "errors")
     axes[0].invert_yaxis()
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(for_plots(title), fontsize=11)
     return figure
 
 
@@ -44,14 +45,14 @@ def _bars(axis: Axes, values: dict[str, float], pattern: str, label: str) -> Non
 
 def plot_confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """Each row's shares as shades, with the counts where there are few classes; rows are what there is."""
-    size = len(names)
+    size, names = len(names), [for_plots(name) for name in names]
     side = min(24.0, max(4.5, 0.42 * size if size > _NUMBERED + 1 else 0.75 * size + 1.5))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axis = figure.subplots()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     picture = axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
     figure.colorbar(picture, ax=axis, label="share of the row", shrink=0.8)
-    axis.set(xlabel="said", ylabel="is", title=title)
+    axis.set(xlabel="said", ylabel="is", title=for_plots(title))
     if size <= _NAMED:
         axis.set_xticks(range(size), names, rotation=90 if size > 6 else 0, fontsize=8)
         axis.set_yticks(range(size), names, fontsize=8)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
+from ..fonts import for_plots
 from .training_log import TrainingLog, read_batch_size
 
 # What training may be measured by.
@@ -135,13 +136,13 @@ def plot_runs(
             for index, run in enumerate(runs):
                 _plot(axis, run, name, scale, color=f"C{index}")
             _frame(axis, scale)
-        axes[0].set_ylabel({"total_loss": "total loss", "lr": "learning rate"}.get(name, name))
+        axes[0].set_ylabel({"total_loss": "total loss", "lr": "learning rate"}.get(name, for_plots(name)))
     for axis, scale in zip(grid[-1], scales, strict=True):
         axis.set_xlabel(scale.label)
     upper.align_ylabels(grid[:, 0])
     titles = [_title(run) for run in runs]
     if titles != [runs[0].label]:
-        handles = [Line2D([], [], color=f"C{index}", label=title) for index, title in enumerate(titles)]
+        handles = [Line2D([], [], color=f"C{index}", label=for_plots(title)) for index, title in enumerate(titles)]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(runs), 3), fontsize=9, frameon=False)
     return figure
 

@@ -173,15 +173,30 @@ def follow_dataset(cfg: CfgNode, overridden: Sequence[str] = ()) -> None:
 
 
 def prepare_device(cfg: CfgNode, processes_per_machine: int = 1) -> None:
-    """Fall back to the CPU where ``MODEL.DEVICE`` asks for a GPU that is not there, in place, and share the CPU's cores
+    """Fall back to the CPU where ``MODEL.DEVICE`` asks for a GPU and there is none, in place, and share the CPU's cores
     between processes.
 
     Raises:
-        ValueError: several CPU processes on a machine with GPUs, whose communication would go through the GPUs.
+        ValueError: a device that this machine does not have; several CPU processes on a machine with GPUs, whose
+            communication would go through the GPUs.
     """
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    name, count = cfg.MODEL.DEVICE, torch.cuda.device_count()
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is no device: name one such as cpu, cuda or cuda:1 in MODEL.DEVICE.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("No GPU is available: MODEL.DEVICE is set to cpu.")
         cfg.MODEL.DEVICE = "cpu"
+    elif device.type == "cuda":
+        if device.index is not None and device.index >= count:
+            raise ValueError(f"MODEL.DEVICE is {name}, but this machine has {count} GPUs: cuda:0 to cuda:{count - 1}.")
+    else:
+        try:
+            torch.zeros(1).to(device).cpu()
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"MODEL.DEVICE is {name}, which this machine does not have: {reason}.") from error
     if cfg.MODEL.DEVICE == "cpu" and processes_per_machine > 1:
         if torch.cuda.is_available():
             raise ValueError(

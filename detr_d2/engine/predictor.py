@@ -187,10 +187,6 @@ def _set_device(cfg: CfgNode, device: str | None, amp: bool) -> None:
     """Device and precision, in place."""
     if device is not None:
         cfg.MODEL.DEVICE = str(device)
-    try:
-        torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError as error:
-        raise ValueError(f"{cfg.MODEL.DEVICE!r} is no device: name one such as cpu, cuda or cuda:1.") from error
     prepare_device(cfg)
     cfg.SOLVER.AMP.ENABLED = amp
     if amp and cfg.MODEL.DEVICE == "cpu":

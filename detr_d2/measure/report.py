@@ -15,6 +15,7 @@ from ..analysis.log_plots import Run, choose_metrics, plot_runs
 from ..analysis.matches import Matches
 from ..analysis.training_log import TrainingLog
 from ..files import whole_file
+from ..fonts import for_plots
 from .accuracy import Interval, compare_precision, matches_file
 from .comparison import Measurements
 from .flops import CONVENTION
@@ -282,7 +283,7 @@ def plot_accuracy(labels: Sequence[str], rows: Sequence[Row], against: str) -> F
     colours = {label: f"C{number % 10}" for number, label in enumerate(labels)}  # the same in every panel
     for axis, (title, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for label, (x, y) in points.items():
-            axis.plot([x], [y], "o", label=label, color=colours[label])
+            axis.plot([x], [y], "o", label=for_plots(label), color=colours[label])
         axis.legend(fontsize=8)
         axis.set(xlabel=by_key[against].metric.title, ylabel=title)
         axis.set_xlim(left=0)

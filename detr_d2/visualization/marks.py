@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..fonts import font_for
 from .colors import Color
-from .fonts import font_for
 from .sheet import resize
 
 LABEL_SIZE = 11  # pixels of the letters; in a large picture 1/80 of its sides' mean

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .fonts import font_for
+from ..fonts import font_for
 
 GAP = 6  # pixels between pictures
 WHITE = (255, 255, 255)

@@ -143,3 +143,20 @@ def test_a_base_that_names_itself(tmp_path):
     (tmp_path / "b.yaml").write_text('_BASE_: "a.yaml"\n')
     with pytest.raises(ValueError, match=r"a\.yaml is no yaml config: its _BASE_ leads back to itself"):
         load_config(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "says"),
+    [
+        ("cuda:9", 2, "MODEL.DEVICE is cuda:9, but this machine has 2 GPUs: cuda:0 to cuda:1"),
+        ("mps", 0, "MODEL.DEVICE is mps, which this machine does not have"),
+        ("gpu", 0, "'gpu' is no device"),
+    ],
+)
+def test_devices_that_are_not_there(device, gpus, says, monkeypatch):
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("it is there")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ValueError, match=says):
+        prepare_device(load_config("", ["MODEL.DEVICE", device]))

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...fonts import for_plots
 from .summary import SIZES
 
 _MOST_CLASSES = 40
@@ -15,7 +16,7 @@ def plot_summary(name: str, summary: dict[str, Any]) -> Figure:
     """Objects of each class by size, sizes of objects, objects of an image, sizes of images."""
     figure = Figure(figsize=(13, 9), layout="constrained")
     classes, sizes, counts, images = figure.subplots(2, 2).ravel()
-    figure.suptitle(f"{name}: {summary['images']} images, {sum(summary['objects_per_image'])} objects")
+    figure.suptitle(f"{for_plots(name)}: {summary['images']} images, {sum(summary['objects_per_image'])} objects")
     _plot_classes(classes, summary["classes"])
     if summary["box_sizes"]:
         sizes.hist(summary["box_sizes"], bins=np.geomspace(1, max(2, *summary["box_sizes"]), 40))
@@ -34,7 +35,7 @@ def plot_summary(name: str, summary: dict[str, Any]) -> Figure:
 def _plot_classes(axis: Axes, rows: list[dict[str, Any]]) -> None:
     shown = sorted(rows, key=lambda row: row["objects"])[-_MOST_CLASSES:]
     left = np.zeros(len(shown))
-    labels = [row["name"] if row["isthing"] else f"{row['name']} (stuff)" for row in shown]
+    labels = [for_plots(row["name"]) + ("" if row["isthing"] else " (stuff)") for row in shown]
     for size in SIZES:
         values = np.array([row[size] for row in shown])
         axis.barh(range(len(shown)), values, left=left, label=size)

@@ -1,6 +1,7 @@
-"""Fonts that have the letters of what is written into pictures: class names come in every script."""
+"""Names in pictures and plots as they are: with the letters of every script, and dollars that are no mathematics."""
 
 import logging
+import warnings
 from functools import cache, lru_cache
 
 from PIL import ImageFont
@@ -12,7 +13,24 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """A font, ``size`` pixels high, with the letters of a text: the one that matplotlib brings along, or where that
     lacks some the font of this machine that lacks the fewest. What none has is told once.
     """
-    return _font(_file_with(frozenset(letter for letter in text if not letter.isspace())), size)
+    return _font(_file_for(text), size)
+
+
+def for_plots(text: str) -> str:
+    """A text for matplotlib, which then has the letters that `font_for` finds and shows it as it is."""
+    from matplotlib import font_manager, rcParams
+
+    path = _file_for(text)
+    if path not in {font.fname for font in font_manager.fontManager.ttflist}:
+        font_manager.fontManager.addfont(path)
+    family = font_manager.FontProperties(fname=path).get_name()
+    if family not in rcParams["font.family"]:
+        rcParams["font.family"] = [*rcParams["font.family"], family]
+    return text.replace("$", r"\$")
+
+
+def _file_for(text: str) -> str:
+    return _file_with(frozenset(letter for letter in text if not letter.isspace()))
 
 
 @lru_cache(maxsize=64)
@@ -46,6 +64,7 @@ def _letters(path: str) -> frozenset[str]:
 
 @cache
 def _warn_once() -> None:
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # matplotlib tells of each letter
     _logger.warning(
         "No font of this machine has all letters of the names that are drawn: boxes stand in their place. Install one "
         "that has them, such as the package fonts-noto-cjk for Chinese, Japanese and Korean."
