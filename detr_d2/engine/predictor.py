@@ -15,6 +15,8 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from PIL.Image import Image as PilImage
 
 from ..checkpoint.class_names import read_dataset_metadata
+from ..checkpoint.huggingface import CONFIG
+from ..checkpoint.huggingface_keys import config_keys
 from ..data import batches_of_one_size, build_dataset_mapper
 from ..data.image_files import convert_image, convert_pil, read_image
 from ..facts import model_facts, value_of
@@ -44,7 +46,7 @@ class Predictor:
 
     Args:
         config_or_checkpoint: a yaml config, whose weights are ``weights`` or else ``MODEL.WEIGHTS``; or a checkpoint of
-            our trainer, with ``config.yaml`` beside it.
+            our trainer, with ``config.yaml`` beside it; or a folder of ``transformers``, of DETR or Deformable DETR.
         weights: a checkpoint of any layout that ``MODEL.WEIGHTS`` reads; only with a config.
         opts: overrides of the config, ``["KEY", value, ...]``.
         device: such as "cuda:1" or "cpu"; None: ``MODEL.DEVICE``, or the CPU where that is a GPU and there is none.
@@ -77,9 +79,8 @@ class Predictor:
         batch_size: int | None = None,
         amp: bool = False,
     ) -> None:
-        cfg = _read_config(os.fspath(config_or_checkpoint), weights, opts)
+        cfg, described = _read_config(os.fspath(config_or_checkpoint), weights, opts)
         _set_device(cfg, device, amp)
-        described = read_dataset_metadata(cfg.MODEL.WEIGHTS)
         things, key = described.get("thing_dataset_id_to_contiguous_id"), model_facts(cfg).thing_classes
         if things and key and not value_of(cfg, key):  # the dataset need not be registered here
             cfg.merge_from_list([key, sorted(set(things.values()))])
@@ -161,15 +162,22 @@ class Predictor:
         return outputs
 
 
-def _read_config(path: str, weights: str | os.PathLike | None, opts: Sequence[Any]) -> CfgNode:
-    """The config that a path stands for, with its weights in ``MODEL.WEIGHTS``."""
+def _read_config(path: str, weights: str | os.PathLike | None, opts: Sequence[Any]) -> tuple[CfgNode, dict[str, Any]]:
+    """The config that a path stands for, with its weights in ``MODEL.WEIGHTS``, and what those say of their classes."""
+    words = [str(word) for word in opts]
+    if weights is None and os.path.isfile(os.path.join(path, CONFIG)):
+        keys, names = config_keys(path)
+        cfg = load_config("", [*keys, *words])
+        return cfg, {} if names is None else {"thing_classes": names}
     is_config = path.lower().endswith((".yaml", ".yml"))
     config_file = path if is_config else os.path.join(os.path.dirname(path), "config.yaml")
     if not is_config:
         if weights is not None:
             raise ValueError(f"{path} and {weights} are two checkpoints: give a yaml config and one of them.")
         if os.path.isdir(path):
-            raise IsADirectoryError(f"{path} is a folder: name a checkpoint in it, or a yaml config.")
+            raise IsADirectoryError(
+                f"{path} is a folder: name a checkpoint in it, a yaml config, or a folder of transformers."
+            )
         if not os.path.isfile(path):
             raise FileNotFoundError(f"The checkpoint {path} does not exist.")
         if not os.path.isfile(config_file):
@@ -177,10 +185,10 @@ def _read_config(path: str, weights: str | os.PathLike | None, opts: Sequence[An
                 f"{path} has no config.yaml beside it, which names its model: give the config, with it as the weights."
             )
         weights = path
-    cfg = load_config(config_file, [str(word) for word in opts])
+    cfg = load_config(config_file, words)
     if weights is not None:
         cfg.MODEL.WEIGHTS = os.fspath(weights)
-    return cfg
+    return cfg, read_dataset_metadata(cfg.MODEL.WEIGHTS)
 
 
 def _set_device(cfg: CfgNode, device: str | None, amp: bool) -> None:

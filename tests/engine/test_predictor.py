@@ -19,6 +19,7 @@ import detectron2
 import numpy as np
 import pytest
 import torch
+import transformers
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
@@ -26,6 +27,7 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from detr_d2 import Predictor
+from detr_d2.checkpoint.huggingface import write_huggingface
 from detr_d2.data import build_dataset_mapper
 from detr_d2.engine import load_config, load_trained_model
 from detr_d2.engine.json_outputs import output_to_dict
@@ -36,6 +38,16 @@ LOW = [
     *["MODEL.FCOS.SCORE_THRESH_TEST", "0.001", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.001"],
     *["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.01", "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "0.01"],
 ]
+DC5 = [
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "64",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "64",
+    "MODEL.RESNETS.RES5_DILATION",
+    "2",
+]
+RES5 = ["MODEL.RESNETS.OUT_FEATURES", "('res5',)", "MODEL.DETR.IN_FEATURE", "res5"]
+TWO_STAGE = ["MODEL.DEFORMABLE_DETR.QUERY_SELECTION", "TwoStageQueries"]
 KINDS = [
     "detr_R_18",
     "panoptic_detr_R_18",
@@ -196,6 +208,50 @@ def test_a_config_of_detectron2(tmp_path: Path, photos) -> None:
     predictor = Predictor(config, tmp_path / "retinanet.pth", opts=small)
     assert len(predictor(photos[0])["instances"]) > 0
     assert predictor.metadata.thing_classes[0] == "person"
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides"),
+    [
+        ("detr_R_18", []),
+        ("detr_R_18", ["MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "256", *DC5, *RES5]),
+        ("deformable_detr_R_18", []),
+        ("deformable_detr_R_18", ["MODEL.DEFORMABLE_DETR.BOX_REFINE", "True", *TWO_STAGE]),
+    ],
+)
+def test_folders_of_transformers(
+    kind: str, overrides: list[str], save_run, shapes_root, tmp_path: Path, photos
+) -> None:
+    overrides = [*overrides, *["MODEL.DETR.POSITION_TEMPERATURE", "10000.0", "MODEL.DETR.PRE_NORM", "False"]]
+    expected = Predictor(save_run(tmp_path, kind, *LOW, *overrides))
+    names = [f"class {i}" for i in range(expected.cfg.MODEL.DETR.NUM_CLASSES)]
+    folder = write_huggingface(expected.cfg, expected.model.state_dict(), tmp_path / "hf", class_names=names)
+    folders = [folder]
+    if not expected.cfg.MODEL.RESNETS.RES5_DILATION > 1:  # for which transformers needs timm
+        folders.append(tmp_path / "again")  # as transformers writes it: without its defaults
+        transformers.AutoModelForObjectDetection.from_pretrained(folder).save_pretrained(folders[1])
+        shutil.copy(folder / "preprocessor_config.json", folders[1])
+    for path in folders:
+        predictor = Predictor(path, device="cpu")
+        assert_same(predictor(photos[0]), expected(photos[0]), rtol=1e-4, atol=1e-3)
+        assert predictor.metadata.thing_classes == names
+
+
+def test_folders_of_transformers_that_are_none_of_ours(detr: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    for config, says in [
+        ({"model_type": "detr", "architectures": ["DetrForSegmentation"]}, "which classes are things"),
+        ({"model_type": "detr", "decoder_ffn_dim": 5}, "ffn_dim of encoder and decoder differ"),
+        ({"model_type": "detr", "activation_function": "gelu"}, "activation"),
+        ({"model_type": "detr", "backbone": "convnext_tiny"}, "no backbone of this package is like convnext_tiny"),
+        ({"model_type": "yolos"}, "'yolos' model"),
+        ({"model_type": "detr", "id2label": ["a"]}, r"config\.json is not as transformers writes it"),
+        ({"model_type": "detr", "backbone_config": {}}, r"config\.json is not as transformers writes it"),
+        ({"model_type": "detr", "d_model": "wide"}, r"HIDDEN_DIM"),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=says):
+            Predictor(tmp_path)
 
 
 class TestMetadata:
