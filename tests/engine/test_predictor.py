@@ -246,7 +246,7 @@ def test_folders_of_transformers_that_are_none_of_ours(detr: Path, tmp_path: Pat
         ({"model_type": "detr", "backbone": "convnext_tiny"}, "no backbone of this package is like convnext_tiny"),
         ({"model_type": "yolos"}, "'yolos' model"),
         ({"model_type": "detr", "id2label": ["a"]}, r"config\.json is not as transformers writes it"),
-        ({"model_type": "detr", "backbone_config": {}}, r"config\.json is not as transformers writes it"),
+        ({"model_type": "detr", "backbone_config": {"depths": 3}}, r"config\.json is not as transformers writes it"),
         ({"model_type": "detr", "d_model": "wide"}, r"HIDDEN_DIM"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps(config))
