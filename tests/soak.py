@@ -111,10 +111,9 @@ def soak(args: argparse.Namespace, folder: Path, train: Callable[[list[str]], in
                 process.join()
             if process.exitcode == 0:
                 break
-            allowed = {"SIGKILL": [-9], "SIGTERM": [-15], "SIGINT": [130, 1], "full disk": [1]}  # 1: before main()
-            check(
-                fault is not None and process.exitcode == allowed[fault], f"{fault}: {process.exitcode}; see {out}.log."
-            )
+            allowed = {"SIGKILL": [-9], "SIGTERM": [-15], "SIGINT": [130, 1], "full disk": [1]}  # 1: not in main() yet
+            status = process.exitcode
+            check(fault is not None and status in allowed[fault], f"{fault}: status {status}; see {out}.log.")
             kills, counts[fault] = kills + 1, counts[fault] + 1
         check(same(state(out), expected), f"Training that was stopped is another one; see {folder}.")
         left = [path.name for path in out.iterdir() if "partial" in path.name]
