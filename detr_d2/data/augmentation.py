@@ -63,7 +63,13 @@ def build_detr_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation
             return []
         return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
 
-    augmentations = _random_flip(cfg.INPUT.RANDOM_FLIP)
+    if cfg.INPUT.RANDOM_FLIP not in _FLIPS:
+        raise ValueError(f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}; it must be one of {', '.join(_FLIPS)}")
+    augmentations = [
+        T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")
+        for direction in _FLIPS[:2]
+        if direction == cfg.INPUT.RANDOM_FLIP
+    ]
     if cfg.INPUT.CROP.ENABLED:
         resize_and_crop = T.AugmentationList(
             [
@@ -76,11 +82,3 @@ def build_detr_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation
         T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
     )
     return augmentations
-
-
-def _random_flip(direction: str) -> list[T.Augmentation]:
-    if direction not in _FLIPS:
-        raise ValueError(f"INPUT.RANDOM_FLIP is {direction!r}; it must be one of {', '.join(_FLIPS)}")
-    if direction == "none":
-        return []
-    return [T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")]

@@ -31,7 +31,7 @@ from .checks import (
     check_test_classes,
     readable_annotations,
 )
-from .checks.images import check_size
+from .checks.files import check_size
 from .image_files import read_head
 from .train_loader import TrainLoader
 

@@ -12,12 +12,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...facts import class_names_in, class_names_of, model_class_names, reads_segments, separate_stuff
+from .files import check_files
 from .problems import BadDatasetError, Demands, Problems, datasets_root
 from .rules import (
     Objects,
     check_categories,
     check_classes,
-    check_files,
     check_records,
     check_semantic_maps,
     check_something_to_learn,

@@ -3,9 +3,7 @@
 Legend: N objects of all images.
 """
 
-import os
-import unicodedata
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -236,44 +234,6 @@ def check_semantic_maps(records: Sequence[dict[str, Any]], demands: Demands, fil
             "*_separated dataset, or sem_seg_root in DATASETS.CUSTOM",
         )
     return problems
-
-
-def check_files(records: Iterable[dict[str, Any]], key: str, *, is_error: bool) -> Problems:
-    """The files that entry ``key`` of the records names must be there. Errors, or, unless ``is_error``, warnings, as
-    long as any is there.
-
-    Each folder is listed once: a stat per file takes minutes for COCO on a network disk. URLs cannot be listed.
-    """
-    idents = {record[key]: record.get("image_id") for record in records if key in record}
-    by_folder: dict[str, dict[str, str]] = {}
-    for file_name in idents:
-        if "://" not in file_name:
-            folder, name = os.path.split(file_name)
-            by_folder.setdefault(folder, {})[name] = file_name
-    absent = {path: why for folder, names in by_folder.items() for path, why in _absent(folder, names).items()}
-    problems, kind = Problems(), "missing-image" if key == "file_name" else "missing-png"
-    is_error |= len(absent) == len(idents)
-    for file in (file for file in idents if file in absent):
-        problems.add(kind, file, idents[file], absent[file], is_error=is_error)
-    return problems
-
-
-def _absent(folder: str, names: dict[str, str]) -> dict[str, str]:
-    """Paths by name -> what to say of those that are not in the folder."""
-    try:
-        with os.scandir(folder or os.curdir) as entries:
-            there = {entry.name for entry in entries}
-    except (FileNotFoundError, NotADirectoryError):
-        there = set()
-    except OSError:  # files of a folder that cannot be listed may be readable; the mapper names those that are not
-        return {}
-    composed = {unicodedata.normalize("NFC", name) for name in there if not name.isascii()}
-    return {
-        path: "the file does not exist"
-        + (" in this form of Unicode, but in another: rename it" * (unicodedata.normalize("NFC", name) in composed))
-        for name, path in names.items()
-        if name not in there
-    }
 
 
 def file_of(record: dict[str, Any]) -> str:

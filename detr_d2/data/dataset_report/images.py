@@ -9,8 +9,7 @@ from functools import partial
 
 from ...structures import decode_ids, map_segments
 from ..checks import Demands, Problems
-from ..checks.images import check_size
-from ..checks.rules import check_files
+from ..checks.files import check_files, check_size
 from ..image_files import read_image
 
 # An area may differ by so much, as a share: tools count the border's pixels differently.

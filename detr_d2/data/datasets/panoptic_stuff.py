@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ...files import path_inside, whole_files
-from ...structures import decode_ids, map_segments
+from ...structures import map_segments, read_ids
 from .coco_json import read_coco_json
 
 IGNORE_LABEL = 255
@@ -60,13 +60,13 @@ def stuff_classes(categories: Iterable[dict[str, Any]]) -> dict[int, int]:
 
 def _write(classes: dict[int, int], panoptic_root: Path, output: Path, annotation: dict[str, Any]) -> None:
     file_name = panoptic_root / annotation["file_name"]
-    rgb = np.asarray(Image.open(file_name).convert("RGB"))
+    ids = read_ids(str(file_name))
     values = [IGNORE_LABEL]
     for segment in annotation["segments_info"]:
         if segment["category_id"] not in classes:
             raise ValueError(f"{file_name}: category {segment['category_id']} is not among the JSON's categories.")
         values.append(classes[segment["category_id"]])
-    segments = map_segments(decode_ids(rgb), [segment["id"] for segment in annotation["segments_info"]])
+    segments = map_segments(ids, [segment["id"] for segment in annotation["segments_info"]])
     if segments.undeclared:
         raise ValueError(f"{file_name} holds the segments {[*segments.undeclared][:5]}, which the JSON lacks.")
     target = path_inside(output, annotation["file_name"])

@@ -1,0 +1,66 @@
+"""Whether the files of a dataset are there, and what the heads of its images show."""
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from ..image_files import read_head
+from .problems import Problems
+
+
+def check_files(records: Iterable[dict[str, Any]], key: str, *, is_error: bool) -> Problems:
+    """The files that entry ``key`` of the records names must be there. Errors, or, unless ``is_error``, warnings, as
+    long as any is there.
+
+    Each folder is listed once: a stat per file takes minutes for COCO on a network disk. URLs cannot be listed.
+    """
+    idents = {record[key]: record.get("image_id") for record in records if key in record}
+    by_folder: dict[str, dict[str, str]] = {}
+    for file_name in idents:
+        if "://" not in file_name:
+            folder, name = os.path.split(file_name)
+            by_folder.setdefault(folder, {})[name] = file_name
+    absent = {path: why for folder, names in by_folder.items() for path, why in _absent(folder, names).items()}
+    problems, kind = Problems(), "missing-image" if key == "file_name" else "missing-png"
+    is_error |= len(absent) == len(idents)
+    for file in (file for file in idents if file in absent):
+        problems.add(kind, file, idents[file], absent[file], is_error=is_error)
+    return problems
+
+
+def _absent(folder: str, names: dict[str, str]) -> dict[str, str]:
+    """Paths by name -> what to say of those that are not in the folder."""
+    try:
+        with os.scandir(folder or os.curdir) as entries:
+            there = {entry.name for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        there = set()
+    except OSError:  # files of a folder that cannot be listed may be readable; the mapper names those that are not
+        return {}
+    composed = {unicodedata.normalize("NFC", name) for name in there if not name.isascii()}
+    return {
+        path: "the file does not exist"
+        + (" in this form of Unicode, but in another: rename it" * (unicodedata.normalize("NFC", name) in composed))
+        for name, path in names.items()
+        if name not in there
+    }
+
+
+def check_size(record: dict[str, Any], *, is_error: bool = True) -> Problems:
+    """An image that cannot be opened, an error or a warning; one of another size than its record says, an error; and
+    one of more than 8 bits, a warning.
+    """
+    problems, file, ident = Problems(), record["file_name"], record.get("image_id")
+    try:
+        height, width, highest = read_head(file)
+    except OSError as error:
+        problems.add("unreadable-image", file, ident, str(error), is_error=is_error)
+        return problems
+    said = record.get("height", height), record.get("width", width)
+    if (height, width) != said:
+        message = f"it is {width} x {height}, the JSON says {said[1]} x {said[0]} (width x height)"
+        problems.error("size-mismatch", file, ident, message)
+    if highest is not None:
+        problems.warn("image-mode", file, ident, "more than 8 bits a channel, which are scaled to 8")
+    return problems
