@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -180,7 +181,10 @@ def _checked_dataset(
         if isinstance(dataset, list):
             # The metadata of some datasets names the classes once they are loaded.
             class_names = class_names_of(cfg, name)
-            dataset = check_dataset_dicts(dataset, name, Demands.of(cfg, is_train=is_train), class_names)
+            demands = Demands.of(cfg, is_train=is_train)
+            if demands.num_classes is None and class_names is not None:
+                demands = replace(demands, num_classes=len(class_names))
+            dataset = check_dataset_dicts(dataset, name, demands, class_names)
             if not is_train:
                 check_test_classes(cfg, name)
         else:

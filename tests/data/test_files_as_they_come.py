@@ -210,6 +210,16 @@ def test_a_class_that_training_does_not_know(own_data, config):
         check_test_sets(cfg)
 
 
+def test_categories_of_a_test_set_that_are_none_of_its_classes(own_data, config):
+    cfg = config(own_data("train", THINGS), own_data("test", THINGS))
+    records = DatasetCatalog.get("test")
+    records[1]["annotations"][0]["category_id"] = 7
+    DatasetCatalog.register("made", lambda: records)
+    MetadataCatalog.get("made").thing_classes = list(THINGS.values())
+    with pytest.raises(ValueError, match=r"(?s)'made' has the error 'unknown-category' 1 time.*category_id 7"):
+        build_test_loader(cfg, "made")
+
+
 def test_a_test_set_without_annotations(own_data, config, tmp_path):
     train, test = own_data("train", THINGS), own_data("test", THINGS)
     config(train, test)
