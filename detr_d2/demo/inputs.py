@@ -46,12 +46,14 @@ class Frame(NamedTuple):
         image_id: in JSON results.
         source: what it is from.
         index: in a video, from 0; 0 for an image.
+        rate: of the video, in frames a second; 0 for an image.
     """
 
     image: np.ndarray
     image_id: int
     source: Source
     index: int = 0
+    rate: float = 0.0
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from detectron2.data import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
@@ -14,8 +15,8 @@ from ..command_line import check_output
 from ..files import whole_file, whole_files
 from ..structures import encode_ids
 from ..visualization.predictions import above
-from .inputs import Source
-from .outputs import Result, Sink
+from .inputs import Frame, Source
+from .outputs import Sink
 
 
 class _JsonList:
@@ -85,13 +86,13 @@ class _JsonSink(Sink):
         with self.results.kept(), self.images.kept():
             yield
 
-    def add(self, result: Result) -> None:
-        self.images.add(result.frame.description())
-        for item in self.items(result):
+    def add(self, frame: Frame, output: Mapping[str, Any], picture: np.ndarray | None) -> None:
+        self.images.add(frame.description())
+        for item in self.items(frame, output):
             self.results.add(item)
 
     @abstractmethod
-    def items(self, result: Result) -> list[dict[str, Any]]:
+    def items(self, frame: Frame, output: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The entries of one image."""
 
 
@@ -109,10 +110,10 @@ class CocoJson(_JsonSink):
         super().__init__(path)
         self.threshold = threshold
 
-    def items(self, result: Result) -> list[dict[str, Any]]:
+    def items(self, frame: Frame, output: Mapping[str, Any]) -> list[dict[str, Any]]:
         ids = _dataset_ids(self.metadata, "thing")
-        instances = above(result.output["instances"], self.threshold)
-        entries = instances_to_coco_json(instances, result.frame.image_id)
+        instances = above(output["instances"], self.threshold)
+        entries = instances_to_coco_json(instances, frame.image_id)
         return [entry | {"category_id": _of(ids, entry["category_id"])} for entry in entries]
 
 
@@ -139,13 +140,13 @@ class PanopticJson(_JsonSink):
             yield
             self.undo.pop_all()
 
-    def items(self, result: Result) -> list[dict[str, Any]]:
-        ids, segments = result.output["panoptic_seg"]
-        path = self.partial / f"{result.frame.name}.png"
+    def items(self, frame: Frame, output: Mapping[str, Any]) -> list[dict[str, Any]]:
+        ids, segments = output["panoptic_seg"]
+        path = self.partial / f"{frame.name}.png"
         with path.open("xb") as file:
             self.undo.callback(path.unlink)
             file.write(encode_ids(ids.numpy()))
-        annotation = {"image_id": result.frame.image_id, "file_name": path.name}
+        annotation = {"image_id": frame.image_id, "file_name": path.name}
         return [annotation | {"segments_info": [self._segment(segment) for segment in segments]}]
 
     def _segment(self, segment: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,22 +16,6 @@ from ..command_line import PICTURE_SUFFIXES, check_output, write_picture
 from ..files import whole_file
 from .inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Source
 from .videos import CODECS, VideoWriter
-
-
-class Result(NamedTuple):
-    """A frame with what the model made of it.
-
-    Attributes:
-        frame: the image.
-        output: Detectron2's, on the CPU.
-        picture: H x W x 3 RGB, the output drawn over the image; None unless a sink `Sink.needs_pictures`.
-        frame_rate: of the video that it is from; 0 for an image.
-    """
-
-    frame: Frame
-    output: Mapping[str, Any]
-    picture: np.ndarray | None
-    frame_rate: float
 
 
 class Sink:
@@ -52,8 +36,14 @@ class Sink:
         yield
 
     @abstractmethod
-    def add(self, result: Result) -> None:
-        """Take one result."""
+    def add(self, frame: Frame, output: Mapping[str, Any], picture: np.ndarray | None) -> None:
+        """Take one result.
+
+        Args:
+            frame: the image.
+            output: Detectron2's, on the CPU.
+            picture: H x W x 3 RGB, the output drawn over the image; None unless a sink `needs_pictures`.
+        """
 
 
 def choose_targets(output: Path, sources: Sequence[Source]) -> dict[Source, Path]:
@@ -99,15 +89,15 @@ class Pictures(Sink):
             if self._video is not None:
                 self._video.close()
 
-    def add(self, result: Result) -> None:
-        target = self.targets[result.frame.source]
-        if not result.frame.source.is_video:
-            write_picture(target, result.picture)
+    def add(self, frame: Frame, output: Mapping[str, Any], picture: np.ndarray | None) -> None:
+        target = self.targets[frame.source]
+        if not frame.source.is_video:
+            write_picture(target, picture)
             return
         if self._video is None:
             partial = self._files.enter_context(whole_file(target))
-            self._video = VideoWriter(partial, result.frame_rate, result.picture.shape[:2])
-        self._video.write(result.picture)
+            self._video = VideoWriter(partial, frame.rate, picture.shape[:2])
+        self._video.write(picture)
 
 
 class Window(Sink):
@@ -141,7 +131,7 @@ class Window(Sink):
         finally:
             cv2.destroyWindow(self._TITLE)
 
-    def add(self, result: Result) -> None:
-        cv2.imshow(self._TITLE, np.ascontiguousarray(result.picture[:, :, ::-1]))
-        key = cv2.waitKey(1 if result.frame.source.is_video else 0)
+    def add(self, frame: Frame, output: Mapping[str, Any], picture: np.ndarray | None) -> None:
+        cv2.imshow(self._TITLE, np.ascontiguousarray(picture[:, :, ::-1]))
+        key = cv2.waitKey(1 if frame.source.is_video else 0)
         self.is_closed = key >= 0 and key & 0xFF in self._QUIT

@@ -14,7 +14,7 @@ from ..data.image_files import read_image
 from ..engine import Predictor
 from ..visualization.predictions import draw_prediction
 from .inputs import Frame, Source, UnreadableInput, image_ids
-from .outputs import Result, Sink
+from .outputs import Sink
 from .videos import VideoReader, quiet_opencv
 
 T = TypeVar("T")
@@ -91,9 +91,9 @@ class Demo:
         for frame, output in self._predict_each(list(self._read(sources))):
             if self.is_closed:
                 return
-            result = self._result(frame, output)
+            picture = self._picture(frame, output)
             with self._source(frame.source):
-                self._add(result)
+                self._add(frame, output, picture)
         bar.update(len(sources))
 
     def _read(self, sources: Iterable[Source]) -> Iterator[Frame]:
@@ -128,26 +128,25 @@ class Demo:
         with self._source(source), end, VideoReader(source) as video:
             if bar.total is not None:
                 bar.total += max(1, video.num_frames) - 1
-            frames = (self._frame(image, source, index) for index, image in enumerate(video))
+            frames = (self._frame(image, source, index, video.frame_rate) for index, image in enumerate(video))
             # A camera's picture is to be seen when it is taken.
             for some in batches(frames, 1 if is_camera else self.predictor.batch_size):
                 for frame, output in zip(some, self._predict(some), strict=True):
-                    self._add(self._result(frame, output, video.frame_rate))
+                    self._add(frame, output, self._picture(frame, output))
                     bar.update()
                     if self.is_closed:
                         return
 
-    def _frame(self, image: np.ndarray, source: Source, index: int = 0) -> Frame:
-        return Frame(image, self._ids[source] if self._ids else next(self._count), source, index)
+    def _frame(self, image: np.ndarray, source: Source, *in_video: float) -> Frame:
+        return Frame(image, self._ids[source] if self._ids else next(self._count), source, *in_video)
 
-    def _result(self, frame: Frame, output: dict[str, Any], frame_rate: float = 0.0) -> Result:
+    def _picture(self, frame: Frame, output: dict[str, Any]) -> np.ndarray | None:
         for sink in self.sinks:
             if sink.needs and sink.needs not in output:
                 raise ValueError(f"The model gives {' and '.join(output)}, but no {sink.needs} to write.")
-        picture = None
-        if any(sink.needs_pictures for sink in self.sinks):
-            picture = self._draw(frame.image[:, :, ::-1], output, is_video=frame.source.is_video)
-        return Result(frame, output, picture, frame_rate)
+        if not any(sink.needs_pictures for sink in self.sinks):
+            return None
+        return self._draw(frame.image[:, :, ::-1], output, is_video=frame.source.is_video)
 
     @contextmanager
     def _source(self, source: Source) -> Iterator[None]:
@@ -165,9 +164,9 @@ class Demo:
             is_cut = self.is_closed and source.is_video and source.camera is None
             self.num_done += not is_cut
 
-    def _add(self, result: Result) -> None:
+    def _add(self, frame: Frame, output: dict[str, Any], picture: np.ndarray | None) -> None:
         for sink in self.sinks:
-            sink.add(result)
+            sink.add(frame, output, picture)
         self.num_frames += 1
 
     def _skip(self, source: Source, error: OSError) -> None:
