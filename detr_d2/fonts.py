@@ -16,10 +16,16 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     return _font(_file_for(text), size)
 
 
+def in_one_line(text: str) -> str:
+    """Without line breaks and without what is no letter, as in names of files that are not UTF-8: PIL takes neither."""
+    return " ".join(text.encode("utf-8", "replace").decode().split())
+
+
 def for_plots(text: str) -> str:
     """A text for matplotlib, which then has the letters that `font_for` finds and shows it as it is."""
     from matplotlib import font_manager, rcParams
 
+    text = in_one_line(text)
     path = _file_for(text)
     if path not in {font.fname for font in font_manager.fontManager.ttflist}:
         font_manager.fontManager.addfont(path)

@@ -79,6 +79,6 @@ def test_plots_have_the_letters_beside_others(square: Path, recwarn) -> None:
 
 
 def test_dollars_are_no_mathematics() -> None:
-    figure = plot_confusion(np.eye(3, dtype=int), ["a $x_1$", "$\\frac", "5$"], "costs $1$")
+    figure = plot_confusion(np.eye(3, dtype=int), ["a $x_1$", "$\\frac", "5$\n\udce9"], "costs $1$")
     figure.savefig(io.BytesIO(), format="png")  # an error where it is parsed
     assert len(set(map(bytes, (drawn("$x$"), drawn("x"))))) == 2

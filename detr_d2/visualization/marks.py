@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..fonts import font_for
+from ..fonts import font_for, in_one_line
 from .colors import Color
 from .sheet import resize
 
@@ -135,6 +135,7 @@ def draw_label(
     size: int = LABEL_SIZE,
 ) -> None:
     """Text on a ground of ``color``, its top left corner or its centre at (x, y), moved into the picture."""
+    text = in_one_line(text)
     font = font_for(text, size)
     extent = np.array([round(font.getlength(text)) + 4, size + 4])
     label = Image.new("RGB", tuple(extent.tolist()), color)
@@ -156,7 +157,7 @@ def draw_cross(picture: np.ndarray, x: float, y: float, color: Color, radius: in
 def draw_legend(colors: Mapping[str, Color], width: int) -> np.ndarray:
     """Names on grounds of their colours, in as many lines as the width asks for."""
     line, places, x, y = LABEL_SIZE + 4 + _GAP, [], _GAP, _GAP
-    for name in colors:
+    for name in map(in_one_line, colors):
         step = round(font_for(name, LABEL_SIZE).getlength(name)) + 4 + 2 * _GAP
         if x > _GAP and x + step > width:
             x, y = _GAP, y + line

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..fonts import font_for
+from ..fonts import font_for, in_one_line
 
 GAP = 6  # pixels between pictures
 WHITE = (255, 255, 255)
@@ -51,7 +51,7 @@ def with_title(picture: np.ndarray, *lines: str) -> np.ndarray:
 
 def text_strip(text: str, width: int, color: Sequence[int] = INK) -> np.ndarray:
     """One line of text on white, ``width`` pixels wide: smaller where it is long, cut where it is longer."""
-    size = TITLE_SIZE
+    text, size = in_one_line(text), TITLE_SIZE
     while size > LEAST_TITLE_SIZE and font_for(text, size).getlength(text) > width:
         size -= 1
     font, shown = font_for(text, size), text

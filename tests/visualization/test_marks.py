@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from detr_d2.visualization.colors import distinct_color, object_colors
-from detr_d2.visualization.marks import draw_box, draw_label
+from detr_d2.visualization.marks import draw_box, draw_label, draw_legend
 from detr_d2.visualization.sheet import stack_rows, text_strip, with_title
 
 
@@ -42,6 +42,15 @@ def test_boxes_on_the_margin_are_seen() -> None:
     for side in (whole[1], whole[-2], whole[:, 1], whole[:, -2]):
         assert side[2:-2].all()
     assert 0.3 < (dashed > 0).sum() / (whole > 0).sum() < 0.8
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "caf\udce9.png", "$x_1$", ""])
+def test_any_name_is_written(text: str) -> None:
+    picture = black()
+    draw_label(picture, text, 5, 5, (255, 0, 0))
+    assert picture.any()
+    assert with_title(picture, text).shape[1] == 100
+    assert draw_legend({text: (255, 0, 0)}, 100).shape[1] == 100
 
 
 def test_titles_have_the_width_of_the_picture() -> None:
