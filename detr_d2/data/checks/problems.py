@@ -47,7 +47,8 @@ class Problems(list[Problem]):
 
     def add(self, kind: str, file: str, ident: Any, message: str, *, is_error: bool) -> None:
         """Append one."""
-        self.append(Problem(ERROR if is_error else WARNING, kind, file, ident, message))
+        ident = ident[:100] if isinstance(ident, str) else ident  # a file may hold megabytes in their places
+        self.append(Problem(ERROR if is_error else WARNING, kind, file, ident, message[:1000]))
 
     def error(self, kind: str, file: str, ident: Any, message: str) -> None:
         """Append an error."""

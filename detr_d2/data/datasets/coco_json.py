@@ -105,7 +105,7 @@ def read_coco_json(json_file: str, *, is_panoptic: bool = False) -> CocoJson:
             if category.get("isthing") not in (0, 1):
                 message = "it needs isthing: 1 a thing, 0 stuff"
                 problems.error("malformed-category", json_file, category.get("id"), message)
-        things = {category["id"] for category in categories if category.get("isthing") == 1}
+        things = [category.get("id") for category in categories if category.get("isthing") == 1]  # ids of any type
         stuff = {ident: name for ident, name in names.items() if ident not in things}
     return CocoJson(json_file, by_id, annotations, names, stuff, problems, content)
 
