@@ -177,6 +177,23 @@ def test_resume_from_a_truncated_checkpoint_names_good_ones(three_checkpoints, t
         three_checkpoints.resume_or_load("")
 
 
+def test_resume_from_a_flipped_bit_names_good_ones(three_checkpoints, tmp_path):
+    for name in ("newest", "older"):
+        content = bytearray((tmp_path / f"{name}.pth").read_bytes())
+        place = content.index(torch.ones(3).numpy().tobytes())
+        content[place] ^= 1
+        (tmp_path / f"{name}.pth").write_bytes(content)
+    assert DetrCheckpointer(filled(0)).load(str(tmp_path / "newest.pth")) is not None  # torch does not notice
+    with pytest.raises(UnreadableCheckpoint, match=r"newest\.pth is damaged: the sum of .*write one of oldest\.pth \("):
+        three_checkpoints.resume_or_load("")
+
+
+def test_resume_from_weights_that_are_no_numbers_names_good_ones(three_checkpoints, tmp_path):
+    DetrCheckpointer(filled(float("nan")), str(tmp_path)).save("diverged")
+    with pytest.raises(UnreadableCheckpoint, match=r"diverged\.pth holds weights that are NaN.*of newest\.pth, older"):
+        three_checkpoints.resume_or_load("")
+
+
 def test_resume_from_a_missing_checkpoint_names_good_ones(three_checkpoints, tmp_path):
     (tmp_path / "newest.pth").unlink()
     os.truncate(tmp_path / "older.pth", 700)
