@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from .common import add_common_config
 from .deformable_detr import add_deformable_detr_config
 from .detr import add_detr_config
+from .dino import add_dino_config
 from .fcos import add_fcos_config
 from .panoptic_detr import add_panoptic_detr_config
 
@@ -15,6 +16,7 @@ __all__ = [
     "add_deformable_detr_config",
     "add_detr_config",
     "add_detr_d2_config",
+    "add_dino_config",
     "add_fcos_config",
     "add_panoptic_detr_config",
     "extends_config",
@@ -46,6 +48,7 @@ def add_detr_d2_config(cfg: CfgNode) -> None:
     add_detr_config(cfg)
     add_panoptic_detr_config(cfg)
     add_deformable_detr_config(cfg)
+    add_dino_config(cfg)
     add_fcos_config(cfg)
     for add_keys in _OWN_KEYS:
         add_keys(cfg)

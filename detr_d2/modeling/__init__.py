@@ -3,13 +3,14 @@
 from . import backbone, detectron2_models, masks, transformer
 from .fcos import FCOS
 from .masks import DETR_MASK_HEAD_REGISTRY
-from .meta_arch import DETR, DeformableDETR, PanopticDeformableDETR, PanopticDETR
+from .meta_arch import DETR, DINO, DeformableDETR, PanopticDeformableDETR, PanopticDETR
 from .set_prediction import HungarianMatcher, SetCriterion
 from .transformer import QUERY_SELECTION_REGISTRY, TRANSFORMER_REGISTRY
 
 __all__ = [
     "DETR",
     "DETR_MASK_HEAD_REGISTRY",
+    "DINO",
     "FCOS",
     "QUERY_SELECTION_REGISTRY",
     "TRANSFORMER_REGISTRY",

@@ -3,10 +3,12 @@
 from .base import BoxSetPredictor, SetPredictor
 from .deformable_detr import DeformableDETR
 from .detr import DETR
+from .dino import DINO
 from .panoptic import PanopticDeformableDETR, PanopticDETR
 
 __all__ = [
     "DETR",
+    "DINO",
     "BoxSetPredictor",
     "DeformableDETR",
     "PanopticDETR",

@@ -19,7 +19,7 @@ from ...layers import MLP, MaskedGroupNorm
 from ...structures import FeatureLevels, Matches, PaddedImages, Predictions, Targets
 from ..masks import MaskInputs
 from ..set_prediction import SigmoidScoring, build_criterion
-from ..transformer import DeformableOutput, Heads, build_position_encoding, build_transformer
+from ..transformer import DeformableOutput, DenoisingQueries, Heads, build_position_encoding, build_transformer
 from .base import BoxSetPredictor, require_features
 
 # Probability of every class at the start: most queries hold no object (Lin et al., ICCV 2017).
@@ -65,6 +65,7 @@ class DeformableDETR(BoxSetPredictor):
         transformer: a module of ``TRANSFORMER_REGISTRY``.
         num_classes: K.
         aux_losses: train every decoder layer rather than the last.
+        share_heads: one pair of heads for all decoder layers; None: unless boxes are refined, as published.
         shared: the arguments of `BoxSetPredictor`.
     """
 
@@ -92,6 +93,7 @@ class DeformableDETR(BoxSetPredictor):
         transformer: nn.Module,
         num_classes: int,
         aux_losses: bool,
+        share_heads: bool | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -107,10 +109,11 @@ class DeformableDETR(BoxSetPredictor):
         self.input_proj.extend(
             InputProjection(c, dim, kernel_size=3, stride=2) for c in [channels[-1], *[dim] * further][:further]
         )
-        count = len(decoder.layers) + transformer.query_selection.makes_proposals
-        class_embed, bbox_embed = ClassHead(dim, num_classes), MLP(dim, dim, 4, num_layers=3)
-        self.class_embed = one_a_prediction(class_embed, count, separate=decoder.box_refine)
-        self.bbox_embed = one_a_prediction(bbox_embed, count, separate=decoder.box_refine)
+        shared_heads = not decoder.box_refine if share_heads is None else share_heads
+        self.class_embed, self.bbox_embed = (
+            one_a_prediction(head, len(decoder.layers), transformer.query_selection.makes_proposals, shared_heads)
+            for head in (ClassHead(dim, num_classes), MLP(dim, dim, 4, num_layers=3))
+        )
         self.reset_heads()
 
     @classmethod
@@ -162,10 +165,12 @@ class DeformableDETR(BoxSetPredictor):
         features = self.backbone(images.tensor)
         return self.predict(features, self.project([features[name] for name in self.in_features], images))
 
-    def predict(self, features: dict[str, Tensor], levels: FeatureLevels) -> DeformableDetection:
-        """Transformer and heads: class logits L x B x Q x K and boxes L x B x Q x 4."""
+    def predict(
+        self, features: dict[str, Tensor], levels: FeatureLevels, denoising: DenoisingQueries | None = None
+    ) -> DeformableDetection:
+        """Transformer and heads: class logits L x B x Q x K and boxes L x B x Q x 4, those of ``denoising`` first."""
         heads = self.heads
-        hidden = self.transformer(levels, heads, all_layers=self.training and self.aux_losses)
+        hidden = self.transformer(levels, heads, all_layers=self.training and self.aux_losses, denoising=denoising)
         states = hidden.hidden_states
         logits = torch.stack([head(x) for head, x in zip(heads.class_embed[-len(states) :], states, strict=True)])
         return DeformableDetection(features, levels, hidden, Predictions(logits, hidden.boxes))
@@ -193,7 +198,7 @@ class DeformableDETR(BoxSetPredictor):
         return losses | self.criterion(*task, suffix="_enc")
 
     def mask_inputs(self, detection: DeformableDetection, in_feature: str, finer: Sequence[str]) -> MaskInputs:
-        features, levels, hidden, _ = detection
+        features, levels, hidden = detection.features, detection.levels, detection.hidden
         level = self.in_features.index(in_feature)
         shape = levels.spatial_shapes[level]
         padding = None if levels.padding_mask is None else levels.split(levels.padding_mask)[level].unflatten(1, shape)
@@ -202,6 +207,6 @@ class DeformableDETR(BoxSetPredictor):
         return MaskInputs(projected, memory, padding, hidden.hidden_states[-1], [features[name] for name in finer])
 
 
-def one_a_prediction(head: nn.Module, count: int, *, separate: bool) -> nn.ModuleList:
-    """``count`` heads: copies with weights of their own, or the same one."""
-    return nn.ModuleList(copy.deepcopy(head) if separate else head for _ in range(count))
+def one_a_prediction(head: nn.Module, layers: int, proposals: bool, shared: bool) -> nn.ModuleList:
+    """A head for each decoder layer, copies with weights of their own or the same one, and a copy for proposals."""
+    return nn.ModuleList(head if shared and i < layers else copy.deepcopy(head) for i in range(layers + proposals))

@@ -2,16 +2,23 @@
 
 from .build import TRANSFORMER_REGISTRY, build_position_encoding, build_transformer
 from .deformable_transformer import DeformableOutput, DeformableTransformer
+from .denoising import Denoising, DenoisingQueries, NoisedObjects
 from .detr_transformer import DetrTransformer
+from .dino_transformer import DINOQueries, DINOTransformer
 from .query_selection import QUERY_SELECTION_REGISTRY, Heads, Proposals
 
 __all__ = [
     "QUERY_SELECTION_REGISTRY",
     "TRANSFORMER_REGISTRY",
+    "DINOQueries",
+    "DINOTransformer",
     "DeformableOutput",
     "DeformableTransformer",
+    "Denoising",
+    "DenoisingQueries",
     "DetrTransformer",
     "Heads",
+    "NoisedObjects",
     "Proposals",
     "build_position_encoding",
     "build_transformer",

@@ -8,7 +8,7 @@ Legend: B batch, N locations of all levels, F levels, Q object queries, C channe
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...layers import MSDeformAttn, MultiheadAttention, inverse_sigmoid
 from ...structures import FeatureLevels
 from .build import TRANSFORMER_REGISTRY
+from .denoising import DenoisingQueries
 from .detr_transformer import FeedForward
 from .query_selection import Heads, Proposals, Queries, build_query_selection
 
@@ -69,10 +70,20 @@ class DeformableDecoderLayer(FeedForward):
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, position: Tensor, reference: Tensor, memory: Tensor, levels: FeatureLevels) -> Tensor:
-        """``x`` and ``position`` B x Q x C, ``reference`` B x Q x F x 2 or 4, ``memory`` B x N x C."""
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        levels: FeatureLevels,
+        attn_mask: Tensor | None = None,
+    ) -> Tensor:
+        """``x`` and ``position`` B x Q x C, ``reference`` B x Q x F x 2 or 4, ``memory`` B x N x C; ``attn_mask`` as in
+        `Queries`.
+        """
         query = x + position
-        x = self.norm2(x + self.dropout(self.self_attn(query, query, x)))
+        x = self.norm2(x + self.dropout(self.self_attn(query, query, x, attn_mask)))
         attended = self.cross_attn(
             x + position, reference, memory, levels.spatial_shapes, levels.sizes, levels.padding_mask
         )
@@ -187,32 +198,33 @@ class DeformableTransformer(nn.Module):
         detr, deformable = cfg.MODEL.DETR, cfg.MODEL.DEFORMABLE_DETR
         if detr.PRE_NORM:
             raise ValueError("MODEL.DETR.PRE_NORM: DeformableTransformer has no norms before its blocks; set it False.")
-        layer = {
-            "dim": detr.HIDDEN_DIM,
-            "dim_feedforward": detr.DIM_FEEDFORWARD,
-            "dropout": detr.DROPOUT,
-            "num_levels": deformable.NUM_FEATURE_LEVELS,
-            "num_heads": detr.NHEADS,
-            "backend": deformable.ATTENTION_BACKEND,
-        }
         query_selection = build_query_selection(cfg)
         return {
-            "encoder": DeformableEncoder(detr.ENC_LAYERS, num_points=deformable.ENC_POINTS, **layer),
-            "decoder": DeformableDecoder(
-                detr.DEC_LAYERS, deformable.BOX_REFINE, num_points=deformable.DEC_POINTS, **layer
-            ),
+            "encoder": DeformableEncoder(detr.ENC_LAYERS, num_points=deformable.ENC_POINTS, **layer_arguments(cfg)),
+            "decoder": cls.build_decoder(cfg),
             "query_selection": query_selection,
             "dim": detr.HIDDEN_DIM,
             "num_levels": deformable.NUM_FEATURE_LEVELS,
         }
 
-    def forward(self, levels: FeatureLevels, heads: Heads, *, all_layers: bool) -> DeformableOutput:
+    @staticmethod
+    def build_decoder(cfg: CfgNode) -> DeformableDecoder:
+        """The decoder that the cfg describes."""
+        points = cfg.MODEL.DEFORMABLE_DETR.DEC_POINTS
+        refine = cfg.MODEL.DEFORMABLE_DETR.BOX_REFINE
+        return DeformableDecoder(cfg.MODEL.DETR.DEC_LAYERS, refine, num_points=points, **layer_arguments(cfg))
+
+    def forward(
+        self, levels: FeatureLevels, heads: Heads, *, all_layers: bool, denoising: DenoisingQueries | None = None
+    ) -> DeformableOutput:
         """Transform the locations into one hidden state and one box per object query.
 
         Args:
             levels: projected features; their positions are those within each level.
             heads: of every decoder layer, and of proposals where the query selection makes them.
             all_layers: return every decoder layer's output rather than the last.
+            denoising: queries made of the ground truth, which the decoder reads before the others; the results hold
+                them first.
         """
         level_of_location = [
             embed.expand(height * width, -1)
@@ -221,4 +233,19 @@ class DeformableTransformer(nn.Module):
         levels = levels._replace(positions=levels.positions + torch.cat(level_of_location))
         memory = self.encoder(levels)
         queries = self.query_selection(memory, levels, heads)
+        if denoising is not None:
+            queries = denoising.before(queries)
         return self.decoder(queries, memory, levels, heads.bbox_embed, all_layers)
+
+
+def layer_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """What the layers of encoder and decoder have in common."""
+    detr, deformable = cfg.MODEL.DETR, cfg.MODEL.DEFORMABLE_DETR
+    return {
+        "dim": detr.HIDDEN_DIM,
+        "dim_feedforward": detr.DIM_FEEDFORWARD,
+        "dropout": detr.DROPOUT,
+        "num_levels": deformable.NUM_FEATURE_LEVELS,
+        "num_heads": detr.NHEADS,
+        "backend": deformable.ATTENTION_BACKEND,
+    }

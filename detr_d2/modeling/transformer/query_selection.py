@@ -43,8 +43,8 @@ class Proposals(NamedTuple):
     """What the encoder says of every location.
 
     Attributes:
-        logits: B x N x K; only column 0, whether there is an object, decides anything.
-        boxes: B x N x 4, cx, cy, w, h relative to the image; ones where a location may propose nothing.
+        logits: B x N x K; or, where only they are trained, B x Q x K of the selected.
+        boxes: B x N or Q x 4, cx, cy, w, h relative to the image; ones where a location may propose nothing.
         selected: B x Q indices of the locations that became queries, best first.
     """
 
@@ -58,15 +58,17 @@ class Queries(NamedTuple):
 
     Attributes:
         target: B x Q x C, what the first layer starts from.
-        position: B x Q x C, added to queries and keys in every layer.
+        position: B x Q x C, added to queries and keys in every layer; None where the decoder makes it of references.
         reference: B x Q x 2 points or B x Q x 4 boxes, relative to the image.
         proposals: the encoder's, if it made any.
+        attn_mask: B or 1 x 1 x Q x Q, True where the first may attend to the second; None: everywhere.
     """
 
     target: Tensor
-    position: Tensor
+    position: Tensor | None
     reference: Tensor
     proposals: Proposals | None = None
+    attn_mask: Tensor | None = None
 
 
 @QUERY_SELECTION_REGISTRY.register()
@@ -100,11 +102,8 @@ class LearnedQueries(nn.Module):
 class TwoStageQueries(nn.Module):
     """Every location of the encoder's output proposes a box; the best become the decoder's references and queries.
 
-    A location's proposal starts from a square around it, of 0.05 of the image in the finest level, doubled from each
-    level to the next. Locations whose square is not within the image (0.01 .. 0.99), and padding, propose nothing.
-
-    As published, but that padding is never selected. To the published code it is as good as an image's own locations
-    without proposal, which a trained model ranks below all others.
+    Proposals start from `proposal_anchors`. As published, but that padding is never selected. To the published code it
+    is as good as an image's own locations without proposal, which a trained model ranks below all others.
 
     Args:
         num_queries: Q, or N where there are fewer locations. dim: C.
@@ -128,15 +127,13 @@ class TwoStageQueries(nn.Module):
         return {"num_queries": cfg.MODEL.DETR.NUM_OBJECT_QUERIES, "dim": cfg.MODEL.DETR.HIDDEN_DIM}
 
     def forward(self, memory: Tensor, levels: FeatureLevels, heads: Heads) -> Queries:
-        anchors, valid = self.anchors(levels)  # B x N x 4 logits, B x N x 1
+        anchors, valid = proposal_anchors(levels)  # B x N x 4 logits, B x N x 1
         tokens = self.enc_output_norm(self.enc_output(memory.masked_fill(~valid, 0.0)))
         logits = heads.proposal_class_embed(tokens)
         box_logits = heads.proposal_bbox_embed(tokens).to(anchors.dtype) + anchors
 
-        objectness = logits[..., 0].detach()
-        if levels.padding_mask is not None:
-            objectness = objectness.masked_fill(levels.padding_mask, -math.inf)
-        selected = objectness.topk(min(self.num_queries, objectness.shape[1]), dim=1).indices
+        # Column 0 says whether there is an object; it alone is trained.
+        selected = highest_scoring(logits[..., 0].detach(), self.num_queries, levels)
         reference = box_logits.detach().gather(1, selected[..., None].expand(-1, -1, 4)).sigmoid()
         position, target = self.queries(reference).to(memory.dtype).chunk(2, dim=-1)
         return Queries(target, position, reference, Proposals(logits, box_logits.sigmoid(), selected))
@@ -147,20 +144,35 @@ class TwoStageQueries(nn.Module):
         predictions = Predictions(proposals.logits[None], proposals.boxes[None])
         return predictions, targets._replace(labels=torch.zeros_like(targets.labels))
 
-    def anchors(self, levels: FeatureLevels) -> tuple[Tensor, Tensor]:
-        """Each location's square as logits of cx, cy, w, h (infinite where invalid), and whether it is valid."""
-        sides = [torch.full_like(x, 0.05 * 2.0**i) for i, x in enumerate(levels.split(levels.centers))]
-        boxes = torch.cat([levels.centers, torch.cat(sides, dim=1)], dim=-1)
-        valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
-        if levels.padding_mask is not None:
-            valid = valid & ~levels.padding_mask[..., None]
-        return torch.log(boxes / (1 - boxes)).masked_fill(~valid, math.inf), valid
-
     def queries(self, boxes: Tensor) -> Tensor:
         """B x Q x 4 relative boxes -> B x Q x 2C: position and target from the sine encoding of each coordinate."""
         features = self.pos_trans.in_features // 4
         encoding = sine_features(boxes * (2 * math.pi), features).flatten(-2)  # B x Q x 4 * C/2
         return self.pos_trans_norm(self.pos_trans(encoding.to(self.pos_trans.weight.dtype)))
+
+
+def proposal_anchors(levels: FeatureLevels) -> tuple[Tensor, Tensor]:
+    """What each location's proposal starts from, as logits of cx, cy, w, h, B x N x 4 (infinite where invalid), and
+    whether it is valid, B x N x 1.
+
+    It is a square around the location, of 0.05 of the image in the finest level, doubled from each level to the next.
+    Locations whose square is not within the image (0.01 .. 0.99), and padding, propose nothing.
+    """
+    sides = [torch.full_like(x, 0.05 * 2.0**i) for i, x in enumerate(levels.split(levels.centers))]
+    boxes = torch.cat([levels.centers, torch.cat(sides, dim=1)], dim=-1)
+    valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1, keepdim=True)
+    if levels.padding_mask is not None:
+        valid = valid & ~levels.padding_mask[..., None]
+    return torch.log(boxes / (1 - boxes)).masked_fill(~valid, math.inf), valid
+
+
+def highest_scoring(scores: Tensor, count: int, levels: FeatureLevels) -> Tensor:
+    """Indices of the locations with the highest of B x N scores, best first, padding never among them: B x ``count``,
+    or N where there are fewer.
+    """
+    if levels.padding_mask is not None:
+        scores = scores.masked_fill(levels.padding_mask, -math.inf)
+    return scores.topk(min(count, scores.shape[1]), dim=1).indices
 
 
 def build_query_selection(cfg: CfgNode) -> nn.Module:
