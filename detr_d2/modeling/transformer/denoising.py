@@ -12,8 +12,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from ...layers import inverse_sigmoid
 from ...structures import Matches, Predictions, Targets
 from .query_selection import Queries
+
+# Of inverse sigmoids in DINO's published code.
+EPS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Denoising:
     @torch.no_grad()
     def draw(self, targets: Targets) -> "NoisedObjects":
         """Noised classes and boxes of all groups, on the device of the targets."""
-        most = max(targets.counts, default=0)
+        most = max(targets.counts)
         groups, kinds = max(1, self.num_queries // max(1, most)), 1 + self.contrastive
         labels = targets.labels.repeat(1, groups * kinds)
         flips = torch.rand(labels.shape, device=labels.device) < self.label_noise / 2
@@ -56,7 +60,9 @@ class Denoising:
         distance = torch.where(negative[:, None], distance + 1, distance)
         distance = torch.where(torch.rand_like(boxes) < 0.5, distance, -distance)
         corners = box_convert(boxes, "cxcywh", "xyxy") + self.box_noise * distance * boxes[..., 2:].repeat(1, 1, 2) / 2
-        return NoisedObjects(labels, box_convert(corners.clamp(0, 1), "xyxy", "cxcywh"), targets.counts, groups, kinds)
+        noised = box_convert(corners.clamp(0, 1), "xyxy", "cxcywh")
+        noised = inverse_sigmoid(noised, EPS).sigmoid()  # as published: no closer to an edge than a decoder can say
+        return NoisedObjects(labels, noised, targets.counts, groups, kinds)
 
 
 @dataclass(frozen=True)
@@ -79,14 +85,14 @@ class NoisedObjects:
     @cached_property
     def is_used(self) -> Tensor:
         """B x S: which slots hold an object. On the CPU, which knows without waiting for the device."""
-        objects = torch.arange(max(self.counts, default=0)) < torch.tensor(self.counts)[:, None]
+        objects = torch.arange(max(self.counts)) < torch.tensor(self.counts)[:, None]
         return objects.repeat(1, self.groups * self.kinds)
 
     @property
     def is_positive(self) -> Tensor:
         """B x S: which slots are to find their object. On the CPU."""
         place = torch.arange(self.labels.shape[1])
-        return self.is_used & (place // max(1, max(self.counts, default=0)) % self.kinds == 0)
+        return self.is_used & (place // max(1, max(self.counts)) % self.kinds == 0)
 
     def loss_inputs(self, predictions: Predictions, targets: Targets) -> tuple[Predictions, Targets, Matches]:
         """What a `SetCriterion` takes: the used slots of all images as the M queries of one image that holds all
@@ -96,24 +102,16 @@ class NoisedObjects:
             predictions: of the slots, logits L x B x S x K and boxes L x B x S x 4.
         """
         device = targets.labels.device
-        image, slot = (index.to(device) for index in self.is_used.nonzero().unbind(1))
+        image, slot = (index.to(device) for index in self.is_used.nonzero().unbind(1))  # M each
         positive = self.is_positive[self.is_used].nonzero()[:, 0].to(device)  # of the M
-        most = max(1, max(self.counts, default=0))
-        layers = len(predictions.logits)
-        image_of_object = targets.image_of_object
-        objects = torch.arange(len(image_of_object), device=device)
-        first = targets.flat_index(torch.arange(len(self.counts), device=device), torch.zeros_like(slot[:1]))
-        object_of_positive = first[image[positive]] + slot[positive] % most
-        within = objects - first[image_of_object]
-        every = Targets(
-            targets.labels[image_of_object, within][None],
-            targets.boxes[image_of_object, within][None],
-            [len(objects)],
+        target = targets.flat_index(image[positive], slot[positive] % max(1, max(self.counts)))
+        labels, boxes = (
+            torch.cat([own[:count] for own, count in zip(padded, self.counts, strict=True)])[None]
+            for padded in (targets.labels, targets.boxes)
         )
+        layers, every = len(predictions.logits), Targets(labels, boxes, [labels.shape[1]])
         used = Predictions(predictions.logits[:, image, slot][:, None], predictions.boxes[:, image, slot][:, None])
-        matches = Matches(
-            torch.zeros_like(positive), positive.expand(layers, -1), object_of_positive.expand(layers, -1)
-        )
+        matches = Matches(torch.zeros_like(target), positive.expand(layers, -1), target.expand(layers, -1))
         return used, every, matches
 
 

@@ -21,6 +21,7 @@ from .deformable_transformer import (
     box_around,
     layer_arguments,
 )
+from .denoising import EPS
 from .query_selection import (
     QUERY_SELECTION_REGISTRY,
     Heads,
@@ -29,9 +30,6 @@ from .query_selection import (
     highest_scoring,
     proposal_anchors,
 )
-
-# Of inverse sigmoids, in the published code: references never get closer to an edge than this.
-EPS = 1e-3
 
 
 @QUERY_SELECTION_REGISTRY.register()
