@@ -190,21 +190,27 @@ def save_run() -> Callable[..., Path]:
     return save
 
 
-@pytest.fixture
+def narrow(config: str, *overrides: object) -> CfgNode:
+    """The cfg of a yaml of ``configs/COCO-Detection``, narrow, with three decoder layers and 12 queries."""
+    small = [
+        *["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", "16"],
+        *["MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "8"],
+        *["MODEL.DETR.HIDDEN_DIM", "32", "MODEL.DETR.NHEADS", "4", "MODEL.DETR.ENC_LAYERS", "2"],
+        *["MODEL.DETR.DEC_LAYERS", "3", "MODEL.DETR.DIM_FEEDFORWARD", "64", "MODEL.DETR.NUM_OBJECT_QUERIES", "12"],
+    ]
+    return load_config(str(REPO / "configs" / "COCO-Detection" / config), [*small, *map(str, overrides)])
+
+
+@pytest.fixture(scope="session")
 def small_deformable_cfg() -> Callable[..., CfgNode]:
     """``small_deformable_cfg(variant="", *overrides)`` -> the cfg of ``deformable_detr_R_50{variant}.yaml``, narrow."""
+    return lambda variant="", *overrides: narrow(f"deformable_detr_R_50{variant}.yaml", *overrides)
 
-    def build(variant: str = "", *overrides: object) -> CfgNode:
-        small = [
-            *["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", "16"],
-            *["MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "8"],
-            *["MODEL.DETR.HIDDEN_DIM", "32", "MODEL.DETR.NHEADS", "4", "MODEL.DETR.ENC_LAYERS", "2"],
-            *["MODEL.DETR.DEC_LAYERS", "3", "MODEL.DETR.DIM_FEEDFORWARD", "64", "MODEL.DETR.NUM_OBJECT_QUERIES", "12"],
-        ]
-        path = REPO / "configs" / "COCO-Detection" / f"deformable_detr_R_50{variant}.yaml"
-        return load_config(str(path), [*small, *map(str, overrides)])
 
-    return build
+@pytest.fixture(scope="session")
+def small_dino_cfg() -> Callable[..., CfgNode]:
+    """``small_dino_cfg(variant="4scale_12ep", *overrides)`` -> the cfg of ``dino_R_50_{variant}.yaml``, narrow."""
+    return lambda variant="4scale_12ep", *overrides: narrow(f"dino_R_50_{variant}.yaml", *overrides)
 
 
 @pytest.fixture

@@ -14,10 +14,12 @@ import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
+from .names import LABEL_EMBEDDING
+
 CLASS_HEAD = re.compile(r"^(?:class_embed\.(?:(?P<layer>\d+)\.)?|head\.cls_logits\.)(weight|bias)$")
-# Models with proposals have one more head, for them, after the layers'. Its row 0 says whether there is an object at
-# all; the others mean nothing.
-_PROPOSALS = "transformer.query_selection.enc_output.weight"
+# Two-stage Deformable DETRs have one more head, for proposals, after the layers'. Its row 0 says whether there is an
+# object at all; the others mean nothing.
+_PROPOSALS = "transformer.query_selection.pos_trans.weight"
 
 # Logit of an unused class row, low enough to vanish in every softmax and sigmoid, and finite in half precision.
 UNUSED_LOGIT = -1e4
@@ -90,7 +92,8 @@ def to_category_ids(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     def spread(value: Tensor, used: list[int]) -> Tensor:
         unused = UNUSED_LOGIT if value.dim() == 1 else 0.0  # of a bias, of weights
-        result = value.new_full((table.rows, *value.shape[1:]), unused)
+        rows = table.rows + len(value) - len(table.used)  # an embedding of labels has one more
+        result = value.new_full((rows, *value.shape[1:]), unused)
         result[used] = value
         return result
 
@@ -118,4 +121,6 @@ def _map_heads(
     for key in filter(is_class_head, state):
         first = 0 if prefix and key.startswith(prefix) else table.used[0]
         result[key] = re_index(state[key], [first, *table.used[1:]])
+    if LABEL_EMBEDDING in state:
+        result[LABEL_EMBEDDING] = re_index(state[LABEL_EMBEDDING], [*table.used, table.rows])
     return result

@@ -6,6 +6,7 @@ Each check takes the two state dicts under our names and returns what it found. 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from ..facts import ModelFacts, stated_models
@@ -145,6 +146,10 @@ def check_shared_heads(checkpoint: State, model: State) -> str | None:
     if not all(name in state for name in names for state in (checkpoint, model)):
         return None
     theirs, ours = has_shared_heads(checkpoint), model[names[0]].data_ptr() == model[names[1]].data_ptr()
+    if any(key.startswith("transformer.decoder.ref_point_head.") for key in model):  # DINO, whose heads start alike
+        if not ours or torch.equal(*(checkpoint[name] for name in names)):
+            return None
+        return "the weights' decoder layers have heads of their own; set MODEL.DINO.SHARE_HEADS False"
     if theirs == ours:
         return None
     found = "share one pair of heads" if theirs else "have heads of their own"

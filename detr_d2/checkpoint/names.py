@@ -14,6 +14,9 @@ BOX_MODEL = "detr."
 # What a panoptic model has beside it; the last only in training.
 MASK_STAGE = ("mask_head.", "bbox_attention.")
 TRAINING_ONLY = ("dense_class_embed.",)
+# The embedding of classes that denoising reads, of a box model, with a row for each class and one more. Only training
+# has it, too.
+LABEL_EMBEDDING = "label_enc.weight"
 # Counters of BatchNorm: frozen norms have none, and trainable ones start without.
 COUNTER = "num_batches_tracked"
 

@@ -11,7 +11,7 @@ from .class_rows import head_rows, is_class_head, keep_objectness, to_contiguous
 from .diagnosis import check_shared_heads, explain_misfit
 from .layouts import recognise
 from .layouts.layout import Layout
-from .names import COUNTER, MASK_STAGE, TRAINING_ONLY, bare_names, has_mask_stage
+from .names import COUNTER, LABEL_EMBEDDING, MASK_STAGE, TRAINING_ONLY, bare_names, has_mask_stage
 from .report import LoadReport, group_names
 
 State = Mapping[str, Tensor]
@@ -20,7 +20,7 @@ State = Mapping[str, Tensor]
 _UNTRAINED = re.compile(rf"\.{COUNTER}$|\.conv2_offset\.")
 # Parts of a model that new ones may replace -> which of our names belong to them.
 REINIT: dict[str, Callable[[str], bool]] = {
-    "class_head": is_class_head,
+    "class_head": lambda key: is_class_head(key) or key == LABEL_EMBEDDING,
     "queries": lambda key: "query_embed." in key,
 }
 _RESNET_KEY = re.compile(r"^((?:.*\.)?)(stem|res[2-5])\.(.+)$")
@@ -99,9 +99,10 @@ def _plan_model(
             reinitialized += [key for key in own if key not in kept]
     reindexed = [key for key in reindexed if key not in reinitialized]
 
-    # Any weights do without the head that only training has: it is taken where it fits.
-    useless = [key for key in state if key.startswith(TRAINING_ONLY) and not _fits(key, state, model)]
-    untrained = [key for key in model if key.startswith(TRAINING_ONLY) and (key not in state or key in useless)]
+    # Any weights do without what only training has: it is taken where it fits.
+    only_training = (*TRAINING_ONLY, LABEL_EMBEDDING)
+    useless = [key for key in state if key.startswith(only_training) and not _fits(key, state, model)]
+    untrained = [key for key in model if key.startswith(only_training) and (key not in state or key in useless)]
     if not has_mask_stage(state):  # of the box stage, on which the mask stage is trained
         untrained += [key for key in model if key.startswith(MASK_STAGE)]
     useless += [key for key in state if key not in model and (layout.is_leftover(key) or key.endswith(COUNTER))]

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from .deformable import DEFORMABLE
 from .detr import OFFICIAL, OURS, WRAPPER
+from .dino import DINO_LAYOUTS
 from .fcos import FCOS_LAYOUTS
 from .huggingface import HUGGINGFACE_LAYOUTS
 from .layout import Layout
@@ -20,6 +21,7 @@ _COUNTS = ("n_averaged", "steps")
 
 # In the order in which they are tried; ours last of those whose names start alike.
 LAYOUTS: tuple[Layout, ...] = (
+    *DINO_LAYOUTS,  # before those of Deformable DETR, which it resembles
     *(DEFORMABLE, OFFICIAL, WRAPPER, *MMCV_LAYOUTS, OURS),
     *RESNET_LAYOUTS,
     *FCOS_LAYOUTS,

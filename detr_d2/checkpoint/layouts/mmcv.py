@@ -13,7 +13,7 @@ from .layout import Layout, Pairs, renamed, resnet_pairs
 _SELECTION = "transformer.query_selection."
 
 
-def _layer_pairs(prefix: str, norms: tuple[int, ...], cross: str) -> Pairs:
+def layer_pairs(prefix: str, norms: tuple[int, ...], cross: str) -> Pairs:
     """Of the encoder's and the decoder's layers, after what their names start with.
 
     Args:
@@ -44,7 +44,7 @@ _DEFORMABLE: Pairs = (
     *resnet_pairs("backbone."),
     ("neck.convs.{i}.conv.{p}", "input_proj.{i}.0.{p}"),
     ("neck.convs.{i}.gn.{p}", "input_proj.{i}.1.{p}"),
-    *(pair for prefix in ("", _IN_HEAD) for pair in _layer_pairs(prefix, (2, 1, 3), "cross_attn")),
+    *(pair for prefix in ("", _IN_HEAD) for pair in layer_pairs(prefix, (2, 1, 3), "cross_attn")),
     ("level_embed", "transformer.level_embed"),
     ("query_embedding.{p}", f"{_SELECTION}query_embed.{{p}}"),
     ("reference_points_fc.{p}", f"{_SELECTION}reference_points.{{p}}"),
@@ -60,15 +60,18 @@ _DEFORMABLE: Pairs = (
 )
 
 
-def _from_deformable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names; levels beyond the backbone's follow its own, and projections get the bias that they lack there."""
+def from_neck(state: Mapping[str, Tensor], pairs: Pairs = ()) -> dict[str, Tensor]:
+    """Our names of a model with several levels, by ``pairs`` and then by those of Deformable DETR.
+
+    Levels beyond the backbone's follow its own, and projections get the bias that they lack there.
+    """
     own = sum(key.startswith("neck.convs.") and key.endswith(".conv.weight") for key in state)
     further = tuple(
         (f"neck.extra_convs.{i}.{theirs}.{{p}}", f"input_proj.{own + i}.{ours}.{{p}}")
         for i in range(sum(key.startswith("neck.extra_convs.") and key.endswith(".conv.weight") for key in state))
-        for theirs, ours in (("conv", 0), ("gn", 1))
+        for theirs, ours in (("conv", 0), ("gn", 1), ("norm", 1))
     )
-    result = renamed(state, _DEFORMABLE + further)
+    result = renamed(state, (*pairs, *_DEFORMABLE, *further))
     weights = [key for key in result if key.startswith("input_proj.") and key.endswith(".0.weight")]
     biases = {key.replace("weight", "bias"): result[key].new_zeros(len(result[key])) for key in weights}
     return biases | result
@@ -77,14 +80,14 @@ def _from_deformable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 MMDETECTION_DEFORMABLE = Layout(
     name="mmdetection Deformable DETR",
     requires=(r"^neck\.convs\.", r"^(bbox_head\.transformer\.)?encoder\..*\.sampling_offsets\."),
-    rename=_from_deformable,
+    rename=from_neck,
 )
 MMDETECTION_DETR = Layout(
     name="mmdetection DETR",
     requires=(r"^bbox_head\.fc_cls\.", r"^(bbox_head\.transformer\.)?decoder\.layers\."),
     pairs=(
         *resnet_pairs("backbone."),
-        *(pair for prefix in ("", _IN_HEAD) for pair in _layer_pairs(prefix, (1, 2, 3), "multihead_attn")),
+        *(pair for prefix in ("", _IN_HEAD) for pair in layer_pairs(prefix, (1, 2, 3), "multihead_attn")),
         *((f"{prefix}decoder.post_norm.{{p}}", "transformer.decoder.norm.{p}") for prefix in ("", _IN_HEAD)),
         *((f"{prefix}query_embedding.{{p}}", "query_embed.{p}") for prefix in ("", "bbox_head.")),
         *((f"{name}.{{p}}", "input_proj.{p}") for name in ("neck.convs.0.conv", "bbox_head.input_proj")),
@@ -102,7 +105,7 @@ DETREX_DETR = Layout(
         r"^class_embed\.bias$",
     ),
     pairs=(
-        *_layer_pairs("transformer.", (1, 2, 3), "multihead_attn"),
+        *layer_pairs("transformer.", (1, 2, 3), "multihead_attn"),
         ("transformer.decoder.post_norm_layer.{p}", "transformer.decoder.norm.{p}"),
     ),
     leftovers=(r"^criterion\.empty_weight$",),
