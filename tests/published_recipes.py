@@ -163,6 +163,39 @@ SINGLE_SCALE = {
 REFINE = {"MODEL.DEFORMABLE_DETR.BOX_REFINE": True}
 TWO_STAGE = REFINE | {"MODEL.DEFORMABLE_DETR.QUERY_SELECTION": "TwoStageQueries"}
 
+# Zhang et al., ICLR 2023, and IDEA-Research/DINO: the 4-scale model for 12 epochs.
+DINO = (
+    DEFORMABLE
+    | TWO_STAGE
+    | weights_and_costs(1.0)
+    | epochs(12, 11, batch=16)
+    | {
+        "MODEL.META_ARCHITECTURE": "DINO",
+        "MODEL.DETR.TRANSFORMER": "DINOTransformer",
+        "MODEL.DETR.NUM_OBJECT_QUERIES": 900,
+        "MODEL.DETR.DIM_FEEDFORWARD": 2048,
+        "MODEL.DETR.DROPOUT": 0.0,
+        "MODEL.DETR.POSITION_TEMPERATURE": 20.0,
+        "MODEL.DETR.COST_CLASS": 2.0,
+        "MODEL.DEFORMABLE_DETR.QUERY_SELECTION": "DINOQueries",
+        "MODEL.DINO.DENOISING_QUERIES": 100,
+        "MODEL.DINO.CONTRASTIVE": True,
+        "MODEL.DINO.LABEL_NOISE": 0.5,
+        "MODEL.DINO.BOX_NOISE": 1.0,
+        "MODEL.DINO.MIXED_SELECTION": True,
+        "MODEL.DINO.LOOK_FORWARD_TWICE": True,
+        "MODEL.DINO.SHARE_HEADS": True,
+        "MODEL.DINO.POSITION_OFFSET": 0.0,
+        "SOLVER.BASE_LR": 1e-4,
+        "SOLVER.LR_MULTIPLIERS": [],
+    }
+)
+FIVE_SCALE = {
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.DEFORMABLE_DETR.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": 5,
+}
+
 # The schedules of Detectron, and of its model zoo: SGD on 16 images a step.
 SGD_16 = {
     **SIZES,
@@ -346,6 +379,12 @@ PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
     "COCO-Detection/deformable_detr_R_50": (80, DEFORMABLE),
     "COCO-Detection/deformable_detr_R_50_refine": (80, DEFORMABLE | REFINE),
     "COCO-Detection/deformable_detr_R_50_two_stage": (80, DEFORMABLE | TWO_STAGE),
+    "COCO-Detection/dino_R_50_4scale_12ep": (80, DINO),
+    "COCO-Detection/dino_R_50_4scale_24ep": (80, DINO | epochs(24, 20, batch=16)),
+    "COCO-Detection/dino_R_50_4scale_36ep": (80, DINO | epochs(36, 30, batch=16)),
+    "COCO-Detection/dino_R_50_5scale_12ep": (80, DINO | FIVE_SCALE),
+    "COCO-Detection/dino_R_50_5scale_24ep": (80, DINO | FIVE_SCALE | epochs(24, 20, batch=16)),
+    "COCO-Detection/dino_R_50_5scale_36ep": (80, DINO | FIVE_SCALE | epochs(36, 30, batch=16)),
     "COCO-Detection/fcos_R_50_1x": (80, FCOS_FIRST),
     "COCO-Detection/fcos_imprv_R_50_1x": (80, FCOS_IMPRV),
     "COCO-Detection/fcos_imprv_iou_R_50_1x": (80, FCOS_IMPRV | {"MODEL.FCOS.QUALITY": "iou"}),
