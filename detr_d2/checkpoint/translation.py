@@ -51,8 +51,9 @@ def translated(
     Raises:
         ValueError: published weights do not fit the model, or any class head does not; see `plan_load`.
     """
-    bare = unwrapped(state)
-    if state.keys() <= model.keys() or recognise(bare) is OURS:
+    has_own_names = state.keys() <= model.keys()  # of a part of the model, too, such as its backbone
+    bare = dict(state) if has_own_names else unwrapped(state)
+    if has_own_names or recognise(bare) is OURS:
         bare, names = bare_state(bare), bare_names(model)
         rows = head_rows(bare)
         if rows is None or rows == head_rows({name: model[own] for name, own in names.items()}):
