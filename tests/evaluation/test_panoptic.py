@@ -160,6 +160,24 @@ def test_broken_ground_truth_ends_in_one_clear_error(scene, tmp_path, fault, err
         evaluate(name, tmp_path, scene, [predicted(1, 2)])
 
 
+def test_images_of_one_name_in_two_folders(scene, tmp_path):
+    name = make_dataset(tmp_path, scene, [gt_segment(scene, i, c) for i, c in ((1, 11), (2, 3), (3, 3))])
+    content = json.loads((tmp_path / "gt.json").read_text())
+    for key, ident in (("images", "id"), ("annotations", "image_id")):
+        content[key].append(content[key][0] | {ident: 8})
+    (tmp_path / "gt.json").write_text(json.dumps(content))
+    evaluator = PanopticQualityEvaluator(name, str(tmp_path / "out"))
+    evaluator.reset()
+    for ident, ids in ((7, scene), (8, np.zeros_like(scene))):
+        segments = [predicted(1, 2), predicted(2, 0), predicted(3, 0)] if ident == 7 else []
+        output = {"panoptic_seg": (torch.from_numpy(ids.astype(np.int32)), segments)}
+        evaluator.process([{"image_id": ident, "file_name": f"{ident}/a.jpg"}], [output])
+    assert evaluator.evaluate()["panoptic_seg"]["RQ"] == pytest.approx(100 / 1.5)
+    folder = tmp_path / "out" / "panoptic_predictions"
+    assert (decode(folder / "7_a.png") == scene).all()
+    assert not decode(folder / "8_a.png").any()
+
+
 def test_models_without_panoptic_outputs_get_no_results(scene, tmp_path):
     evaluator = PanopticQualityEvaluator(make_dataset(tmp_path, scene, []), str(tmp_path / "out"))
     evaluator.reset()
