@@ -9,6 +9,9 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from detr_d2.checkpoint.huggingface import check_expressible
+from detr_d2.engine import load_config
+
 BACKBONE = {"conv1.weight": "stem.conv1.weight", "layer2.0.bn1.bias": "res3.0.conv1.norm.bias"}
 HEADS = {
     "transformer.decoder.norm.weight": 4,
@@ -113,3 +116,20 @@ def test_to_and_from_hugging_face(repo, run, tmp_path, small_deformable_cfg):
     )
     run("back.pth", "hf", "--force", "--to", "huggingface", "--config-file", config, "MODEL.DETR.DROPOUT", "0.2")
     assert transformers.AutoConfig.from_pretrained(tmp_path / "hf").dropout == 0.2
+
+
+def test_the_documented_commands_ask_for_what_the_layouts_can_express(repo):
+    """``output/detr`` is a Shapes model there, whose four classes are not COCO's."""
+    script = runpy.run_path(str(repo / "tools" / "convert_checkpoint.py"))
+    lines = [line.split() for line in (repo / "tools" / "README.md").read_text().splitlines()]
+    commands = [words[2:] for words in lines if words[:2] == ["python", "tools/convert_checkpoint.py"]]
+    assert [words[words.index("--to") + 1] for words in commands if "--to" in words] == ["official", "huggingface"]
+    for words in commands:
+        args = script["parse_args"](words)
+        script["check_args"](args)
+        if args.to == "huggingface":
+            check_expressible(load_config(str(repo / args.config_file)))
+        if args.to == "official" and args.input.startswith("output/detr/"):
+            assert args.class_ids == "contiguous"
+    with pytest.raises(ValueError, match=r"POSITION_TEMPERATURE"):
+        check_expressible(load_config(str(repo / "configs" / "Shapes" / "detr_R_18.yaml")))
