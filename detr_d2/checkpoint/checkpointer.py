@@ -132,7 +132,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         broken = [key for key, weight in self.model.named_parameters() if not weight.isfinite().all()]
         if broken:
             raise FloatingPointError(
-                f"{name} was not saved: {len(broken)} weights are NaN or infinite ({group_names(broken, 3)})."
+                f"{name} was not saved: {len(broken)} weights are NaN or infinite ({group_names(broken, 3)}). "
+                "Training has diverged: lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)."
             )
         if not self._save_dir_is_local():
             super().save(name, **self.constants | kwargs)

@@ -84,6 +84,9 @@ class Trainer(DefaultTrainer):
         """As the parent's; ``config.yaml`` is written here, where the data and the weights are known to fit."""
         if comm.is_main_process():
             write_config(self.cfg)
+        last = Path(self.checkpointer.get_checkpoint_file()).name
+        if self.start_iter >= self.max_iter and last != "model_final.pth":  # killed between its last two checkpoints
+            self.checkpointer.save("model_final", iteration=self.iter)
         return super().train()
 
     def run_step(self) -> None:
@@ -92,10 +95,8 @@ class Trainer(DefaultTrainer):
         try:
             super().run_step()
         except FloatingPointError as error:
-            raise FloatingPointError(
-                f"Training diverged. {error} Lower SOLVER.BASE_LR or clip gradients by SOLVER.CLIP_GRADIENTS, and go "
-                "on from the last checkpoint with --resume, or begin anew."
-            ) from error
+            advice = " Lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)."  # the matcher says that, too
+            raise FloatingPointError(f"{error}{'' if advice in str(error) else advice}") from error
 
     def after_step(self) -> None:
         super().after_step()
@@ -128,11 +129,12 @@ class Trainer(DefaultTrainer):
         state = state_dict["_trainer"]
         names = parameter_names(self.optimizer, self.checkpointer.model)
         state["optimizer"] = fitted_state(self.optimizer, names, state["optimizer"], state.get("parameter_names"))
-        if isinstance(self.scheduler, LRMultiplier):
-            state_dict["hooks"]["LRScheduler"]["base_lrs"] = self.scheduler.base_lrs
+        base_rates = self.scheduler.base_lrs
         super().load_state_dict(state_dict)
-        computed = isinstance(self.scheduler, LRMultiplier)
-        rates = self.scheduler.get_lr() if computed else self.scheduler.get_last_lr()
+        self.scheduler.base_lrs = base_rates
+        # Detectron2's scheduler computes a rate from the iteration; others may compute it from the last one.
+        is_own = isinstance(self.scheduler, LRMultiplier)
+        rates = self.scheduler.get_lr() if is_own else self.scheduler.get_last_lr()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.seed = state_dict.get("seed", self.seed)

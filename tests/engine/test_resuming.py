@@ -215,6 +215,19 @@ def test_a_finished_run_that_is_resumed_trains_nothing(stopped, tmp_path):
     assert max(json.loads(line)["iteration"] for line in (tmp_path / "metrics.json").open()) <= 6
 
 
+def test_a_run_killed_before_its_final_checkpoint_gets_it(stopped, tmp_path):
+    train(stopped, resume=True)
+    final = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    (tmp_path / "last_checkpoint").write_text("model_0000005.pth")
+    (tmp_path / "model_0000002.pth").rename(tmp_path / "model_final.pth")  # of a shorter run
+    train(stopped, resume=True)
+    saved = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert_same(saved["model"], final["model"])
+    assert_same(saved["trainer"], final["trainer"])
+    assert saved["iteration"] == 5
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
 def test_a_folder_that_vanishes_ends_the_run_with_its_state_saved(words, tmp_path):
     out = tmp_path / "out"
     words += ["OUTPUT_DIR", str(out)]
@@ -251,5 +264,5 @@ def test_weights_that_are_no_numbers_are_not_saved(stopped, tmp_path):
 
 def test_divergence_is_said_with_advice(words, tmp_path):
     words += ["OUTPUT_DIR", str(tmp_path), "SOLVER.WARMUP_ITERS", "0", "SOLVER.CLIP_GRADIENTS.ENABLED", "False"]
-    with pytest.raises(FloatingPointError, match=r"(?s)diverged.*(Lower SOLVER\.BASE_LR)"):
+    with pytest.raises(FloatingPointError, match=r"(?s)NaN.* Lower SOLVER\.BASE_LR, or clip gradients"):
         train([*words, "SOLVER.BASE_LR", "1e30"])

@@ -135,7 +135,7 @@ def test_a_killed_worker_is_one_line(main, monkeypatch):
 def test_divergence_is_one_line(main):
     status, line = main("SOLVER.BASE_LR", "1e30", "SOLVER.WARMUP_ITERS", "0", "SOLVER.CHECKPOINT_PERIOD", "9")
     assert status == 1
-    assert re.search(r"NaN.*", line)
+    assert re.search(r"NaN.* Lower SOLVER\.BASE_LR, or clip gradients \(SOLVER\.CLIP_GRADIENTS\)\.$", line)
 
 
 def test_an_interrupt_is_one_line(main, monkeypatch):
