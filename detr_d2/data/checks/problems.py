@@ -47,7 +47,8 @@ class Problems(list[Problem]):
 
     def add(self, kind: str, file: str, ident: Any, message: str, *, is_error: bool) -> None:
         """Append one."""
-        ident = ident[:100] if isinstance(ident, str) else ident  # a file may hold megabytes in their places
+        is_short = ident is None or isinstance(ident, (int, float))  # a file may hold megabytes in its place
+        ident = ident if is_short else str(ident)[:100]
         self.append(Problem(ERROR if is_error else WARNING, kind, file, ident, message[:1000]))
 
     def error(self, kind: str, file: str, ident: Any, message: str) -> None:
