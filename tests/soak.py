@@ -78,6 +78,7 @@ def soak(args: argparse.Namespace, folder: Path, train: Callable[[list[str]], in
             log = os.open(f"{out}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
             if largest_file is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
             sys.exit(train(words))
