@@ -10,7 +10,7 @@ upper left, resized by the caller) and "sizes" (batch x 2, int64, each image's h
 (left, top, right, bottom in pixels of the resized image), "scores" and "classes". Panoptic models also give "masks",
 logits at a stride of the image; FCOS gives candidates before non-maximum suppression, of which those with score 0 are
 none. tools/run_onnx.py does all of this. Class names and the preprocessing lie in the file's metadata. The file is kept
-only if its detections are the model's.
+only if its detections are the model's, on images in which the model finds something.
 """
 
 import argparse
@@ -52,7 +52,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         help="of panoptic models: boxes and masks of so many queries, the highest-scoring (all)",
     )
-    parser.add_argument("--check", nargs="+", default=[], metavar="IMAGE", help="images to compare on")
+    parser.add_argument(
+        "--opset",
+        type=int,
+        choices=range(17, 21),
+        default=18,
+        help="version of ONNX's operators (default: %(default)s)",
+    )
+    parser.add_argument("--check", nargs="+", default=[], metavar="IMAGE", help="images to compare on, with objects (noise)")
     parser.add_argument("--check-dataset", default="", help="dataset on whose first images to compare")
     parser.add_argument("--num", type=int, default=4, help="how many of them (default: %(default)s)")
     parser.add_argument(
@@ -96,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dynamic_size=args.dynamic_size,
         max_detections=args.max_detections,
         tolerance=args.tolerance,
+        opset=args.opset,
     )
     export_model(cfg, args.output, settings, images_to_check(args), say=lambda line: print(line, flush=True))
     print(f"wrote {args.output}")

@@ -41,7 +41,7 @@ class Detector:
         metadata = self.session.get_modelmeta().custom_metadata_map
         if "class_names" not in metadata:
             raise ValueError(f"{path} was not written by tools/export.py: its metadata names no classes.")
-        self.facts = {name: json.loads(value) for name, value in metadata.items()}
+        self.facts = {name: parse(value) for name, value in metadata.items()}
         self.output_names = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, image: Image.Image, threshold: float = 0.0) -> Detections:
@@ -112,6 +112,14 @@ def read_image(path: str) -> Image.Image:
             raise ValueError(f"{path}: what is white in its mode {image.mode!r} is not known: save it with 8 bits.")
         image = Image.fromarray((pixels * (255 / highest) + 0.5).astype(np.uint8))
     return image.convert("RGB")
+
+
+def parse(value: str) -> object:
+    """What a text of the metadata says; texts that other tools have added need not be JSON."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def suppress(boxes: np.ndarray, classes: np.ndarray, threshold: float) -> list[int]:

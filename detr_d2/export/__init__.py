@@ -1,6 +1,6 @@
 """Models as ONNX files and `torch.export` programs, which run without Detectron2 and without this package."""
 
-from . import boxes, fcos, panoptic  # noqa: F401 (register their graphs)
+from . import fcos, panoptic  # noqa: F401 (register their graphs)
 from .check import Difference
 from .formats import FORMATS
 from .graphs import Graph, exports, graph_of

@@ -92,4 +92,7 @@ def record(graph: Graph, shape: Shape) -> ExportedProgram:
     example = shape.example(graph.model.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.export.export(graph.eval(), example, dynamic_shapes=shape.dynamic(), strict=False)
+        program = torch.export.export(graph.eval(), example, dynamic_shapes=shape.dynamic(), strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # the paths of this machine, which end up in files
+    return program

@@ -22,6 +22,8 @@ from .graphs import Graph
 
 # What differs more than this belongs to different objects; in parts of the image's longer side, or of a score.
 SAME_OBJECT = 0.05
+# What has a lower score says little: a model that finds nothing gives such to all of its queries.
+LEAST_SCORE = 0.01
 
 
 @dataclass
@@ -29,11 +31,11 @@ class Difference:
     """The largest differences between a program and its model.
 
     Attributes:
-        detections: of the model.
-        unmatched: those that only one of them has, but for the ones that are as good as the worst that it keeps.
+        detections: of the model, with a score of `LEAST_SCORE` and, where it has masks, one that is not empty.
+        unmatched: what only one of them has, whatever its score.
         score: of a detection.
         box: of a coordinate, in parts of the image's longer side.
-        mask: share of a mask's pixels, as a mean over all masks of an image.
+        mask: pixels that only one of them has, as a share of all pixels in the masks of an image.
         seconds: that model and program took.
     """
 
@@ -54,14 +56,22 @@ class Difference:
             (self.seconds[0] + other.seconds[0], self.seconds[1] + other.seconds[1]),
         )
 
-    def is_within(self, tolerance: float) -> bool:
-        """Of scores and boxes; 10 times that of masks, whose pixels at the border are a matter of rounding."""
-        return self.unmatched == 0 and max(self.score, self.box, self.mask / 10) <= tolerance
+    def check(self, tolerance: float) -> None:
+        """Raise a ValueError unless there was something to compare, which differs by no more than ``tolerance`` in
+        scores and boxes, and 10 times that in masks, whose pixels at the border are a matter of rounding.
+        """
+        if self.unmatched or max(self.score, self.box, self.mask / 10) > tolerance:
+            raise ValueError(f"it differs from the model by more than {tolerance:g} ({self}).")
+        if not self.detections:
+            raise ValueError(
+                f"nothing was compared, since the model finds no object with a score of {LEAST_SCORE} in these images: "
+                "name some that hold objects with --check or --check-dataset."
+            )
 
     def __str__(self) -> str:
         text = f"{self.detections} detections, {self.unmatched} unmatched; differences: scores {self.score:.1e}, boxes "
         text += f"{self.box:.1e} of the image's side"
-        return text + (f", masks {self.mask:.1e} of the pixels" if self.mask else "")
+        return text + (f", masks {self.mask:.1e} of their pixels" if self.mask else "")
 
 
 def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tensor]:
@@ -145,11 +155,11 @@ def compare(graph: Graph, program: Program, images: Sequence[Tensor], shape: Sha
     return total
 
 
-def difference(expected: Instances, found: Instances, least_score: float = 0.0) -> Difference:
+def difference(expected: Instances, found: Instances, least_score: float = -1.0) -> Difference:
     """Between two results of one image, whose order may differ where scores are equal.
 
     Args:
-        least_score: up to it, what is expected may be missing.
+        least_score: up to it, detections may be missing in either, see `Graph.least_score`.
     """
     side = max(expected.image_size)
     boxes = (expected.pred_boxes.tensor[:, None] - found.pred_boxes.tensor).abs().amax(-1) / side  # D x E
@@ -159,19 +169,16 @@ def difference(expected: Instances, found: Instances, least_score: float = 0.0) 
     rows, columns = torch.from_numpy(rows), torch.from_numpy(columns)
     matched = same[rows, columns]
     rows, columns = rows[matched], columns[matched]
-    result = Difference(len(expected), _missed(expected.scores, rows, least_score) + _missed(found.scores, columns))
+    result, says_something = Difference(), expected.scores >= LEAST_SCORE
+    for one, other in ((expected, rows), (found, columns)):
+        left = ~(one.scores <= least_score + 1e-4)  # NaN counts
+        left[other] = False
+        result.unmatched += int(left.sum())
     if len(rows):
         result.score, result.box = float(scores[rows, columns].max()), float(boxes[rows, columns].max())
         if expected.has("pred_masks"):
-            differ = expected.pred_masks[rows] != found.pred_masks[columns]
-            result.mask = float(differ.float().mean())
+            own, theirs = expected.pred_masks[rows], found.pred_masks[columns]
+            result.mask = float((own ^ theirs).sum() / (own | theirs).sum().clamp(min=1))
+            says_something[rows] &= own.flatten(1).any(1)
+    result.detections = int(says_something[rows].sum())
     return result
-
-
-def _missed(scores: Tensor, matched: Tensor, least_score: float = 0.0) -> int:
-    """How many are not matched, but for those with the lowest score: rounding decides which of equals are kept."""
-    if not len(scores):
-        return 0
-    left = torch.ones(len(scores), dtype=torch.bool)
-    left[matched] = False
-    return int((left & (scores > scores.min().clamp(min=least_score) + 1e-4)).sum())

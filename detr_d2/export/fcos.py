@@ -4,11 +4,10 @@ Legend: B batch, N locations of all levels, K classes, D candidates.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from detectron2.structures import Instances
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..modeling import FCOS
@@ -16,7 +15,7 @@ from ..modeling.fcos.outputs import FCOSOutputs, Locations
 from ..modeling.fcos.postprocessing import nms_within_classes
 from ..modeling.fcos.targets import boxes_around
 from .graphs import Graph, exports
-from .images import locations_beyond
+from .images import SizedImages, locations_beyond
 
 
 @exports(FCOS)
@@ -27,13 +26,14 @@ class FCOSGraph(Graph):
     for the caller: ONNX has an operator for it, but in fp32 and with outputs of variable size.
     """
 
-    def facts(self) -> dict[str, Any]:
-        post = self.model.postprocessor
-        return {"nms_threshold": post.nms_threshold, "max_detections": post.max_detections}
+    def __init__(self, model: nn.Module, max_detections: int | None = None) -> None:
+        super().__init__(model, max_detections)
+        post = model.postprocessor
+        self.facts = {"nms_threshold": post.nms_threshold, "max_detections": post.max_detections}
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         model = self.model
-        features = model.extract(self.prepare(images, sizes))
+        features = model.extract(SizedImages.normalised(images, sizes, model.pixel_mean, model.pixel_std))
         levels = model.head(features, self.padding(features, sizes))
         candidates = []
         for level, stride in zip(levels, model.strides, strict=True):

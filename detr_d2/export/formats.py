@@ -23,8 +23,6 @@ from .graphs import Graph
 Program = Callable[[Tensor, Tensor], dict[str, Tensor]]  # images, sizes -> outputs by name
 
 INPUT_NAMES = ("images", "sizes")
-# 20: the first in which GridSample has its present form.
-OPSET = 20
 # `torch.export` decides how a pooling rounds when it records it: free sizes of its programs leave it no choice.
 PROGRAM_MULTIPLE = 4
 # Of one protobuf message.
@@ -50,8 +48,10 @@ class Format(ABC):
         return graph.size_multiple
 
     @abstractmethod
-    def write(self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str]) -> None:
-        """One file at ``path``."""
+    def write(
+        self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str], opset: int
+    ) -> None:
+        """One file at ``path``; ``opset`` is ONNX's version of its operators."""
 
     @abstractmethod
     def load(self, path: Path, output_names: tuple[str, ...]) -> Program:
@@ -77,18 +77,29 @@ class OnnxFormat(Format):
                 f"The model has {size / 2**30:.1f} GiB, more than one ONNX file holds: --format torch_export."
             )
 
-    def write(self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str]) -> None:
+    def write(
+        self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str], opset: int
+    ) -> None:
+        import onnx
+
+        from .onnx_graph import TORCH_OPSET, finish
+
         with _quiet():
             result = torch.onnx.export(
                 program,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=TORCH_OPSET,
                 input_names=list(INPUT_NAMES),
                 output_names=list(output_names),
+                optimize=False,
                 verbose=False,
             )
-        result.model.metadata_props.update(facts)
+            finish(result.model, opset, facts)
         result.save(str(path), external_data=False)
+        try:
+            onnx.checker.check_model(str(path))
+        except onnx.checker.ValidationError as error:
+            raise ValueError(f"--opset {opset}: this model has no valid form in it ({error}).") from error
 
     def load(self, path: Path, output_names: tuple[str, ...]) -> Program:
         import onnxruntime
@@ -114,7 +125,9 @@ class TorchExportFormat(Format):
     def size_multiple(self, graph: Graph) -> int:
         return max(PROGRAM_MULTIPLE, graph.size_multiple)
 
-    def write(self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str]) -> None:
+    def write(
+        self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str], opset: int
+    ) -> None:
         description = {"inputs": json.dumps(INPUT_NAMES), "outputs": json.dumps(output_names), **facts}
         with _quiet():
             torch.export.save(program, str(path), extra_files={DESCRIPTION: json.dumps(description)})

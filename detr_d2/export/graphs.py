@@ -17,6 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from ..modeling.meta_arch import BoxSetPredictor
 from .images import SizedImages
 
 _GRAPHS: dict[type[nn.Module], type["Graph"]] = {}
@@ -51,17 +52,28 @@ def graph_of(model: type[nn.Module]) -> type["Graph"]:
 class Graph(nn.Module, ABC):
     """One model with ``images`` and ``sizes`` for inputs.
 
+    Args:
+        model: in evaluation mode.
+        max_detections: of models with masks, see `PanopticGraph`.
+
     Attributes:
         output_names: of what it returns.
         has_dynamic_size: whether one program can take images of any size.
+        facts: what its user must know of it beyond `Graph`, by name; see `describe`.
+
+    Raises:
+        ValueError: ``max_detections`` is not for this model.
     """
 
     output_names: tuple[str, ...] = ("boxes", "scores", "classes")
     has_dynamic_size = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, max_detections: int | None = None) -> None:
+        if max_detections is not None:
+            raise ValueError(f"--max-detections is for models with masks, not for {type(model).__name__}.")
         super().__init__()
         self.model = model
+        self.facts: dict[str, Any] = {}
 
     @property
     def size_multiple(self) -> int:
@@ -73,17 +85,6 @@ class Graph(nn.Module, ABC):
         """Pixels from location to location of the coarsest features."""
         return max(shape.stride for shape in self.model.backbone.output_shape().values())
 
-    def least_score(self, outputs: dict[str, Tensor]) -> float:
-        """Detections of one image with a score up to this may be in the model's result and not in ``outputs``."""
-        return 0.0
-
-    def facts(self) -> dict[str, Any]:
-        """What its user must know of it beyond `Graph`, by name; see `describe`."""
-        return {}
-
-    def prepare(self, images: Tensor, sizes: Tensor) -> SizedImages:
-        return SizedImages.normalised(images, sizes, self.model.pixel_mean, self.model.pixel_std)
-
     @abstractmethod
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         """Tensors in the order of ``output_names``."""
@@ -93,6 +94,37 @@ class Graph(nn.Module, ABC):
         result = Instances(size, pred_boxes=Boxes(outputs["boxes"]), scores=outputs["scores"])
         result.pred_classes = outputs["classes"]
         return result[result.pred_boxes.nonempty()]
+
+    def least_score(self, outputs: dict[str, Tensor]) -> float:
+        """Of detections of one image with a score up to this, either result may lack some; below 0: of none."""
+        return -1.0
+
+
+@exports(BoxSetPredictor)
+class BoxGraph(Graph):
+    """The detections that the model's scoring selects: every query in its order, or the best pairs of query and class,
+    best first.
+    """
+
+    def __init__(self, model: nn.Module, max_detections: int | None = None) -> None:
+        super().__init__(model, max_detections)
+        self.has_dynamic_size = model.box_model.exports_dynamic_size
+
+    def prepare(self, images: Tensor, sizes: Tensor) -> SizedImages:
+        """The batch as the model takes it."""
+        model = self.model.box_model
+        return SizedImages.normalised(images, sizes, model.pixel_mean, model.pixel_std)
+
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        predictions = self.model.detect(self.prepare(images, sizes)).predictions
+        scores, classes, query = self.model.scoring.select(predictions.pred_logits)
+        boxes = predictions.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4))
+        return pixel_boxes(boxes, sizes), scores, classes
+
+    def least_score(self, outputs: dict[str, Tensor]) -> float:
+        """Of the best of more, rounding decides which of equals are the last."""
+        scores = outputs["scores"]
+        return -1.0 if len(scores) == self.model.box_model.num_queries else float(scores.min())
 
 
 def pixel_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:

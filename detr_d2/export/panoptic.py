@@ -6,7 +6,6 @@ Legend: B batch, Q queries, D of them that are returned, M queries of any of the
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -15,49 +14,45 @@ from torch import Tensor, nn
 from ..layers import masked_group_norm
 from ..modeling import PanopticDETR
 from ..modeling.masks import instance_masks
-from .graphs import Graph, exports, pixel_boxes
-from .images import SizedImages, locations_beyond
+from .graphs import BoxGraph, Graph, exports, pixel_boxes
+from .images import locations_beyond
 
 # More than any batch has queries.
 ALL_QUERIES = 2**24
 
 
 @exports(PanopticDETR)
-class PanopticGraph(Graph):
+class PanopticGraph(BoxGraph):
     """As other graphs, things and stuff alike, and ``masks``, B x D x h x w: logits at the stride that is its
     ``mask_stride``. To draw one, cut it to ``ceil(size / mask_stride)`` locations, resize it bilinearly to the image,
     and take what is above 0.
 
     Args:
-        model: it is copied.
+        model: it is copied; "instances" of the copy are all of its queries.
         max_detections: the D queries of highest score, best first; None: all of them, in their order.
     """
 
     output_names = (*Graph.output_names, "masks")
 
     def __init__(self, model: nn.Module, max_detections: int | None = None) -> None:
+        if max_detections is not None and max_detections < 1:
+            raise ValueError(f"--max-detections {max_detections}: give at least 1.")
         model = copy.deepcopy(model)
-        # A copy of our own. Chunks would fix the batch size, since their number is one of Python's.
-        model.mask_head.chunk_size = ALL_QUERIES
         super().__init__(model)
+        self.mask_stride = model.backbone.output_shape()[model.mask_features[-1]].stride
+        self.facts = {
+            "mask_stride": self.mask_stride,
+            "thing_classes": model.is_thing.nonzero()[:, 0].tolist(),
+            "object_mask_threshold": model.object_mask_threshold,
+        }
+        # What is compared with the graph: stuff and the least sure queries, too.
+        model.is_thing.fill_(True)
+        model.instance_min_score = 0.0
+        # Chunks would fix the batch size, since their number is one of Python's.
+        model.mask_head.chunk_size = ALL_QUERIES
         self.padding = HeadPadding(model.mask_head)
         num_queries = model.detr.num_queries
         self.max_detections = num_queries if max_detections is None else min(max_detections, num_queries)
-        self.has_dynamic_size = model.detr.exports_dynamic_size
-
-    @property
-    def mask_stride(self) -> int:
-        return self.model.backbone.output_shape()[self.model.mask_features[-1]].stride
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "mask_stride": self.mask_stride,
-            "thing_classes": self.model.is_thing.nonzero()[:, 0].tolist(),
-            "object_mask_threshold": self.model.object_mask_threshold,
-        }
-
-    def prepare(self, images: Tensor, sizes: Tensor) -> SizedImages:
-        return SizedImages.normalised(images, sizes, self.model.detr.pixel_mean, self.model.detr.pixel_std)
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         model = self.model
@@ -82,18 +77,13 @@ class PanopticGraph(Graph):
             logits = model.predict_masks(inputs, batch, query.flatten())
         return boxes, scores, classes, logits.unflatten(0, (images.shape[0], self.max_detections))
 
-    def least_score(self, outputs: dict[str, Tensor]) -> float:
-        return float(outputs["scores"].min()) if self.max_detections < self.model.detr.num_queries else 0.0
-
     def instances(self, outputs: dict[str, Tensor], size: tuple[int, int]) -> Instances:
-        model = self.model
-        kept = model.is_thing[outputs["classes"]] & (outputs["scores"] >= model.instance_min_score)
-        boxes = Boxes(outputs["boxes"])
-        kept &= boxes.nonempty()
+        nonempty = Boxes(outputs["boxes"]).nonempty()
+        result = super().instances(outputs, size)
         height, width = (-(-side // self.mask_stride) for side in size)
-        masks = instance_masks(outputs["masks"][kept, :height, :width], size, size, model.mask_chunk_size)
-        fields = {"scores": outputs["scores"][kept], "pred_classes": outputs["classes"][kept]}
-        return Instances(size, pred_boxes=boxes[kept], pred_masks=masks, **fields)
+        logits = outputs["masks"][nonempty, :height, :width]
+        result.pred_masks = instance_masks(logits, size, size, self.model.mask_chunk_size)
+        return result
 
 
 class HeadPadding:

@@ -1,6 +1,5 @@
 """From a trained model to a file that runs without Detectron2, compared with the model before it is there."""
 
-import inspect
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ class ExportSettings:
         dynamic_size: take any height and width; ``size`` is then that of the example.
         max_detections: of a panoptic model, whose masks cost most; None: all of its queries.
         tolerance: the largest difference to the model, see `Difference`.
+        opset: the version of ONNX's operators.
     """
 
     format: str
@@ -40,6 +40,7 @@ class ExportSettings:
     dynamic_size: bool = False
     max_detections: int | None = None
     tolerance: float = 1e-4
+    opset: int = 18
 
 
 def export_model(
@@ -69,7 +70,7 @@ def export_model(
     missing = [str(path) for path in images if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"{', '.join(missing[:3])} to compare on: no such file.")
-    graph = build_graph(cfg, graph_class, settings)
+    graph = graph_class(load_trained_model(cfg), settings.max_detections)
     file_format.check(graph)
     multiple = file_format.size_multiple(graph) if settings.dynamic_size else graph.size_multiple
     height, width = settings.size or default_size(cfg, multiple)
@@ -86,29 +87,18 @@ def export_model(
     facts = describe(cfg, graph, shape)
     with whole_file(output) as partial:
         start = time.perf_counter()
-        file_format.write(partial, program, graph.output_names, facts)
+        file_format.write(partial, program, graph.output_names, facts, settings.opset)
         say(f"written in {time.perf_counter() - start:.0f} s, {partial.stat().st_size / 2**20:.0f} MiB")
         found = compare(graph, file_format.load(partial, graph.output_names), pictures, shape)
         what = f"{len(pictures)} {'images' if images else 'images of noise'}"
         say(f"compared with the model on {what}: {found}")
         eager, exported = found.seconds
         say(f"time of both on them: model {eager:.2f} s, file {exported:.2f} s")
-        if not found.is_within(settings.tolerance):
-            raise ValueError(
-                f"{output} was not kept: it differs from the model by more than {settings.tolerance:g} ({found})."
-            )
+        try:
+            found.check(settings.tolerance)
+        except ValueError as error:
+            raise ValueError(f"{output} was not kept: {error}") from error
     return found
-
-
-def build_graph(cfg: CfgNode, graph_class: type[Graph], settings: ExportSettings) -> Graph:
-    """The graph of the trained model of ``cfg``."""
-    if settings.max_detections is None:
-        return graph_class(load_trained_model(cfg))
-    if "max_detections" not in inspect.signature(graph_class).parameters:
-        raise ValueError(f"--max-detections is for models with masks, not for {cfg.MODEL.META_ARCHITECTURE}.")
-    if settings.max_detections < 1:
-        raise ValueError(f"--max-detections {settings.max_detections}: give at least 1.")
-    return graph_class(load_trained_model(cfg), settings.max_detections)
 
 
 def default_size(cfg: CfgNode, multiple: int) -> tuple[int, int]:
@@ -120,7 +110,7 @@ def default_size(cfg: CfgNode, multiple: int) -> tuple[int, int]:
 
 def describe(cfg: CfgNode, graph: Graph, shape: Shape) -> dict[str, str]:
     """What the user of a program must know to feed it, which is written into its file: names and values, each as JSON.
-    They are `Graph.facts` of the model, and
+    They are the `Graph`'s ``facts``, and
 
     ``architecture``; ``class_names`` by class id, numbers where they are unknown; ``channel_order`` of the images, RGB
     or BGR; ``batch_size``, 0 where it is free; ``height`` and ``width``, 0 where they are free; ``size_multiple``, of
@@ -138,6 +128,6 @@ def describe(cfg: CfgNode, graph: Graph, shape: Shape) -> dict[str, str]:
         "size_multiple": shape.multiple,
         "min_size": cfg.INPUT.MIN_SIZE_TEST,
         "max_size": cfg.INPUT.MAX_SIZE_TEST,
-        **graph.facts(),
+        **graph.facts,
     }
     return {name: json.dumps(value) for name, value in facts.items()}

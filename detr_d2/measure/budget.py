@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,8 @@ def train(
     output = folder / f"train-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     if (output / "model_final.pth").is_file():
         return output
-    common = [*opts, "SEED", str(budget.seed), "MODEL.DEVICE", model.cfg.MODEL.DEVICE]
-    iterations = budget.iterations or _fit(model, budget, output, script, common, say)
-    overrides = [*common, *stretched(model.cfg, iterations), "OUTPUT_DIR", str(output)]
-    _run(model, script, output, overrides, budget.num_gpus, iterations, say)
+    run = partial(_run, model, script, [*opts, "SEED", str(budget.seed)], budget.num_gpus, say)
+    run(output, budget.iterations or _fit(run, budget, output))
     return output
 
 
@@ -107,39 +106,38 @@ def stretched(cfg: CfgNode, iterations: int) -> list[str]:
     return [word for key, value in values.items() for word in (key, str(value))]
 
 
-def _fit(
-    model: ComparedModel, budget: Budget, output: Path, script: Path, common: list[str], say: Callable[[str], object]
-) -> int:
+def _fit(run: Callable[..., None], budget: Budget, output: Path) -> int:
     """How many iterations fit into the minutes on this machine, measured once and kept for a resume."""
     plan = output / "budget.json"
     if plan.is_file():
         return json.loads(plan.read_text())["iterations"]
     probe = output / "probe"
-    never = ["TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", str(10 * PROBE)]
-    overrides = [*common, *stretched(model.cfg, PROBE), *never, "OUTPUT_DIR", str(probe)]
-    _run(model, script, probe, overrides, budget.num_gpus, PROBE, say)
+    run(probe, PROBE, "TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", str(10 * PROBE))
     seconds = TrainingLog.read(probe / "metrics.json").seconds_per_iteration()
     iterations = max(1, round(60 * budget.minutes / seconds))
     text = json.dumps({"iterations": iterations, "seconds_per_iteration": seconds, "minutes": budget.minutes})
-    with whole_file(plan) as partial:
-        partial.write_text(text, encoding="utf-8")
+    with whole_file(plan) as partial_file:
+        partial_file.write_text(text, encoding="utf-8")
     return iterations
 
 
 def _run(
     model: ComparedModel,
     script: Path,
-    output: Path,
-    overrides: list[str],
+    opts: list[str],
     num_gpus: int,
-    iterations: int,
     say: Callable[[str], object],
+    output: Path,
+    iterations: int,
+    *more: str,
 ) -> None:
-    """One training in processes of its own, resumed if it was begun."""
+    """One training in processes of its own, resumed if it was begun; ``more`` overrides come last."""
     output.mkdir(parents=True, exist_ok=True)
     log = output / "train.log"
     command = [sys.executable, str(script), "--config-file", str(model.config_file), "--resume"]
-    command += ["--num-gpus", str(num_gpus), *(["--dist-url", "auto"] if num_gpus > 1 else []), *overrides]
+    command += ["--num-gpus", str(num_gpus), *(["--dist-url", "auto"] if num_gpus > 1 else []), *opts]
+    command += ["MODEL.DEVICE", model.cfg.MODEL.DEVICE, *stretched(model.cfg, iterations), *more]
+    command += ["OUTPUT_DIR", str(output)]
     with open(log, "a") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
         try:

@@ -37,20 +37,16 @@ def separate_queries(ours: OurWorkload, sharpness: float = 3.0, std: float = 1.0
     attends ``sharpness`` times as sharply in queries and in keys, and each output of a head gets mean 0 and standard
     deviation ``std`` over all queries, before softmax and sigmoid.
     """
-    for name, parameter in ours.model.box_model.transformer.decoder.named_parameters():
+    model = ours.model.box_model
+    for name, parameter in model.transformer.decoder.named_parameters():
         if name.endswith("in_proj_weight"):
             parameter[: 2 * parameter.shape[1]] *= sharpness
-    box_model = ours.model.box_model
-    heads = (box_model.class_embed, box_model.bbox_embed.layers[-1])
-    inputs = {}
-    handles = [head.register_forward_pre_hook(lambda head, args: inputs.update({head: args[0]})) for head in heads]
-    try:
-        ours.infer()
-    finally:
-        for handle in handles:
-            handle.remove()
-    for head in heads:
-        _standardize(head, inputs[head], std)
+    states = model.detect(model.preprocess(ours.inputs)).hidden_states
+    *layers, last = model.bbox_embed.layers
+    _standardize(model.class_embed, states, std)
+    for layer in layers:
+        states = layer(states).relu()
+    _standardize(last, states, std)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Comparing results of one image."""
 
+import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
@@ -21,29 +22,43 @@ def test_order_does_not_matter():
     assert found.unmatched == 0
     assert abs(found.box - 1 / 100) < 1e-6
     assert abs(found.score - 0.02) < 1e-6
-    assert found.is_within(0.03)
-    assert not found.is_within(0.015)
+    found.check(0.03)
+    with pytest.raises(ValueError, match=r"differs from the model by more than 0\.015"):
+        found.check(0.015)
 
 
 def test_another_class_or_place_is_another_object():
     one = instances(BOXES, [0.9, 0.8, 0.7], [0, 1, 2])
     assert difference(one, instances(BOXES, [0.9, 0.8, 0.7], [0, 2, 2])).unmatched == 2
     moved = [[30.0, 30.0, 40.0, 40.0], *BOXES[1:]]
-    assert not difference(one, instances(moved, [0.9, 0.8, 0.7], [0, 1, 2])).is_within(0.5)
+    assert difference(one, instances(moved, [0.9, 0.8, 0.7], [0, 1, 2])).unmatched == 2
 
 
 def test_one_result_without_detections():
     one, none = instances(BOXES, [0.9, 0.8, 0.7], [0, 1, 2]), instances([], [], [])
-    assert difference(one, none).unmatched == 2  # the last might be as good as those that are left out
-    assert difference(none, none).is_within(0)
+    assert difference(one, none).unmatched == difference(none, one).unmatched == 3
+    assert difference(one, none, 0.7).unmatched == 2  # the last might be as good as those that are left out
+    nan = instances(BOXES, [float("nan")] * 3, [0, 1, 2])
+    assert difference(nan, nan).unmatched == 6
+
+
+def test_scores_that_say_nothing():
+    one = instances(BOXES, [0.009, 0.002, 1e-9], [0, 1, 2])
+    for nothing in (difference(instances([], [], []), instances([], [], [])), difference(one, one)):
+        with pytest.raises(ValueError, match="nothing was compared"):
+            nothing.check(1.0)
 
 
 def test_masks_count_by_their_pixels():
     one, other = instances(BOXES[:1], [0.9], [0]), instances(BOXES[:1], [0.9], [0])
     one.pred_masks, other.pred_masks = torch.zeros(1, 100, 80).bool(), torch.zeros(1, 100, 80).bool()
-    other.pred_masks[0, :10] = True
+    with pytest.raises(ValueError, match="nothing was compared"):  # masks without a pixel
+        difference(one, other).check(1.0)
+    one.pred_masks[0, :10] = other.pred_masks[0, :9] = True
     assert abs(difference(one, other).mask - 0.1) < 1e-6
-    assert not difference(one, other).is_within(1e-3)
+    difference(one, other).check(0.02)
+    with pytest.raises(ValueError, match="differs"):
+        difference(one, other).check(0.005)
 
 
 def test_the_largest_of_several_counts():

@@ -33,7 +33,43 @@ def test_a_padded_batch_gives_what_the_model_gives(family: str):
     shape = Shape(3, 96, 96, False, graph.size_multiple)
     found = compare(graph, partial(run, graph), images(SIZES), shape)
     assert found.detections > 6
-    assert found.is_within(1e-5), found
+    found.check(1e-5)
+
+
+@torch.no_grad()
+def test_masks_of_stuff_are_compared():
+    """And those of queries whose score is too low for the model's own instances."""
+    model = tiny_model(tiny_cfg("panoptic", "MODEL.PANOPTIC_DETR.INSTANCE_MIN_SCORE", "0.9"))
+    graph = graph_of(type(model))(model)
+
+    def negated(batch: torch.Tensor, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs = run(graph, batch, sizes)
+        is_stuff = ~torch.isin(outputs["classes"], torch.tensor(graph.facts["thing_classes"]))
+        assert is_stuff.any()
+        return outputs | {"masks": torch.where(is_stuff[..., None, None], -outputs["masks"], outputs["masks"])}
+
+    shape = Shape(1, 96, 96, False, 1)
+    assert compare(graph, partial(run, graph), images(SIZES), shape).mask < 1e-4
+    with pytest.raises(ValueError, match="it differs from the model"):
+        compare(graph, negated, images(SIZES), shape).check(1e-2)
+
+
+@torch.no_grad()
+def test_what_finds_nothing_is_no_proof():
+    """A graph without detections beside a model with some, and beside a model without any."""
+    model = tiny_model(tiny_cfg("fcos"))
+    graph = graph_of(type(model))(model)
+    shape = Shape(1, 96, 96, False, graph.size_multiple)
+
+    def empty(batch: torch.Tensor, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs = run(graph, batch, sizes)
+        return outputs | {"scores": torch.zeros_like(outputs["scores"])}
+
+    with pytest.raises(ValueError, match="it differs from the model"):
+        compare(graph, empty, images(SIZES), shape).check(1e-2)
+    model.postprocessor.score_threshold = 1.0
+    with pytest.raises(ValueError, match=r"nothing was compared, .* --check-dataset"):
+        compare(graph, partial(run, graph), images(SIZES), shape).check(1e-2)
 
 
 @torch.no_grad()

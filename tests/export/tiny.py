@@ -19,8 +19,7 @@ SMALL = [
 ]
 TWO_STAGE = ["MODEL.DEFORMABLE_DETR.QUERY_SELECTION", "TwoStageQueries"]
 ONE_HEAD = ["MODEL.DEFORMABLE_DETR.BOX_REFINE", "False"]
-# So that every query is an instance, of which masks are compared.
-THINGS = ["MODEL.PANOPTIC_DETR.THING_CLASSES", "(0, 1, 2, 3, 4, 5, 6, 7)"]
+THINGS = ["MODEL.PANOPTIC_DETR.THING_CLASSES", "(0, 1, 2)"]
 # Name -> config and overrides.
 FAMILIES = {
     "detr": ("detr_R_18", []),

@@ -78,7 +78,9 @@ class DetrMaskHead(nn.Module):
         """
         shared = F.conv2d(projected, self.lay1.weight[:, : self.dim], self.lay1.bias, padding=1)
         finer = [getattr(self, f"adapter{i}")(feature) for i, feature in enumerate(features, start=1)]
-        chunks = zip(attention.split(self.chunk_size), batch.split(self.chunk_size), strict=True)
+        chunks = [(attention, batch)]
+        if batch.shape[0] > self.chunk_size:  # splitting into one part would be an operation in exported graphs
+            chunks = zip(attention.split(self.chunk_size), batch.split(self.chunk_size), strict=True)
         return torch.cat(
             [
                 self.masks(of_queries(shared, image), maps, [of_queries(x, image) for x in finer])

@@ -66,5 +66,6 @@ CASES = [
         lambda folder: words(folder, "--size", "0", "64", "MODEL.WEIGHTS", "n.pth"),
         ("--size 0 64",),
     ),
+    ("an old opset", lambda folder: words(folder, "--opset", "16", "MODEL.WEIGHTS", "n.pth"), ("--opset", "16", "17")),
     ("a batch of a word", lambda folder: words(folder, "--batch", "many", "MODEL.WEIGHTS", "n.pth"), ("many",)),
 ]
