@@ -59,7 +59,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default=18,
         help="version of ONNX's operators (default: %(default)s)",
     )
-    parser.add_argument("--check", nargs="+", default=[], metavar="IMAGE", help="images to compare on, with objects (noise)")
+    parser.add_argument(
+        "--check", nargs="+", default=[], metavar="IMAGE", help="images with objects to compare on (noise)"
+    )
     parser.add_argument("--check-dataset", default="", help="dataset on whose first images to compare")
     parser.add_argument("--num", type=int, default=4, help="how many of them (default: %(default)s)")
     parser.add_argument(

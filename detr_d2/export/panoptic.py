@@ -4,8 +4,8 @@ Legend: B batch, Q queries, D of them that are returned, M queries of any of the
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -50,7 +50,8 @@ class PanopticGraph(BoxGraph):
         model.instance_min_score = 0.0
         # Chunks would fix the batch size, since their number is one of Python's.
         model.mask_head.chunk_size = ALL_QUERIES
-        self.padding = HeadPadding(model.mask_head)
+        self.padding: list[Tensor] = []
+        pad_head(model.mask_head, self.padding)
         num_queries = model.detr.num_queries
         self.max_detections = num_queries if max_detections is None else min(max_detections, num_queries)
 
@@ -73,8 +74,9 @@ class PanopticGraph(BoxGraph):
         batch = torch.arange(images.shape[0], device=images.device)[:, None].expand_as(query).flatten()
         projected = inputs.projected.masked_fill(masks[0][:, None], 0.0)
         inputs = inputs._replace(projected=projected, padding_mask=masks[0])
-        with self.padding.set([mask[batch] for mask in masks]):
-            logits = model.predict_masks(inputs, batch, query.flatten())
+        self.padding[:] = [mask[batch] for mask in masks]
+        logits = model.predict_masks(inputs, batch, query.flatten())
+        self.padding.clear()
         return boxes, scores, classes, logits.unflatten(0, (images.shape[0], self.max_detections))
 
     def instances(self, outputs: dict[str, Tensor], size: tuple[int, int]) -> Instances:
@@ -86,52 +88,25 @@ class PanopticGraph(BoxGraph):
         return result
 
 
-class HeadPadding:
-    """Makes a mask head compute, in a padded batch, what each image gives alone: zeros beyond the image are what a
+def pad_head(head: nn.Module, masks: Sequence[Tensor]) -> None:
+    """Make a mask head compute, in a padded batch, what each image gives alone: zeros beyond the image are what a
     convolution sees beyond a border, and norms leave the padding out.
 
     Args:
-        head: its convolutions and norms are replaced.
-
+        masks: what is padding of its M queries whenever it runs, M x height x width, at the size of the coarsest
+            feature and of each finer one; empty: nothing is.
     """
 
-    def __init__(self, head: nn.Module) -> None:
-        self.masks: list[Tensor] = []
-        names = [name for name, _ in head.named_children() if name.startswith("gn")]
-        for i in range(1, len(names) + 1):
-            level = max(0, i - 2)
-            setattr(head, f"gn{i}", _PaddedNorm(getattr(head, f"gn{i}"), self, level))
-            if i > 1:  # the first convolution's inputs are blank in the padding
-                setattr(head, f"lay{i}", _PaddedConv(getattr(head, f"lay{i}"), self, level))
-        head.out_lay = _PaddedConv(head.out_lay, self, len(names) - 2)
+    def blank(level: int, conv: nn.Module, args: tuple[Tensor]) -> Tensor | None:
+        return args[0].masked_fill(masks[level][:, None], 0.0) if masks else None
 
-    @contextmanager
-    def set(self, masks: list[Tensor]) -> Iterator[None]:
-        """Within it the head knows the padding of its M queries: M x height x width, True = padding, at the size of
-        the coarsest feature and of each finer one. Without it there is none.
-        """
-        self.masks = masks
-        try:
-            yield
-        finally:
-            self.masks = []
+    def normed(level: int, norm: nn.GroupNorm, args: tuple[Tensor], output: Tensor) -> Tensor | None:
+        return masked_group_norm(norm, args[0], masks[level]) if masks else None
 
-
-class _PaddedNorm(nn.Module):
-    def __init__(self, norm: nn.GroupNorm, padding: HeadPadding, level: int) -> None:
-        super().__init__()
-        self.norm, self.padding, self.level = norm, padding, level
-
-    def forward(self, x: Tensor) -> Tensor:
-        masks = self.padding.masks
-        return masked_group_norm(self.norm, x, masks[self.level]) if masks else self.norm(x)
-
-
-class _PaddedConv(nn.Module):
-    def __init__(self, conv: nn.Conv2d, padding: HeadPadding, level: int) -> None:
-        super().__init__()
-        self.conv, self.padding, self.level = conv, padding, level
-
-    def forward(self, x: Tensor) -> Tensor:
-        masks = self.padding.masks
-        return self.conv(x.masked_fill(masks[self.level][:, None], 0.0) if masks else x)
+    count = sum(name.startswith("gn") for name, _ in head.named_children())
+    for i in range(1, count + 1):
+        level = max(0, i - 2)
+        getattr(head, f"gn{i}").register_forward_hook(partial(normed, level))
+        if i > 1:  # the first convolution's inputs are blank in the padding
+            getattr(head, f"lay{i}").register_forward_pre_hook(partial(blank, level))
+    head.out_lay.register_forward_pre_hook(partial(blank, count - 2))

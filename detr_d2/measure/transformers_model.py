@@ -17,6 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoint.huggingface_config import backbone_of, inexpressible_keys, kind_of_model, model_config
 from ..checkpoint.layouts.huggingface import names_in_transformers, to_transformers, with_decoder_heads
+from .machine import package_version
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -24,16 +25,11 @@ if TYPE_CHECKING:
 
 def require_transformers() -> None:
     """Raise one clear ImportError where ``transformers`` is missing or too old to be the reference."""
-    try:
-        import transformers
-    except ImportError as error:
+    version = package_version("transformers") or "none"
+    if version == "none" or int(version.split(".")[0]) < 5:
         raise ImportError(
-            "--reference transformers needs the package transformers: pip install -e .[dev], or --reference none."
-        ) from error
-    if int(transformers.__version__.split(".")[0]) < 5:
-        raise ImportError(
-            f"--reference transformers needs transformers 5 or later, found {transformers.__version__}: "
-            "pip install -e .[dev], or --reference none."
+            f"--reference transformers needs transformers 5 or later, found {version}: pip install -e .[dev], or "
+            "--reference none."
         )
 
 
@@ -121,10 +117,7 @@ class TorchvisionBackbone(IntermediateLayerGetter):
         return list(super().forward(pixel_values).values())
 
 
-class OptimizerView(nn.Module):
+def optimizer_view(model: "PreTrainedModel") -> nn.Module:
     """The reference's parameters under names from which `build_optimizer` makes the groups that it makes of ours."""
-
-    def __init__(self, model: "PreTrainedModel") -> None:
-        super().__init__()
-        self.backbone = detector(model).model.backbone
-        self.rest = model  # holds the backbone as well, whose parameters go by their first name
+    # The rest holds the backbone as well, whose parameters go by their first name.
+    return nn.ModuleDict({"backbone": detector(model).model.backbone, "rest": model})

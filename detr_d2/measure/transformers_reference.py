@@ -25,10 +25,10 @@ from ..checkpoint.huggingface_config import backbone_of
 from ..modeling.masks import merge_panoptic
 from ..structures import PaddedImages
 from .transformers_model import (
-    OptimizerView,
     build_transformers,
     check_transformers,
     detector,
+    optimizer_view,
 )
 from .workloads import Agreement, OurWorkload, ReferenceWorkload, difference, relative_difference
 
@@ -142,7 +142,7 @@ class TransformersWorkload(ReferenceWorkload):
         self.model.config.auxiliary_loss = enabled
 
     def optimizer_view(self) -> nn.Module:
-        return OptimizerView(self.model)
+        return optimizer_view(self.model)
 
     def in_one_order(self, detection: Any, outputs: "ModelOutput") -> tuple[RawOutputs, RawOutputs]:
         """Ours, from what our model's ``detect`` returned, and the reference's, each query beside its counterpart."""

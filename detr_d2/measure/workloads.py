@@ -47,13 +47,10 @@ class Agreement:
         texts = [f"{name} {value:.3g}" for name, value in self.differences.items()]
         return ", ".join(texts + [f"{name} {value}" for name, value in self.details.items()])
 
-    def summary(self) -> str:
-        """A sentence for people."""
-        return self.sentence.format_map(self.differences | self.details)
-
     def report(self) -> dict[str, Any]:
-        """Every figure by its name, and the sentence."""
-        return self.differences | self.details | {"summary": self.summary()}
+        """Every figure by its name, and the sentence as ``summary``."""
+        figures = self.differences | self.details
+        return figures | {"summary": self.sentence.format_map(figures)}
 
 
 class Workload(ABC):

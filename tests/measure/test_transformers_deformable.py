@@ -9,7 +9,7 @@ from detectron2.utils.events import EventStorage
 from detr_d2.measure.inputs import Settings
 from detr_d2.measure.random_weights import separate_classes
 from detr_d2.measure.references import build_ours, build_reference, check_reference
-from detr_d2.measure.transformers_model import OptimizerView, build_transformers, names_in_reference
+from detr_d2.measure.transformers_model import build_transformers, names_in_reference, optimizer_view
 from detr_d2.measure.transformers_reference import DeformableTransformersWorkload
 from detr_d2.measure.workloads import OurWorkload, compare_outputs
 from detr_d2.solver import build_optimizer
@@ -92,7 +92,7 @@ def test_every_tensor_is_mapped_and_used(cfg: CfgNode) -> None:
     assert all(theirs[name].data_ptr() == theirs[name.removeprefix("model.decoder.")].data_ptr() for name in seconds)
     assert bool(seconds) == cfg.MODEL.DEFORMABLE_DETR.BOX_REFINE
     assert sum(p.numel() for p in reference.parameters()) == sum(p.numel() for p in ours.parameters())
-    assert groups(cfg, OptimizerView(reference)) == groups(cfg, ours)
+    assert groups(cfg, optimizer_view(reference)) == groups(cfg, ours)
 
 
 def groups(cfg: CfgNode, model: torch.nn.Module) -> dict[float, int]:
