@@ -23,7 +23,7 @@ from .graphs import Graph
 # What differs more than this belongs to different objects; in parts of the image's longer side, or of a score.
 SAME_OBJECT = 0.05
 # What has a lower score says little: a model that finds nothing gives such to all of its queries.
-LEAST_SCORE = 0.01
+LEAST_SCORE = 0.005
 
 
 @dataclass

@@ -43,7 +43,7 @@ def test_one_result_without_detections():
 
 
 def test_scores_that_say_nothing():
-    one = instances(BOXES, [0.009, 0.002, 1e-9], [0, 1, 2])
+    one = instances(BOXES, [0.004, 0.002, 1e-9], [0, 1, 2])
     for nothing in (difference(instances([], [], []), instances([], [], [])), difference(one, one)):
         with pytest.raises(ValueError, match="nothing was compared"):
             nothing.check(1.0)
