@@ -1,10 +1,12 @@
 """What torch's exporter wrote, made into what other tools can read, quantise and run fast."""
 
-import re
+from __future__ import annotations
 
-import onnx_ir as ir
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from onnxscript import optimizer, version_converter
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 # Of the operators that torch's exporter writes.
 TORCH_OPSET = 18
@@ -19,6 +21,9 @@ def finish(model: ir.Model, opset: int, facts: dict[str, str]) -> None:
     Raises:
         ValueError: the model cannot be written in this version.
     """
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    from onnxscript import optimizer, version_converter
+
     # Without limits, which leave the slices and transposes of large weights for the run, and out of quantisers' reach.
     optimizer.optimize(model, input_size_limit=2**31, output_size_limit=2**31)
     remove_nan_guards(model.graph)
@@ -40,6 +45,8 @@ def remove_nan_guards(graph: ir.Graph) -> None:
     """Take softmax's results as they are. torch's attention makes zeros of a row that may look nowhere; every image has
     a pixel to look at, and the guard holds the largest tensor of all three times.
     """
+    import onnx_ir as ir
+
     for guard in [node for node in graph if node.op_type == "IsNaN"]:
         softmax = guard.inputs[0]
         for choice in guard.outputs[0].consumers() if softmax.producer().op_type == "Softmax" else ():
@@ -49,6 +56,8 @@ def remove_nan_guards(graph: ir.Graph) -> None:
 
 def to_opset_17(model: ir.Model) -> None:
     """Write torch's operators as they were before 18; onnx's own converter has no way back for `Split`."""
+    import onnx_ir as ir
+
     for node in model.graph:
         if node.op_type == "Split":
             node.attributes.pop("num_outputs", None)  # as many as there are
@@ -64,6 +73,8 @@ def to_opset_17(model: ir.Model) -> None:
 
 def name_axes(graph: ir.Graph) -> None:
     """Call the free axes of inputs as in `AXES`, and name sizes of outputs by what they follow from."""
+    import onnx_ir as ir
+
     names: dict[str, str] = {}
     for value in graph.inputs:
         names |= {str(s): name for s, name in zip(value.shape, AXES[value.name], strict=True) if not isinstance(s, int)}
