@@ -7,7 +7,7 @@ import sys
 
 def test_a_training_that_is_killed_a_few_times_equals_one_that_is_not(repo):
     result = subprocess.run(
-        [sys.executable, repo / "tests" / "soak.py", "--kills", "4", "--iterations", "12"],
+        [sys.executable, repo / "tests" / "soak.py", "--kills", "2", "--iterations", "8"],
         env=os.environ | {"PYTHONPATH": str(repo), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -9,6 +9,8 @@ from detr_d2.checkpoint import DetrCheckpointer, recognise
 from detr_d2.checkpoint.class_rows import LAYER_ROW_TABLES, to_category_ids, to_contiguous
 from detr_d2.checkpoint.layouts.dino import DETREX_DINO, DINO, MMDETECTION_DINO
 
+from .test_deformable import backbone_name
+
 SELECTION = ("tgt_embed", "enc_output", "enc_output_norm")
 LABELS = "label_enc.weight"
 
@@ -27,22 +29,13 @@ def model_of(small_dino_cfg):
     return build
 
 
-def torchvision_name(name: str) -> str:
-    name = name.replace("stem.", "").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
-    for i in (1, 2, 3):
-        name = name.replace(f"conv{i}.norm", f"bn{i}")
-    for stage in (2, 3, 4, 5):
-        name = name.replace(f"res{stage}.", f"layer{stage - 1}.")
-    return name
-
-
 def official_of(model: nn.Module) -> dict[str, Tensor]:
     """As the official release holds them, by names written out by hand, with the 91 classes of COCO's ids."""
     result = {}
     for key, value in to_category_ids(model.state_dict()).items():
         name = key.replace("transformer.query_selection.", "transformer.")
         if name.startswith("backbone."):
-            name = torchvision_name(name).replace("backbone.", "backbone.0.body.")
+            name = backbone_name(name).replace("backbone.", "backbone.0.body.")
         for kind in ("class", "bbox"):
             name = name.replace(f"{kind}_embed.3.", f"transformer.enc_out_{kind}_embed.")
         result[name] = value
@@ -64,7 +57,7 @@ def mmcv_layer(name: str, stack: str) -> str:
 def mmdetection_of(model: nn.Module) -> dict[str, Tensor]:
     result = {}
     for key, value in model.state_dict().items():
-        name = torchvision_name(key) if key.startswith("backbone.") else key
+        name = backbone_name(key) if key.startswith("backbone.") else key
         for stack in ("encoder", "decoder"):
             if name.startswith(f"transformer.{stack}."):
                 name = mmcv_layer(name.removeprefix("transformer."), stack)
