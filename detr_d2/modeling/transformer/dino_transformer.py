@@ -79,7 +79,8 @@ class DINOQueries(nn.Module):
 
     def learned(self, tokens: Tensor) -> Tensor:
         """The learned part of B x Q x C queries."""
-        return self.tgt_embed.weight[: tokens.shape[1]].to(tokens.dtype).expand(len(tokens), -1, -1)
+        count = tokens.shape[0]  # not len, which export takes for a constant
+        return self.tgt_embed.weight[: tokens.shape[1]].to(tokens.dtype).expand(count, -1, -1)
 
     @staticmethod
     def proposal_task(proposals: Proposals, targets: Targets) -> tuple[Predictions, Targets]:
