@@ -11,6 +11,7 @@ from detectron2.utils.events import EventStorage
 from detr_d2.modeling import DINO
 from detr_d2.modeling.set_prediction import SetCriterion
 
+from .inputs import assert_alone_equals_beside
 from .inputs import make_inputs as of_sizes
 
 make_inputs = partial(of_sizes, sizes=[(65, 90), (48, 101)])
@@ -123,25 +124,7 @@ def test_an_image_gives_the_same_alone_and_beside_a_larger_one(small_dino_cfg: B
     for name, p in model.named_parameters():
         if not name.startswith("backbone.") and p.dim() > 1:
             torch.nn.init.normal_(p, std=p[0].numel() ** -0.5)
-    small, large = (128, 192), (256, 320)
-    images = [torch.zeros(3, *small), torch.zeros(3, *large)]
-    alone, beside = (model.preprocess([{"image": image} for image in batch]) for batch in (images[:1], images))
-    shapes = model.backbone.output_shape()
-    features = {n: 20 * torch.randn(2, shapes[n].channels, *(x // shapes[n].stride for x in large)) for n in shapes}
-    cut = {}
-    for name, feature in features.items():
-        height, width = (x // shapes[name].stride for x in small)
-        feature[0, :, :height, :width] /= 20
-        cut[name] = feature[:1, :, :height, :width]
-    features["res5"][0, :, 4], features["res5"][0, :, :, 6] = 0.0, 0.0  # what the last level's convolution sees of it
-    with torch.no_grad():
-        expected, result = (
-            model.predict(f, model.project([f[name] for name in model.in_features], images)).predictions
-            for f, images in ((cut, alone), (features, beside))
-        )
-    assert expected.pred_boxes.std(dim=1).min() > 1e-3
-    torch.testing.assert_close(result.pred_boxes[:1], expected.pred_boxes, rtol=0, atol=1e-4)
-    torch.testing.assert_close(result.pred_logits[:1], expected.pred_logits, rtol=0, atol=1e-3)
+    assert_alone_equals_beside(model)
 
 
 def test_masks_come_by_config(small_dino_cfg: BuildCfg) -> None:
