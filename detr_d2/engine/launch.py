@@ -44,6 +44,7 @@ def launch(
     elif not dist_url.startswith("tcp://"):
         raise ValueError(f"--dist-url is {dist_url}: several machines need tcp://HOST:PORT of the first one.")
     handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    others = set(multiprocessing.active_children())  # of the caller, such as workers of a data loader
     try:
         launch_processes(_process, num_processes, num_machines, machine_rank, dist_url, args=(main, *args))
     except ProcessExitedException as error:
@@ -53,7 +54,7 @@ def launch(
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.kill()
 
 

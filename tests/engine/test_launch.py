@@ -82,3 +82,18 @@ def test_one_process_is_this_one():
 def test_several_machines_need_an_address():
     with pytest.raises(ValueError, match=r"--dist-url is auto: several machines need tcp://HOST:PORT of the first one"):
         launch(print, 1, num_machines=2)
+
+
+def test_only_processes_of_the_job_end_with_it(monkeypatch):
+    """The caller's own children live on: killed workers of a data loader would end a training beside the job."""
+    context = multiprocessing.get_context("fork")
+    other, of_job = (context.Process(target=time.sleep, args=(600,)) for _ in range(2))
+    monkeypatch.setitem(launch.__globals__, "launch_processes", lambda *_, **__: of_job.start())
+    other.start()
+    try:
+        launch(print, 2)
+        until(lambda: not of_job.is_alive(), 30)
+        assert other.is_alive()
+    finally:
+        other.kill()
+        of_job.kill()
