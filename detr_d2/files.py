@@ -28,16 +28,25 @@ def refuse_special(path: str | os.PathLike) -> None:
         raise OSError(f"{os.fspath(path)} is a pipe, a socket or a device: name a file.")
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """What a text file holds, which may start with a byte order mark.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is not UTF-8.
+    """
+    refuse_special(path)
+    return Path(path).read_text("utf-8-sig")
+
+
 def read_json(path: str | os.PathLike) -> Any:
-    """What a JSON file holds, which may start with a byte order mark.
+    """What a JSON file holds.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is not valid JSON, in one line that names it.
     """
-    refuse_special(path)
     try:
-        return json.loads(Path(path).read_text("utf-8-sig"))
+        return json.loads(read_text(path))
     except RecursionError:
         raise ValueError(f"{os.fspath(path)} is not valid JSON: it is nested too deeply.") from None
     except ValueError as error:  # also of text that is not UTF-8, and of numbers of thousands of digits

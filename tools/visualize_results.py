@@ -22,13 +22,13 @@ import detr_d2  # noqa: F401 (registers the datasets)
 from detr_d2.command_line import PICTURE_SUFFIXES, check_output, command_line_tool, write_picture
 from detr_d2.data import build_dataset_mapper
 from detr_d2.data.checks import check_dataset_name
-from detr_d2.data.image_files import read_image
+from detr_d2.data.image_files import read_ids, read_image
 from detr_d2.engine import load_config, load_trained_model, prepare_device
 from detr_d2.facts import model_facts
 from detr_d2.files import read_json
 from detr_d2.visualization.attention import mask_looks
 from detr_d2.visualization.attention_sheet import mark
-from detr_d2.visualization.predictions import draw_annotations, draw_boxes, draw_prediction, read_ids
+from detr_d2.visualization.predictions import draw_annotations, draw_boxes, draw_prediction
 from detr_d2.visualization.sheet import fit_height, make_sheet
 
 WHITE = (255, 255, 255)

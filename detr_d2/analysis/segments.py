@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..data.image_files import read_ids
 from ..structures import map_segments
-from ..visualization.predictions import read_ids
 
 SEGMENT_KINDS = ("classification", "segmentation", "missed", "background")
 

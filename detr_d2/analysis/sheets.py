@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
-from ..data.image_files import read_image
+from ..data.image_files import read_ids, read_image
 from ..visualization.colors import Color
 from ..visualization.marks import Mark, draw_legend, draw_marks
-from ..visualization.predictions import read_ids
 from ..visualization.sheet import fit_height, make_sheet, with_title
 from .errors import DETECTION_KINDS, ERROR_KINDS, IGNORED, Errors
 from .scenes import to_rle

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ..files import read_text
+
 # Every line of a training has it, no line of an evaluation.
 _OF_TRAINING = "total_loss"
 
@@ -121,21 +123,21 @@ class TrainingLog:
 def read_batch_size(path: Path) -> int | None:
     """``SOLVER.IMS_PER_BATCH`` of a ``config.yaml``; None where there is no such file, or no such key in it."""
     try:
-        return int(yaml.safe_load(path.read_text())["SOLVER"]["IMS_PER_BATCH"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return int(yaml.safe_load(read_text(path))["SOLVER"]["IMS_PER_BATCH"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
 def _read_objects(path: Path) -> Iterable[dict[str, Any]]:
     """The JSON objects of a file, one a line."""
-    text = path.read_text()
+    text = read_text(path)
     lines = text.splitlines()
     for number, line in enumerate(lines, start=1):
         unfinished = number == len(lines) and not text.endswith("\n") and line.startswith("{")
         try:
             value = _parse(line)
             value["iteration"] += 0  # a number
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             if unfinished and isinstance(error, json.JSONDecodeError):
                 return
             raise ValueError(f"{path}, line {number} is not a line of a metrics.json: {line[:60]!r}") from error

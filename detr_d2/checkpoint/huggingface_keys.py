@@ -1,12 +1,12 @@
 """A folder of ``transformers`` as keys of a config: what `huggingface_config` says, read backwards."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
+from ..files import read_json
 from .huggingface import CONFIG, PROCESSOR, weights_in_folder
 
 # Of ``config.json``, which holds what differs from these.
@@ -43,7 +43,7 @@ def config_keys(folder: str) -> tuple[list[Any], list[str] | None]:
     weights_in_folder(folder)
     file = Path(folder, CONFIG)
     try:
-        return _config_keys(folder, json.loads(file.read_text("utf-8")))
+        return _config_keys(folder, read_json(file))
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not as transformers writes it ({type(error).__name__}: {error}).") from error
 
@@ -134,7 +134,7 @@ def _deformable_keys(config: Mapping[str, Any], last: str) -> dict[str, Any]:
 
 
 def _input_keys(file: Path) -> dict[str, Any]:
-    processor = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    processor = read_json(file) if file.exists() else {}
     size = processor.get("size", {})
     if isinstance(size, int):  # of early versions
         size = {"shortest_edge": size, "longest_edge": processor.get("max_size")}

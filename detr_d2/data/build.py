@@ -22,6 +22,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import InferenceSampler
 
 from ..facts import DATASET_MAPPER_REGISTRY, class_names_of, reads_segments
+from ..files import refuse_special
 from .augmentation import build_augmentation
 from .checks import (
     Demands,
@@ -40,9 +41,10 @@ Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 class Detectron2Mapper(DatasetMapper):
-    """Detectron2's own, less images that it would read wrongly without a word."""
+    """Detectron2's own, less what it would read wrongly without a word, or without end."""
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        refuse_special(dataset_dict.get("sem_seg_file_name", ""))
         if read_head(dataset_dict["file_name"])[2] is not None:
             raise ValueError(
                 f"{dataset_dict['file_name']} has more than 8 bits a channel, which Detectron2's own mapper clips: "
@@ -92,7 +94,6 @@ def training_images(cfg: CfgNode) -> list[dict[str, Any]] | torchdata.Dataset:
         is_train=True,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
 
 
@@ -144,10 +145,7 @@ def check_test_sets(cfg: CfgNode) -> None:
 
 def evaluation_images(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]] | torchdata.Dataset:
     """The images of ``dataset_name`` as evaluation reads them, checked; what the mapper takes."""
-    proposal_files = None
-    if cfg.MODEL.LOAD_PROPOSALS:
-        proposal_files = [cfg.DATASETS.PROPOSAL_FILES_TEST[list(cfg.DATASETS.TEST).index(dataset_name)]]
-    return _checked_dataset(cfg, [dataset_name], is_train=False, filter_empty=False, proposal_files=proposal_files)
+    return _checked_dataset(cfg, [dataset_name], is_train=False, filter_empty=False)
 
 
 def _checked_dataset(
@@ -157,7 +155,6 @@ def _checked_dataset(
     is_train: bool,
     filter_empty: bool,
     min_keypoints: int = 0,
-    proposal_files: Iterable[str] | None = None,
 ) -> list[dict[str, Any]] | torchdata.Dataset:
     """What Detectron2's ``get_detection_dataset_dicts`` gives for these names, with each dataset checked.
 
@@ -166,16 +163,19 @@ def _checked_dataset(
     """
     if not names:
         raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one dataset.")
-    files = [None] * len(names) if proposal_files is None else [[file] for file in proposal_files]
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise ValueError(
+            "MODEL.LOAD_PROPOSALS is on, but files of proposals are pickles, which Detectron2 lets run any code: train "
+            "such a model with Detectron2's own tools, if you trust them."
+        )
     datasets = []
-    for name, proposals in zip(names, files, strict=True):
+    for name in names:
         check_dataset_name(name)
         with readable_annotations(name):
             dataset = get_detection_dataset_dicts(
                 name,
                 filter_empty=filter_empty,
                 min_keypoints=min_keypoints,
-                proposal_files=proposals,
                 check_consistency=False,
             )
         if isinstance(dataset, list):

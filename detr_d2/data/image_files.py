@@ -1,4 +1,4 @@
-"""Image files and arrays in the channel order that a model wants."""
+"""Image files and arrays in the channel order that a model wants, and PNGs whose pixels are ids."""
 
 import os
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..files import refuse_special
+from ..structures import decode_ids
 
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
@@ -45,6 +46,25 @@ def read_head(path: str | os.PathLike) -> tuple[int, int, int | None]:
         if image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
             width, height = height, width
         return height, width, highest_value(image.mode, image.format)
+
+
+def read_ids(path: str | os.PathLike) -> np.ndarray:
+    """The segment ids in a PNG of COCO's panoptic format, H x W, int32.
+
+    Raises:
+        FileNotFoundError, OSError: as `read_image`.
+    """
+    return decode_ids(read_image(path, "RGB"))
+
+
+def read_map(path: str | os.PathLike, dtype: type = int) -> np.ndarray:
+    """The class ids in a PNG of a semantic map, H x W. (Detectron2's own reader forbids the copy that numpy 2 needs.)
+
+    Raises:
+        FileNotFoundError, OSError: as `read_image`.
+    """
+    with _opened(os.fspath(path)) as image:
+        return np.array(image, dtype=dtype)
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from ..files import path_inside, whole_files
-from ..structures import encode_ids, read_ids
+from ..structures import encode_ids
 from .datasets.coco_json import read_coco_json
 from .datasets.custom import CustomDataset
+from .image_files import read_ids
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _take(source: Path, target: Path, link: bool) -> None:
 
 def _filter_png(root: Path, annotation: dict, folder: Path) -> None:
     """A copy of the annotation's PNG with void in place of all segments but its own."""
-    ids = read_ids(str(root / annotation["file_name"]))
+    ids = read_ids(root / annotation["file_name"])
     ids[~np.isin(ids, [segment["id"] for segment in annotation["segments_info"]])] = 0
     target = path_inside(folder, annotation["file_name"]).with_suffix(".png")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ import numpy as np
 from detectron2.data import Metadata
 from pycocotools import mask as mask_api
 
+from ..facts import class_name
+
 
 def output_to_dict(output: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
     """One of Detectron2's outputs, on the CPU, as numbers, strings, lists and dicts.
@@ -23,7 +25,7 @@ def output_to_dict(output: Mapping[str, Any], metadata: Metadata) -> dict[str, A
         instances = output["instances"]
         result["height"], result["width"] = instances.image_size
         result["instances"] = [
-            {"box": box, "score": score, "class": label, "name": _name(metadata, "thing", label)}
+            {"box": box, "score": score, "class": label, "name": class_name(metadata, "thing", label)}
             for box, score, label in zip(
                 instances.pred_boxes.tensor.tolist(),
                 instances.scores.tolist(),
@@ -45,15 +47,10 @@ def output_to_dict(output: Mapping[str, Any], metadata: Metadata) -> dict[str, A
 
 def _segment(ids: np.ndarray, segment: Mapping[str, Any], metadata: Metadata) -> dict[str, Any]:
     mask, label, is_thing = ids == segment["id"], int(segment["category_id"]), bool(segment["isthing"])
-    name = _name(metadata, "thing" if is_thing else "stuff", label)
+    name = class_name(metadata, "thing" if is_thing else "stuff", label)
     score = {"score": float(segment["score"])} if "score" in segment else {}
     area = int(np.count_nonzero(mask))
     return {"mask": _encoded(mask), "class": label, "name": name, "is_thing": is_thing, "area": area, **score}
-
-
-def _name(metadata: Metadata, kind: str, label: int) -> str:
-    names = metadata.get(f"{kind}_classes") or ()
-    return names[label] if label < len(names) else str(label)
 
 
 def _encoded(mask: np.ndarray) -> dict[str, Any]:

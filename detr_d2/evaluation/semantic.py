@@ -10,12 +10,11 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import SemSegEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
-from PIL import Image
 
+from ..data.image_files import read_ids, read_map
 from ..facts import unified_class_names
-from ..structures import map_segments, read_ids
+from ..structures import map_segments
 
 
 class SemanticEvaluator(SemSegEvaluator):
@@ -74,7 +73,7 @@ class UnifiedSemanticEvaluator(SemanticEvaluator):
 
         Raises:
             ValueError: the map is not of the truth's size, or an image's PNG and segments do not fit together.
-            FileNotFoundError: an image's truth is missing.
+            FileNotFoundError, OSError: an image's truth is missing, or no image.
         """
         for item, output in zip(inputs, outputs, strict=True):
             scores = output.get("sem_seg")
@@ -111,9 +110,3 @@ class UnifiedSemanticEvaluator(SemanticEvaluator):
         if segments.undeclared:
             raise ValueError(f"{png} holds segments that its segments_info lacks: they are of different versions.")
         return np.array([void, *(segment["category_id"] for segment in infos)])[segments.places]
-
-
-def read_map(file_name: str, dtype: type = int) -> np.ndarray:
-    """A PNG of class ids, H x W. (Detectron2's own reader forbids the copy that numpy 2 needs.)"""
-    with PathManager.open(file_name, "rb") as file:
-        return np.array(Image.open(file), dtype=dtype)

@@ -36,6 +36,12 @@ def class_names_in(cfg: CfgNode, metadata: Metadata | Mapping[str, Any]) -> list
     return _unified(metadata) if reads_segments(cfg) else metadata.get("thing_classes")
 
 
+def class_name(metadata: Metadata, kind: str, label: int) -> str:
+    """The name of a contiguous class, of ``kind`` "thing" or "stuff"; its number where the metadata has none."""
+    names = metadata.get(f"{kind}_classes") or ()
+    return names[label] if label < len(names) else str(label)
+
+
 def unified_class_names(dataset_name: str) -> list[str] | None:
     """Names of things and stuff in one space; ``stuff_classes`` holds both where Detectron2's convention is kept."""
     return _unified(MetadataCatalog.get(dataset_name))

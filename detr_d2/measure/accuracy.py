@@ -8,7 +8,6 @@ Legend: R resamples, I images.
 """
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ..analysis.matches import Matches, match_detections
 from ..analysis.precision import average_precision
 from ..data import build_test_loader
 from ..evaluation import HotCOCOEvaluator, build_evaluator
+from ..files import read_json
 from .models import ComparedModel, load_records
 
 PREDICTIONS = "coco_instances_results.json"
@@ -60,7 +60,7 @@ def _write_matches(evaluator: DatasetEvaluator, folder: Path) -> None:
     predictions = folder / PREDICTIONS
     if coco is None or not predictions.is_file():
         return
-    results = json.loads(predictions.read_text())
+    results = read_json(predictions)
     if not results:
         logging.getLogger(__name__).warning(f"{folder}: nothing was detected, so there is no interval of its AP.")
         return

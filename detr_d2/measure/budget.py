@@ -19,7 +19,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..analysis.training_log import TrainingLog
-from ..files import whole_file
+from ..files import read_json, whole_file
 from .models import ComparedModel
 from .store import ResultFile
 
@@ -110,7 +110,7 @@ def _fit(run: Callable[..., None], budget: Budget, output: Path) -> int:
     """How many iterations fit into the minutes on this machine, measured once and kept for a resume."""
     plan = output / "budget.json"
     if plan.is_file():
-        return json.loads(plan.read_text())["iterations"]
+        return read_json(plan)["iterations"]
     probe = output / "probe"
     run(probe, PROBE, "TEST.EVAL_PERIOD", "0", "DATASETS.TEST", "()", "SOLVER.CHECKPOINT_PERIOD", str(10 * PROBE))
     seconds = TrainingLog.read(probe / "metrics.json").seconds_per_iteration()

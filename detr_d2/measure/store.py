@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..files import whole_file
+from ..files import read_json, whole_file
 
 
 class ResultFile:
@@ -26,7 +26,7 @@ class ResultFile:
         self.data: dict[str, Any] = {"parts": {}}
         if path.is_file():
             try:
-                self.data = json.loads(path.read_text())
+                self.data = read_json(path)
                 self.data["parts"].keys()
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} is no result of this tool: remove it, or choose another --output.") from error

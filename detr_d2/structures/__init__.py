@@ -2,7 +2,7 @@
 
 from .feature_levels import FeatureLevels
 from .padded_images import PaddedImages
-from .panoptic_ids import SegmentMap, decode_ids, encode_ids, map_segments, read_ids
+from .panoptic_ids import SegmentMap, decode_ids, encode_ids, map_segments
 from .predictions import Predictions, QueryMasks
 from .targets import Matches, Targets
 
@@ -17,5 +17,4 @@ __all__ = [
     "decode_ids",
     "encode_ids",
     "map_segments",
-    "read_ids",
 ]

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from detectron2.utils.file_io import PathManager
 
 _NUM_IDS = 2**24
 
@@ -47,18 +46,6 @@ def map_segments(ids: np.ndarray, declared: Sequence[int]) -> SegmentMap:
     absent = [segment_id for segment_id, count in zip(declared, counts, strict=True) if not count]
     areas = dict(zip(declared, counts, strict=True))
     return SegmentMap(places, areas, dict(zip(found.tolist(), pixels.tolist(), strict=True)), absent)
-
-
-def read_ids(file_name: str) -> np.ndarray:
-    """The ids in a panoptic PNG, H x W, int32.
-
-    Raises:
-        FileNotFoundError: it is missing, or no image.
-    """
-    blue_green_red = cv2.imread(PathManager.get_local_path(file_name), cv2.IMREAD_COLOR)
-    if blue_green_red is None:
-        raise FileNotFoundError(f"The panoptic annotation {file_name} is missing or no image.")
-    return decode_ids(blue_green_red[..., ::-1])
 
 
 def decode_ids(red_green_blue: np.ndarray) -> np.ndarray:

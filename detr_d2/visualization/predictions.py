@@ -4,15 +4,14 @@ The same prediction gives the same picture. Legend: H W image size; every pictur
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode, Instances
 
-from ..data.image_files import read_image
-from ..structures import decode_ids
+from ..data.image_files import read_ids
+from ..facts import class_name
 from .colors import object_colors
 from .marks import Mark, draw_marks
 
@@ -85,7 +84,7 @@ def _instance_marks(instances: Instances, metadata: Metadata, with_masks: bool, 
     for i, (label, color, score) in enumerate(zip(classes, colors, instances.scores.tolist(), strict=True)):
         yield Mark(
             color,
-            _name(metadata, "thing", label, score),
+            _label(metadata, "thing", label, score),
             box=instances.pred_boxes.tensor[i].numpy(),
             mask=instances.pred_masks[i].numpy() if with_masks else None,
             keypoints=instances.pred_keypoints[i].numpy() if instances.has("pred_keypoints") else None,
@@ -102,12 +101,11 @@ def _segment_marks(
         shaded = kind == "thing" and not is_video
         colors = object_colors(classes, metadata.get(f"{kind}_colors"), shaded=shaded)
         for segment, label, color in zip(chosen, classes, colors, strict=True):
-            yield Mark(color, _name(metadata, kind, label, segment.get("score")), mask=ids == segment["id"])
+            yield Mark(color, _label(metadata, kind, label, segment.get("score")), mask=ids == segment["id"])
 
 
-def _name(metadata: Metadata, kind: str, label: int, score: float | None) -> str:
-    names = metadata.get(f"{kind}_classes") or ()
-    return (names[label] if label < len(names) else str(label)) + ("" if score is None else f" {score:.0%}")
+def _label(metadata: Metadata, kind: str, label: int, score: float | None) -> str:
+    return class_name(metadata, kind, label) + ("" if score is None else f" {score:.0%}")
 
 
 def bones_of(metadata: Metadata) -> list[tuple[int, int]]:
@@ -140,10 +138,5 @@ def draw_boxes(
     marks = []
     for x, label, color in zip(found, classes, object_colors(classes, metadata.get("thing_colors")), strict=True):
         box = BoxMode.convert(list(x["bbox"]), x.get("bbox_mode", BoxMode.XYWH_ABS), BoxMode.XYXY_ABS)
-        marks.append(Mark(color, _name(metadata, "thing", label, x.get("score")), box=np.array(box)))
+        marks.append(Mark(color, _label(metadata, "thing", label, x.get("score")), box=np.array(box)))
     return draw_marks(image, marks, height)
-
-
-def read_ids(path: str | Path) -> np.ndarray:
-    """H x W segment ids, int32, of a PNG in COCO's panoptic format."""
-    return decode_ids(read_image(str(path), "RGB"))

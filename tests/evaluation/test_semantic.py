@@ -147,5 +147,5 @@ def test_a_png_and_segments_that_disagree(shapes_root, monkeypatch):
     with pytest.raises(ValueError, match=r"holds segments that its segments_info lacks"):
         evaluator.process([records[0]], [{"sem_seg": torch.zeros(8, records[0]["height"], records[0]["width"])}])
     records[0]["pan_seg_file_name"] = "nowhere.png"
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.png is missing"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png does not exist"):
         evaluator.process([records[0]], [{"sem_seg": torch.zeros(8, records[0]["height"], records[0]["width"])}])

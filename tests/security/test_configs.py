@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from detr_d2.data import build_test_loader, build_train_loader
 from detr_d2.engine import Predictor, load_config
 
 LAUGHS = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
@@ -60,6 +61,22 @@ def test_a_config_of_ones_own_may_build_on_a_url(tmp_path, monkeypatch):
     fetched = {"https://example.org/base.yaml": str(tmp_path / "base.yaml")}
     monkeypatch.setattr(PathManager, "get_local_path", lambda path: fetched.get(path, path))
     assert load_config(str(tmp_path / "own.yaml")).SEED == 7
+
+
+def test_files_of_proposals_are_not_unpickled(shapes_root, folder, repo):
+    """Detectron2's mapper would read them, from wherever a config says."""
+    (folder / "evil.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    words = ["INPUT.DATASET_MAPPER", "", "MODEL.LOAD_PROPOSALS", "True"]
+    words += [
+        "DATASETS.PROPOSAL_FILES_TRAIN",
+        f"('{folder}/evil.pkl',)",
+        "DATASETS.PROPOSAL_FILES_TEST",
+        "('evil.pkl',)",
+    ]
+    cfg = load_config(str(repo / "configs" / "Shapes" / "detr_R_18.yaml"), words)
+    for build in (build_train_loader, lambda cfg: build_test_loader(cfg, "shapes_val")):
+        with pytest.raises(ValueError, match="LOAD_PROPOSALS is on, but files of proposals are pickles"):
+            build(cfg)
 
 
 def test_names_that_stand_for_one_value_stay_one(tmp_path):

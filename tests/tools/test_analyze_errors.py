@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detr_d2.visualization.predictions import read_ids
+from detr_d2.data.image_files import read_ids
 
 NEXT = {1: 2, 2: 4, 4: 7, 7: 1}  # the ids of things, and another for each
 

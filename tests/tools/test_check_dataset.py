@@ -38,7 +38,7 @@ def test_every_problem_is_listed(check, own_data, capsys):
     printed = capsys.readouterr().out
     missing = [line for line in printed.splitlines() if line.startswith("error: missing-image: ")]
     assert len(missing) == 40
-    assert f"{entry['image_root']}/3.png, id 21: the file does not exist" in missing[3]
+    assert f"{entry['image_root']}/3.png, id 21: there is no such file" in missing[3]
     assert "boxes: training would NOT run: 40 errors" in printed
 
 

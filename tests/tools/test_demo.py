@@ -14,9 +14,9 @@ from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 
 from detr_d2 import Predictor
+from detr_d2.data.image_files import read_ids
 from detr_d2.demo import outputs
 from detr_d2.demo.run import Demo
-from detr_d2.visualization.predictions import read_ids
 
 # Random weights that find something.
 LOW = [

@@ -4,8 +4,9 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 
+from detr_d2.data.image_files import read_ids
 from detr_d2.structures import encode_ids
-from detr_d2.visualization.predictions import draw_annotations, draw_boxes, draw_prediction, read_ids
+from detr_d2.visualization.predictions import draw_annotations, draw_boxes, draw_prediction
 from detr_d2.visualization.sheet import GAP, fit_height, make_sheet
 
 HEIGHT = 120

@@ -33,14 +33,14 @@ def _absent(folder: str, names: dict[str, str]) -> dict[str, str]:
     """Paths by name -> what to say of those that are not in the folder."""
     try:
         with os.scandir(folder or os.curdir) as entries:
-            there = {entry.name for entry in entries}
+            there = {entry.name for entry in entries if entry.is_symlink() or entry.is_file()}  # without a stat
     except (FileNotFoundError, NotADirectoryError):
         there = set()
     except OSError:  # files of a folder that cannot be listed may be readable; the mapper names those that are not
         return {}
     composed = {unicodedata.normalize("NFC", name) for name in there if not name.isascii()}
     return {
-        path: "the file does not exist"
+        path: "there is no such file"
         + (" in this form of Unicode, but in another: rename it" * (unicodedata.normalize("NFC", name) in composed))
         for name, path in names.items()
         if name not in there

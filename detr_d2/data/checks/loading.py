@@ -119,7 +119,7 @@ def check_dataset_dicts(
     problems += check_files(
         dataset_dicts, "file_name", is_error=not (demands.is_train and demands.skips_unreadable_images)
     )
-    for key in demands.annotation_files if demands.is_train else ():
+    for key in demands.annotation_files:
         problems += check_files(dataset_dicts, key, is_error=True)
     problems.raise_first(dataset_name)
     problems.log_warnings(dataset_name)

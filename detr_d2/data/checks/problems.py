@@ -110,7 +110,7 @@ class Demands:
         needs_masks: the model learns masks from the segmentations (``MODEL.MASK_ON``).
         learns_boxes, learns_segments: the model learns from annotated boxes, from panoptic segments; without a model,
             either must be possible.
-        annotation_files: entries of Detectron2's dicts that name files which training reads beside the image.
+        annotation_files: entries of Detectron2's dicts that name files which are read beside the image.
         num_classes: of the model; None: not checked. max_objects: an image may have; None: any number.
         max_detections: of an image, in evaluation.
         semantic_classes: of the semantic maps that the model learns from; None: it needs none.
@@ -141,6 +141,7 @@ class Demands:
         if not of_model:
             return cls(is_train, drops, skips, cfg.MODEL.MASK_ON, max_detections=most)
         facts, segments, own_mapper = model_facts(cfg), reads_segments(cfg), cfg.INPUT.DATASET_MAPPER == ""
+        reads_maps = is_train or bool(facts.semantic_classes)  # whatever Detectron2's mapper finds, or the evaluator
         try:
             num_classes = num_classes_of(cfg)[0]
         except ValueError:  # it asks for the classes of a dataset that does not say them, which is reported itself
@@ -154,7 +155,7 @@ class Demands:
             needs_masks=cfg.MODEL.MASK_ON and not segments,
             learns_boxes=not segments,
             learns_segments=segments,
-            annotation_files=("pan_seg_file_name",) * segments + ("sem_seg_file_name",) * own_mapper,
+            annotation_files=("pan_seg_file_name",) * segments + ("sem_seg_file_name",) * (own_mapper and reads_maps),
             num_classes=num_classes,
             max_objects=max_objects_of(cfg),
             max_detections=most,

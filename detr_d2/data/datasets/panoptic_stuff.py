@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from ...files import path_inside, whole_files
-from ...structures import map_segments, read_ids
+from ...structures import map_segments
+from ..image_files import read_ids
 from .coco_json import read_coco_json
 
 IGNORE_LABEL = 255
@@ -27,7 +28,7 @@ def write_panoptic_stuff(panoptic_json: Path, panoptic_root: Path, output: Path,
     They are written beside ``output``, which is replaced when all of them are there.
 
     Raises:
-        FileNotFoundError: the JSON or a PNG is missing.
+        FileNotFoundError, OSError: the JSON or a PNG is missing or cannot be read.
         ValueError: the JSON is no panoptic one, or a PNG holds a segment, or a segment a category, that it does not
             declare, or a name leads out of ``output``.
     """
@@ -60,7 +61,7 @@ def stuff_classes(categories: Iterable[dict[str, Any]]) -> dict[int, int]:
 
 def _write(classes: dict[int, int], panoptic_root: Path, output: Path, annotation: dict[str, Any]) -> None:
     file_name = panoptic_root / annotation["file_name"]
-    ids = read_ids(str(file_name))
+    ids = read_ids(file_name)
     values = [IGNORE_LABEL]
     for segment in annotation["segments_info"]:
         if segment["category_id"] not in classes:

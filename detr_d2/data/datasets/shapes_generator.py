@@ -23,6 +23,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from iopath.common.file_io import file_lock
 
+from ...files import read_json
 from .shapes_drawing import Scene, draw_scene
 
 THINGS: dict[int, str] = {1: "circle", 2: "square", 4: "triangle", 7: "star"}
@@ -105,7 +106,7 @@ def generate_shapes(root: Path | str, *, split: str, num_images: int, seed: int 
 def read_parameters(path: Path) -> dict[str, Any]:
     """What a split was made with, as in its parameters file; empty where that is not one of ours."""
     try:
-        parameters = json.loads(path.read_text())
+        parameters = read_json(path)
     except ValueError:
         return {}
     return parameters if isinstance(parameters, dict) else {}
