@@ -47,7 +47,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         save_to_disk: defaults to True in the main process only.
         reinit_class_head: leave a class head of another class count at its initial values (fine-tuning).
         reinit_queries: the same of object queries of another number.
-        weights_from: see `read_checkpoint`; resuming always takes what training goes on with.
+        weights_from: see `read_checkpoint`; resuming other states too takes what training goes on with.
         constants: written into every checkpoint beside the model, and never loaded.
         checkpointables: other objects to save and load, as in fvcore's ``Checkpointer``.
 
@@ -103,7 +103,9 @@ class DetrCheckpointer(DetectionCheckpointer):
         """As the parent's; where the checkpoint to resume from is missing or damaged, the error names good ones."""
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
-        last, self.weights_from = self.get_checkpoint_file(), "model"
+        last = self.get_checkpoint_file()
+        if self.checkpointables:  # training goes on, otherwise the last checkpoint is but looked at
+            self.weights_from = "model"
         try:
             if self._save_dir_is_local() and os.path.isfile(last):
                 check_sums(last)

@@ -240,7 +240,8 @@ def _unwrap_torch(path: str, data: Any, weights_from: WeightsFrom) -> dict[str, 
         _logger.warning(f"{path} holds plain and averaged weights: {taken} is taken, not {other}; {_CHOICE}.")
     if taken is None:
         return {"model": data["model"] if isinstance(data.get("model"), dict) else data}
-    beside = data if taken == "model" else {}  # other programs' states are none of ours
+    # Other programs' states are none of ours, and ours is none of the average's.
+    beside = data if taken == "model" else {key: data[key] for key in data.keys() & {"dataset_metadata"}}
     return beside | {"model": _weights_in(data[taken])}
 
 

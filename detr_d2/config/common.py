@@ -57,5 +57,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.WEIGHT_DECAY_MULTIPLIERS = ()
     # "float16" (with loss scaling, GPUs only) or "bfloat16"; read when SOLVER.AMP.ENABLED.
     cfg.SOLVER.AMP.PRECISION = "float16"
+    # An exponential moving average of the weights, evaluated in their place and saved beside them. A step keeps DECAY
+    # of it; over the first iterations less, DECAY * (1 - exp(-iteration / WARMUP)).
+    cfg.SOLVER.EMA = CfgNode({"ENABLED": False, "DECAY": 0.9997, "WARMUP": 2000})
     # CLIP_GRADIENTS.CLIP_TYPE takes "full_model" beside Detectron2's "value" and "norm", which clip each parameter
     # on its own: one norm over all gradients, as DETR was trained.

@@ -25,6 +25,7 @@ from ..data.train_loader import mixed_seed
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer, fitted_state, parameter_names
 from .amp import AMPTrainer, autocast
+from .ema import build_average
 from .run_folder import check_resumed_config, config_file, write_config
 
 
@@ -33,8 +34,9 @@ class Trainer(DefaultTrainer):
 
     What it adds: several processes on CPUs; bf16 and fp16 on any device that has them; AdamW and whole-model clipping
     (``SOLVER.OPTIMIZER``); mappers by name (``INPUT.DATASET_MAPPER``); published checkpoints through ``MODEL.WEIGHTS``,
-    written so that a killed run leaves the last good one; the best model by ``TEST.BEST_METRIC``. A resumed run goes on
-    as if it had not stopped: with the same images, augmentations and dropout.
+    written so that a killed run leaves the last good one; the best model by ``TEST.BEST_METRIC``; an average of the
+    weights (``SOLVER.EMA``), evaluated in their place. A resumed run goes on as if it had not stopped: with the same
+    images, augmentations and dropout.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -47,6 +49,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        self.average = build_average(cfg, model)
         model = wrap_ddp(model)
         if cfg.SOLVER.AMP.ENABLED:
             self._trainer = AMPTrainer(cfg, model, data_loader, optimizer)
@@ -61,6 +64,7 @@ class Trainer(DefaultTrainer):
             **loading_options(cfg),
             constants={"dataset_metadata": classes},
             trainer=weakref.proxy(self),
+            **({} if self.average is None else {"ema": self.average}),
         )
         self.seed = comm.shared_random_seed()
         self.start_iter = 0
@@ -97,6 +101,8 @@ class Trainer(DefaultTrainer):
         except FloatingPointError as error:
             advice = " Lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)."  # the matcher says that, too
             raise FloatingPointError(f"{error}{'' if advice in str(error) else advice}") from error
+        if self.average is not None:
+            self.average.update_parameters(self.checkpointer.model)
 
     def after_step(self) -> None:
         super().after_step()
@@ -144,12 +150,22 @@ class Trainer(DefaultTrainer):
             logging.getLogger(__name__).warning("The order of the data is not in the checkpoint: it begins anew.")
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, and the best checkpoint where evaluation runs during training."""
+        """Detectron2's hooks, with the average evaluated if there is one, and the best checkpoint where evaluation runs
+        during training.
+        """
         result = super().build_hooks()
+        if self.average is not None:
+            evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate_average)
+            result = [evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in result]
         if self.cfg.TEST.EVAL_PERIOD > 0 and self.cfg.TEST.BEST_METRIC and comm.is_main_process():
             best = BestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC)
             result.insert(-1, best)  # the last hook writes the metrics
         return result
+
+    def evaluate_average(self) -> OrderedDict[str, dict]:
+        """`test` of the average of the weights."""
+        self._last_eval_results = self.test(self.cfg, self.average.module)
+        return self._last_eval_results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

@@ -61,8 +61,10 @@ def test_a_resumed_training_goes_on_with_its_own_weights(tmp_path):
     state = {name: torch.full_like(value, 3) for name, value in checkpointer.model.state_dict().items()}
     checkpointer.save("last", ema=state)
     model = nn.Linear(1, 1)
-    DetrCheckpointer(model, str(tmp_path)).resume_or_load("")
+    DetrCheckpointer(model, str(tmp_path), optimizer=torch.optim.SGD(model.parameters())).resume_or_load("")
     assert torch.equal(model.weight, checkpointer.model.weight)
+    DetrCheckpointer(model, str(tmp_path)).resume_or_load("")  # an evaluation: nothing goes on
+    assert model.weight.item() == 3
 
 
 def test_an_averaged_model_in_two_wrappers(fake_detr, saved):
