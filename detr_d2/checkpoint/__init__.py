@@ -6,6 +6,7 @@ from .frozen import check_frozen_weights
 from .layouts import LAYOUTS, recognise
 from .layouts.layout import Layout
 from .paths import TorchvisionHandler
+from .planning import reinit_parts
 from .reading import UnreadableCheckpoint, read_checkpoint
 from .report import LoadReport
 from .translation import ClassHead, translate_when_loading
@@ -23,6 +24,7 @@ __all__ = [
     "loading_options",
     "read_checkpoint",
     "recognise",
+    "reinit_parts",
     "to_detr_d2",
     "to_official",
     "translate_when_loading",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from .class_rows import head_rows, is_class_head, keep_objectness, to_contiguous
@@ -18,12 +19,17 @@ State = Mapping[str, Tensor]
 
 # What a ResNet has beyond one that was trained to classify: counters, and the offsets of deformable convolutions.
 _UNTRAINED = re.compile(rf"\.{COUNTER}$|\.conv2_offset\.")
+_RESNET_KEY = re.compile(r"^((?:.*\.)?)(stem|res[2-5])\.(.+)$")
 # Parts of a model that new ones may replace -> which of our names belong to them.
 REINIT: dict[str, Callable[[str], bool]] = {
     "class_head": lambda key: is_class_head(key) or key == LABEL_EMBEDDING,
     "queries": lambda key: "query_embed." in key,
 }
-_RESNET_KEY = re.compile(r"^((?:.*\.)?)(stem|res[2-5])\.(.+)$")
+
+
+def reinit_parts(cfg: CfgNode) -> list[str]:
+    """The parts of `REINIT` that a cfg wants anew where the weights have others (``MODEL.REINIT_CLASS_HEAD``, ...)."""
+    return [part for part in REINIT if cfg.MODEL[f"REINIT_{part.upper()}"]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def _plan_model(
     reinitialized: list[str] = []
     for part in reinit:
         own = [key for key in model if REINIT[part](key)]
-        if not all(_fits(key, state, model) for key in own):
+        if not all(fits(key, state, model) for key in own):
             kept = keep_objectness(state, model) if part == "class_head" else {}
             state = {key: value for key, value in state.items() if not REINIT[part](key)} | kept
             reinitialized += [key for key in own if key not in kept]
@@ -101,14 +107,14 @@ def _plan_model(
 
     # Any weights do without what only training has: it is taken where it fits.
     only_training = (*TRAINING_ONLY, LABEL_EMBEDDING)
-    useless = [key for key in state if key.startswith(only_training) and not _fits(key, state, model)]
+    useless = [key for key in state if key.startswith(only_training) and not fits(key, state, model)]
     untrained = [key for key in model if key.startswith(only_training) and (key not in state or key in useless)]
     if not has_mask_stage(state):  # of the box stage, on which the mask stage is trained
         untrained += [key for key in model if key.startswith(MASK_STAGE)]
     useless += [key for key in state if key not in model and (layout.is_leftover(key) or key.endswith(COUNTER))]
     state = {key: value for key, value in state.items() if key not in useless}
     expected = [key for key in model if key not in (*reinitialized, *untrained) and not key.endswith(COUNTER)]
-    _raise_unless_fits(state, model, expected, report, model_name)
+    _raise_unlessfits(state, model, expected, report, model_name)
     return state, replace(
         report,
         loaded=tuple(state),
@@ -119,7 +125,8 @@ def _plan_model(
     )
 
 
-def _fits(key: str, state: State, model: State) -> bool:
+def fits(key: str, state: State, model: State) -> bool:
+    """Whether both have it, of one shape."""
     return key in state and key in model and model[key].shape == state[key].shape
 
 
@@ -141,7 +148,7 @@ def _plan_backbone(
     expected = [key for key in model if _is_of_resnet(key, prefixes) and not _UNTRAINED.search(key)]
     if may_be_fused:
         state |= _identity_statistics(state, model, expected, report.source)
-    _raise_unless_fits(state, model, expected, report, model_name)
+    _raise_unlessfits(state, model, expected, report, model_name)
     missing = tuple(key for key in model if key not in state and not key.endswith(COUNTER))
     return state, replace(
         report, loaded=tuple(state), missing=missing, unexpected=tuple(unexpected), ignored=tuple(ignored)
@@ -170,12 +177,12 @@ def _identity_statistics(state: State, model: State, expected: list[str], source
     }
 
 
-def _raise_unless_fits(
+def _raise_unlessfits(
     state: State, model: State, expected: Collection[str], report: LoadReport, model_name: str
 ) -> None:
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in model]
-    mismatched = [key for key in state if key in model and not _fits(key, state, model)]
+    mismatched = [key for key in state if key in model and not fits(key, state, model)]
     if missing or unexpected or mismatched:
         hints = explain_misfit(state, model, model_name) or [
             "no cfg key explains it; compare MODEL.* with the config that the weights were trained with (Detectron2's "

@@ -17,7 +17,7 @@ from .conftest import FakeDetr, coco_rows, randomise
 from .test_box_model import HEAD, FakePanoptic, assert_equal, bare
 
 
-def translating(model: FakeDetr | FakePanoptic, **arguments: bool) -> nn.Module:
+def translating(model: FakeDetr | FakePanoptic, **arguments: list[str]) -> nn.Module:
     """The model as those of the package are."""
     for part in (model, getattr(model, "detr", None)):
         if isinstance(part, FakeDetr):
@@ -174,7 +174,7 @@ def test_own_weights_of_other_classes(fake_detr, saved, snapshot, assert_untouch
 
 
 def test_a_new_class_head(official_state, saved):
-    model, state = translating(FakeDetr(classes=7), reinit_class_head=True), official_state()
+    model, state = translating(FakeDetr(classes=7), reinit=["class_head"]), official_state()
     before = model.class_embed.weight.clone()
     DetectionCheckpointer(model).load(saved({"model": state}))
     assert torch.equal(model.class_embed.weight, before)

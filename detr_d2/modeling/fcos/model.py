@@ -6,7 +6,7 @@ scales, locations at the corners of what they stand for, an unweighted box loss,
 Legend: B batch, C channels, H W size of one level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -16,7 +16,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ...checkpoint import translate_when_loading
+from ...checkpoint import reinit_parts, translate_when_loading
 from ...facts import ModelFacts, methods
 from ...structures import PaddedImages
 from .criterion import FCOSCriterion
@@ -39,7 +39,7 @@ class FCOS(nn.Module):
         postprocessor: outputs -> detections.
         location_offset: of the first location from the image's corner, in strides.
         pixel_mean, pixel_std: per channel, in the channel order of the input images.
-        reinit_class_head: whether weights of other classes are taken, without their class head.
+        reinit: parts that weights of others leave as they are, of `detr_d2.checkpoint.planning.REINIT`.
     """
 
     facts = ModelFacts(
@@ -61,10 +61,10 @@ class FCOS(nn.Module):
         location_offset: float,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        reinit_class_head: bool = False,
+        reinit: Collection[str] = (),
     ) -> None:
         super().__init__()
-        translate_when_loading(self, reinit_class_head=reinit_class_head)
+        translate_when_loading(self, reinit=reinit)
         self.backbone = backbone
         self.in_features = list(in_features)
         self.strides = [backbone.output_shape()[name].stride for name in in_features]
@@ -101,7 +101,7 @@ class FCOS(nn.Module):
             "location_offset": fcos.LOCATION_OFFSET,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "reinit_class_head": cfg.MODEL.REINIT_CLASS_HEAD,
+            "reinit": reinit_parts(cfg),
         }
 
     @property

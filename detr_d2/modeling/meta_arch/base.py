@@ -4,7 +4,7 @@ Legend: B batch, Q queries.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from ...checkpoint import translate_when_loading
+from ...checkpoint import reinit_parts, translate_when_loading
 from ...facts import ModelFacts, facts_of
 from ...structures import Matches, PaddedImages, Targets
 from ..masks import MaskInputs
@@ -28,14 +28,14 @@ class SetPredictor(nn.Module, ABC):
     Its ``load_state_dict`` reads every published layout.
 
     Args:
-        reinit_class_head: whether weights of other classes are taken, without their class head.
+        reinit: parts that weights of others leave as they are, of `detr_d2.checkpoint.planning.REINIT`.
     """
 
     facts: ModelFacts
 
-    def __init__(self, *, reinit_class_head: bool = False) -> None:
+    def __init__(self, *, reinit: Collection[str] = ()) -> None:
         super().__init__()
-        translate_when_loading(self, reinit_class_head=reinit_class_head)
+        translate_when_loading(self, reinit=reinit)
 
     @property
     @abstractmethod
@@ -92,7 +92,7 @@ class BoxSetPredictor(SetPredictor):
         criterion: predictions and targets -> weighted losses.
         num_queries: Q, the most objects that one image may hold.
         pixel_mean, pixel_std: per channel, in the channel order of the input images.
-        reinit_class_head: see `SetPredictor`.
+        reinit: see `SetPredictor`.
 
     Attributes:
         in_features: names of the backbone's features that the transformer reads, finest first.
@@ -113,9 +113,9 @@ class BoxSetPredictor(SetPredictor):
         num_queries: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        reinit_class_head: bool = False,
+        reinit: Collection[str] = (),
     ) -> None:
-        super().__init__(reinit_class_head=reinit_class_head)
+        super().__init__(reinit=reinit)
         self.backbone = backbone
         self.scoring = scoring
         self.criterion = criterion
@@ -130,7 +130,7 @@ class BoxSetPredictor(SetPredictor):
             "backbone": build_backbone(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "reinit_class_head": cfg.MODEL.REINIT_CLASS_HEAD,
+            "reinit": reinit_parts(cfg),
         }
 
     @property

@@ -4,7 +4,7 @@ Legend: B batch, H W size of the feature that masks start from, Q queries, M som
 K columns of the class logits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -17,6 +17,7 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ...checkpoint import reinit_parts
 from ...facts import ModelFacts, box_model_of, methods, num_classes_of, thing_classes_of
 from ...structures import PaddedImages, Targets
 from ..masks import (
@@ -57,7 +58,7 @@ class PanopticDETR(SetPredictor):
         small_segment_area: segments of at most so many pixels are removed from it.
         instance_min_score: the lowest score of "instances".
         mask_chunk_size: the most instance masks that are upsampled at once.
-        reinit_class_head: see `SetPredictor`.
+        reinit: see `SetPredictor`.
     """
 
     facts = ModelFacts(
@@ -95,9 +96,9 @@ class PanopticDETR(SetPredictor):
         small_segment_area: int,
         instance_min_score: float,
         mask_chunk_size: int,
-        reinit_class_head: bool = False,
+        reinit: Collection[str] = (),
     ) -> None:
-        super().__init__(reinit_class_head=reinit_class_head)
+        super().__init__(reinit=reinit)
         self.detr = detr
         self.box_model_is_frozen = freeze_box_model
         if freeze_box_model:
@@ -143,7 +144,7 @@ class PanopticDETR(SetPredictor):
             "small_segment_area": panoptic.SMALL_SEGMENT_AREA,
             "instance_min_score": panoptic.INSTANCE_MIN_SCORE,
             "mask_chunk_size": panoptic.MASK_CHUNK_SIZE,
-            "reinit_class_head": cfg.MODEL.REINIT_CLASS_HEAD,
+            "reinit": reinit_parts(cfg),
         }
 
     @property
