@@ -10,10 +10,10 @@ metrics.json, TensorBoard events, predictions below inference/, and log.txt, whi
 A folder belongs to one run: --resume goes on with it to the last bit, a new run needs another OUTPUT_DIR. What begins
 as ... --resume in an empty folder is a new run, too.
 
-On several machines the same command runs on each, with the address of the first:
+torchrun and srun start its processes, too, on one machine or several (docs/launching.md):
 
-    python tools/train_net.py --config-file ... --num-gpus 8 --num-machines 2 --machine-rank 0 --dist-url tcp://HOST:PORT
-    python tools/train_net.py --config-file ... --num-gpus 8 --num-machines 2 --machine-rank 1 --dist-url tcp://HOST:PORT
+    torchrun --nproc-per-node 8 --max-restarts 3 tools/train_net.py --config-file ...
+    srun --ntasks-per-node 8 --gpus-per-node 8 python tools/train_net.py --config-file ...
 """
 
 import argparse
@@ -38,7 +38,15 @@ from detr_d2.checkpoint import DetrCheckpointer, loading_options
 from detr_d2.checkpoint.class_names import read_dataset_metadata
 from detr_d2.command_line import MENDABLE, check_output_folder, command_line_tool
 from detr_d2.data.checks import check_dataset_name, check_weights_classes
-from detr_d2.engine import Trainer, claimed_folder, launch, load_config, prepare_device
+from detr_d2.engine import (
+    Trainer,
+    claimed_folder,
+    described_group,
+    launch,
+    load_config,
+    prepare_device,
+    restarted_job,
+)
 from detr_d2.files import full_disk_named
 
 
@@ -61,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
 def setup(args: argparse.Namespace) -> CfgNode:
     """The cfg of a command line, frozen. What can be seen to be wrong with it ends here, before anything is written."""
     cfg = load_config(args.config_file, args.opts)
-    prepare_device(cfg, args.num_gpus)
+    group = described_group()
+    prepare_device(cfg, group.size if group else args.num_gpus)
     cfg.freeze()
     key = "DATASETS.TEST" if args.eval_only else "DATASETS.TRAIN"
     if not (cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN):
@@ -78,9 +87,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def run(args: argparse.Namespace, cfg: CfgNode) -> dict | None:
     """One process of the job; returns the evaluation's results where there are any."""
+    job, is_restarted = restarted_job()
+    is_restarted = any(comm.all_gather(is_restarted))  # which torchrun may not count alike on all machines
     with contextlib.ExitStack() as stack:
         if comm.is_main_process() and not args.eval_only:
-            stack.enter_context(claimed_folder(cfg, resume=args.resume))
+            stack.enter_context(claimed_folder(cfg, resume=args.resume, job=job, is_restarted=is_restarted))
+        args.resume |= is_restarted and not args.eval_only
         stack.enter_context(full_disk_named(Path(cfg.OUTPUT_DIR) / "log.txt"))
         start_log(cfg, args)
         stack.enter_context(tracebacks_in_the_log(cfg.OUTPUT_DIR))

@@ -2,6 +2,7 @@
 
 from .amp import AMPTrainer, autocast
 from .config import load_config, prepare_device
+from .environment import described_group, restarted_job
 from .launch import launch
 from .predictor import Predictor
 from .run_folder import claimed_folder
@@ -14,8 +15,10 @@ __all__ = [
     "Trainer",
     "autocast",
     "claimed_folder",
+    "described_group",
     "launch",
     "load_config",
     "load_trained_model",
     "prepare_device",
+    "restarted_job",
 ]

@@ -7,11 +7,17 @@ import socket
 import sys
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
+import torch.distributed
 import torch.multiprocessing
 from detectron2.engine import launch as launch_processes
-from torch.distributed import TCPStore
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch.distributed import PrefixStore, TCPStore
 from torch.multiprocessing import ProcessExitedException
+
+from .environment import Group, choose_interface, described_group
 
 
 def launch(
@@ -22,19 +28,32 @@ def launch(
     dist_url: str = "auto",
     args: tuple = (),
 ) -> None:
-    """Detectron2's ``launch``, whose processes end with this one, by whatever signal.
+    """Detectron2's ``launch``, whose processes end with this one, by whatever signal. Where torchrun or srun started
+    this process, it takes its place in their group instead.
 
     On one machine they talk over the loopback interface alone, at an address that is free: ``dist_url`` is not needed.
 
     Args:
-        main: called as ``main(*args)`` in each process; in this one where it is the only one.
+        main: called as ``main(*args)`` in each process; in this one where it is the only one, or one of a group.
         num_processes: on this machine.
         dist_url: ``tcp://HOST:PORT`` of the first machine, where there are several.
 
     Raises:
-        ValueError: several machines without such an address.
+        ValueError: several machines without such an address; processes to start in a group that was started, or a
+            group whose ranks do not follow its machines.
         ChildProcessError: a process was killed.
     """
+    group = described_group()
+    if group and num_machines == 1 and group.size > 1:
+        if num_processes > 1:
+            raise ValueError(
+                f"--num-gpus is {num_processes}, but this process is one of {group.size} that torchrun or srun "
+                "started: leave --num-gpus out."
+            )
+        _join(group)
+        main(*args)
+        torch.distributed.destroy_process_group()
+        return
     if num_processes * num_machines == 1:
         main(*args)
         return
@@ -43,6 +62,8 @@ def launch(
         dist_url = f"tcp://127.0.0.1:{store.port}"
     elif not dist_url.startswith("tcp://"):
         raise ValueError(f"--dist-url is {dist_url}: several machines need tcp://HOST:PORT of the first one.")
+    else:
+        choose_interface(urlsplit(dist_url).hostname or "")
     handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     others = set(multiprocessing.active_children())  # of the caller, such as workers of a data loader
     try:
@@ -64,10 +85,37 @@ def _loopback_store() -> TCPStore:
     port = listener.getsockname()[1]
     store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # torch's name for: the store is there already
-    for library in ("GLOO", "NCCL"):
-        if "lo" in dict(map(reversed, socket.if_nameindex())):
-            os.environ[f"{library}_SOCKET_IFNAME"] = "lo"
+    choose_interface("127.0.0.1")
     return store
+
+
+def _join(group: Group) -> None:
+    """Become a process of a group that was started, with a GPU of its own where there are any."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
+    choose_interface("127.0.0.1" if group.on_one_machine else group.host)
+    is_there = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's own
+    store = TCPStore(group.host, group.port, is_master=not is_there and group.rank == 0, timeout=DEFAULT_TIMEOUT)
+    # A group that is restarted would find the addresses of its dead processes in it.
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(group.local_rank if torch.cuda.device_count() > 1 else 0)  # SLURM may show each its own
+    torch.distributed.init_process_group(
+        "nccl" if has_gpu else "gloo",
+        store=store,
+        rank=group.rank,
+        world_size=group.size,
+        timeout=DEFAULT_TIMEOUT,
+    )
+    local_ranks = comm.all_gather(group.local_rank)
+    on_machine = max(local_ranks) + 1
+    if local_ranks != list(range(on_machine)) * (group.size // on_machine):
+        raise ValueError(
+            f"The processes are numbered {local_ranks} on their machines: start as many on each, and number those of a "
+            "machine one after another (srun --ntasks-per-node N --distribution block)."
+        )
+    comm.create_local_process_group(on_machine)
 
 
 def _process(main: Callable[..., Any], *args: Any) -> None:

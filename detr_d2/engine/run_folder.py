@@ -27,10 +27,14 @@ _CHECKPOINT = re.compile(r"model_(\d{7}|final|best)\.pth")
 
 
 @contextlib.contextmanager
-def claimed_folder(cfg: CfgNode, *, resume: bool) -> Iterator[None]:
+def claimed_folder(cfg: CfgNode, *, resume: bool, job: str = "", is_restarted: bool = False) -> Iterator[None]:
     """Within it, ``OUTPUT_DIR`` belongs to this process; the kernel ends that when the process is killed.
 
     Call it in one process of a job, before anything is written. A folder that is no local one is not looked at.
+
+    Args:
+        resume: whether it may hold a run already.
+        job: its name, if it has one; the folder may hold its own run where ``is_restarted``.
 
     Raises:
         ValueError: the folder holds another run and ``resume`` is False, or checkpoints without ``last_checkpoint``
@@ -53,9 +57,11 @@ def claimed_folder(cfg: CfgNode, *, resume: bool) -> Iterator[None]:
                 f"Another job trains into {folder} ({lock.read().strip() or 'unknown'}): wait for its end, or name "
                 "another OUTPUT_DIR."
             ) from error
-        _check_use(folder, resume)
+        lock.seek(0)
+        _check_use(folder, resume or (is_restarted and lock.read().endswith(f", {job}\n")))
         lock.truncate(0)
-        lock.write(f"process {os.getpid()} of {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M')}\n")
+        by = f"process {os.getpid()} of {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M')}"
+        lock.write(f"{by}, {job}\n" if job else f"{by}\n")
         lock.flush()
         yield
 

@@ -222,4 +222,5 @@ class BestCheckpointer(hooks.BestCheckpointer):
 def wrap_ddp(model: nn.Module) -> nn.Module:
     """DistributedDataParallel around a model on any device, where there is more than one process."""
     on_cpu = next(model.parameters()).device.type == "cpu"
-    return create_ddp_model(model, broadcast_buffers=False, **({"device_ids": None} if on_cpu else {}))
+    devices = None if on_cpu else [torch.cuda.current_device()]
+    return create_ddp_model(model, broadcast_buffers=False, device_ids=devices)
