@@ -19,7 +19,6 @@ State = Mapping[str, Tensor]
 
 # What a ResNet has beyond one that was trained to classify: counters, and the offsets of deformable convolutions.
 _UNTRAINED = re.compile(rf"\.{COUNTER}$|\.conv2_offset\.")
-_RESNET_KEY = re.compile(r"^((?:.*\.)?)(stem|res[2-5])\.(.+)$")
 # Parts of a model that new ones may replace -> which of our names belong to them.
 REINIT: dict[str, Callable[[str], bool]] = {
     "class_head": lambda key: is_class_head(key) or key == LABEL_EMBEDDING,
@@ -55,14 +54,14 @@ def plan_load(
         reinit: the parts of `REINIT` that stay at the model's initial values where they differ.
 
     Returns:
-        None: the layout is not known here, or it is a backbone's and the model has no ResNet.
+        None: the layout is not known here, or it is a backbone's and the model has none such.
 
     Raises:
         ValueError: any tensor that the checkpoint ought to fill is missing or has another shape, or the checkpoint
             holds more than the model; the message says which cfg key to change.
     """
     layout, names = recognise(checkpoint), bare_names(model)
-    if layout is None or (layout.scope == "backbone" and not resnet_prefixes(names)):
+    if layout is None or (layout.scope == "backbone" and not backbone_prefixes(names, layout)):
         return None
     state = layout.to_ours(checkpoint)
     model = {bare: model[name] for bare, name in names.items()}
@@ -75,18 +74,24 @@ def plan_load(
     return LoadPlan(layout, {names.get(key, key): value for key, value in state.items()}, report.renamed(names))
 
 
-def resnet_prefixes(model: State) -> dict[str, str]:
-    """``stem``, ``res2`` .. ``res5`` -> what the model puts before it, such as ``backbone.bottom_up.``.
+def backbone_prefixes(model: Collection[str], layout: Layout) -> dict[str, str]:
+    """Part of the backbone, such as ``stem`` or ``res2`` -> what the model puts before it, such as
+    ``backbone.bottom_up.``.
 
-    Where a model holds several ResNets, that of its ``backbone`` counts.
+    Where a model holds several that are named so, that of its ``backbone`` counts.
     """
     found: dict[str, set[str]] = {}
-    for match in filter(None, map(_RESNET_KEY.match, model)):
+    for match in filter(None, (_part_of(key, layout) for key in model)):
         found.setdefault(match[2], set()).add(match[1])
     return {
-        stage: min(prefixes, key=lambda prefix: (not prefix.startswith("backbone."), len(prefix), prefix))
-        for stage, prefixes in found.items()
+        part: min(prefixes, key=lambda prefix: (not prefix.startswith("backbone."), len(prefix), prefix))
+        for part, prefixes in found.items()
     }
+
+
+def _part_of(key: str, layout: Layout) -> re.Match[str] | None:
+    """Prefix and part of a backbone's name."""
+    return re.match(rf"^((?:.*\.)?)({layout.parts})\.", key)
 
 
 def _plan_model(
@@ -133,19 +138,20 @@ def fits(key: str, state: State, model: State) -> bool:
 def _plan_backbone(
     bare: dict[str, Tensor], model: State, layout: Layout, report: LoadReport, model_name: str, *, may_be_fused: bool
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    prefixes = resnet_prefixes(model)
+    prefixes = backbone_prefixes(model, layout)
     state, ignored, unexpected = {}, [], []
     for key, value in bare.items():
-        stage = key.split(".")[0]
-        target = prefixes.get(stage, "") + key
+        match = _part_of(key, layout)
+        prefix = prefixes.get(match[2]) if match else None
+        target = (prefix or "") + key
         if layout.is_leftover(key) or (key.endswith(COUNTER) and target not in model):
             ignored.append(key)
-        elif stage in prefixes:
+        elif prefix is not None:
             state[target] = value
         else:  # a stage that the model does not build
             unexpected.append(key)
 
-    expected = [key for key in model if _is_of_resnet(key, prefixes) and not _UNTRAINED.search(key)]
+    expected = [key for key in model if _is_of(key, layout, prefixes) and not _UNTRAINED.search(key)]
     if may_be_fused:
         state |= _identity_statistics(state, model, expected, report.source)
     _raise_unlessfits(state, model, expected, report, model_name)
@@ -155,8 +161,8 @@ def _plan_backbone(
     )
 
 
-def _is_of_resnet(key: str, prefixes: Mapping[str, str]) -> bool:
-    match = _RESNET_KEY.match(key)
+def _is_of(key: str, layout: Layout, prefixes: Mapping[str, str]) -> bool:
+    match = _part_of(key, layout)
     return match is not None and prefixes[match[2]] == match[1]
 
 

@@ -10,6 +10,7 @@ from .detr import add_detr_config
 from .dino import add_dino_config
 from .fcos import add_fcos_config
 from .panoptic_detr import add_panoptic_detr_config
+from .swin import add_swin_config
 
 __all__ = [
     "add_common_config",
@@ -19,6 +20,7 @@ __all__ = [
     "add_dino_config",
     "add_fcos_config",
     "add_panoptic_detr_config",
+    "add_swin_config",
     "extends_config",
 ]
 
@@ -50,5 +52,6 @@ def add_detr_d2_config(cfg: CfgNode) -> None:
     add_deformable_detr_config(cfg)
     add_dino_config(cfg)
     add_fcos_config(cfg)
+    add_swin_config(cfg)
     for add_keys in _OWN_KEYS:
         add_keys(cfg)

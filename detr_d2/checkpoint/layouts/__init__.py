@@ -11,6 +11,7 @@ from .huggingface import HUGGINGFACE_LAYOUTS
 from .layout import Layout
 from .mmcv import MMCV_LAYOUTS
 from .resnet import RESNET_LAYOUTS
+from .swin import SWIN_LAYOUTS
 
 T = TypeVar("T")
 
@@ -24,6 +25,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *DINO_LAYOUTS,  # before those of Deformable DETR, which it resembles
     *(DEFORMABLE, OFFICIAL, WRAPPER, *MMCV_LAYOUTS, OURS),
     *RESNET_LAYOUTS,
+    *SWIN_LAYOUTS,
     *FCOS_LAYOUTS,
     *HUGGINGFACE_LAYOUTS,
 )

@@ -29,7 +29,8 @@ class Layout:
         requires: regular expressions, each of which must match some key of the checkpoint.
         forbids: regular expressions that must not match any key.
         pairs: name templates (theirs, ours); the first that matches counts; names that match none stay.
-        scope: "model": a whole detection model that must fit in full. "backbone": only a ResNet, without a prefix.
+        scope: "model": a whole detection model that must fit in full. "backbone": only a backbone, without a prefix.
+        parts: of a backbone, a regular expression of what its names start with.
         leftovers: regular expressions of our names that such checkpoints hold and that no model needs.
         coco_ids: class rows may be indexed by COCO category id.
         aliases: state dict under their names -> what they hold a second time under another name.
@@ -39,6 +40,7 @@ class Layout:
     name: str
     requires: tuple[str, ...]
     scope: Literal["model", "backbone"] = "model"
+    parts: str = r"stem|res[2-5]"
     pairs: Pairs = ()
     forbids: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
