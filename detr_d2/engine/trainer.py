@@ -45,6 +45,12 @@ class Trainer(DefaultTrainer):
             setup_logger()
         register_datasets(cfg, required=cfg.DATASETS.TRAIN)
         check_test_sets(cfg)  # now, not when the training is done
+        batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+        if reference < 0 or (reference and batch % reference):
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH is {batch}, which the {reference} processes of SOLVER.REFERENCE_WORLD_SIZE "
+                "cannot share evenly: set that to the number that the config is made for, or to 0."
+            )
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -92,6 +98,15 @@ class Trainer(DefaultTrainer):
         if self.start_iter >= self.max_iter and last != "model_final.pth":  # killed between its last two checkpoints
             self.checkpointer.save("model_final", iteration=self.iter)
         return super().train()
+
+    def before_train(self) -> None:
+        """As the parent's. A checkpoint is written before it is evaluated, and the run may have been killed between."""
+        super().before_train()
+        if 0 < self.start_iter < self.max_iter:
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks:
+                if isinstance(hook, (hooks.EvalHook, hooks.BestCheckpointer)):  # which know whether it is their time
+                    hook.after_step()
 
     def run_step(self) -> None:
         # What a step draws follows from these alone: a resumed run draws the same, whatever was evaluated between.

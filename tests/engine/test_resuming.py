@@ -22,6 +22,8 @@ SMALL = [
     *["MODEL.DETR.DROPOUT", "0.1", "DATASETS.TEST", "()"],
 ]
 
+BEST = ["TEST.BEST_METRIC", "bbox/AP"]
+
 
 class Stop(Exception):
     """The end of a run before its time."""
@@ -90,7 +92,7 @@ def assert_same(one: object, other: object) -> None:
     "overrides",
     [
         [],
-        ["DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "2", "DATASETS.TEST", "('shapes_val',)"],
+        ["DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "3", "DATASETS.TEST", "('shapes_val',)", *BEST],
         ["DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "DATALOADER.REPEAT_THRESHOLD", "0.9"],
     ],
     ids=["plain", "workers and evaluation", "repeated"],
@@ -102,6 +104,7 @@ def test_a_run_in_two_parts_equals_one(words, tmp_path, overrides):
     assert_same(one["model"], two["model"])
     assert_same(one["trainer"]["_trainer"], two["trainer"]["_trainer"])
     assert one["trainer"]["data"] == two["trainer"]["data"]
+    assert one["trainer"]["hooks"] == two["trainer"]["hooks"]  # the best metric, too
 
 
 def test_a_run_without_a_seed_keeps_the_one_that_it_drew(words, tmp_path):

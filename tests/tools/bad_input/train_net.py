@@ -46,6 +46,11 @@ CASES = [
         lambda folder: words(folder, "SOLVER.BASE_RL", "0.1"),
         ("SOLVER.BASE_RL", "SOLVER.BASE_LR"),
     ),
+    (
+        "a batch that the reference does not divide",
+        lambda folder: words(folder, "SOLVER.REFERENCE_WORLD_SIZE", "3"),
+        ("IMS_PER_BATCH is 2", "the 3 processes of SOLVER.REFERENCE_WORLD_SIZE cannot share evenly"),
+    ),
     ("an override without its value", lambda folder: words(folder, "SOLVER.BASE_LR"), ("KEY VALUE",)),
     (
         "an unknown data set",
