@@ -13,6 +13,7 @@ from .class_rows import to_category_ids, to_contiguous
 from .layouts import recognise, unwrapped
 from .layouts.deformable import DEFORMABLE
 from .layouts.detr import OFFICIAL
+from .layouts.dino import DINO
 from .layouts.layout import Layout, any_match
 from .names import TRAINING_ONLY, as_held, bare_state
 from .reading import WeightsFrom, read_checkpoint
@@ -67,7 +68,8 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
     ours = {key: value for key, value in ours.items() if not key.startswith(TRAINING_ONLY)}
     if any(key.startswith("head.") for key in ours):
         raise ValueError("These are weights of an FCOS; the official layout is DETR's.")
-    target = DEFORMABLE if any_match(r"\.sampling_offsets\.", ours) else OFFICIAL
+    is_dino = any_match(r"\.ref_point_head\.", ours)
+    target = DINO if is_dino else DEFORMABLE if any_match(r"\.sampling_offsets\.", ours) else OFFICIAL
     return {"model": target.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
 
 
@@ -115,9 +117,9 @@ def _recognise(state: Mapping[str, Tensor]) -> Layout:
     layout = recognise(unwrapped(state))
     if layout is None:
         raise ValueError(
-            f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR and Deformable DETR in "
-            "the layouts of the official releases, mmdetection, transformers and detr_d2, DETR in its Detectron2 "
-            "wrapper's and detrex's, FCOS in the original release's, AdelaiDet's and torchvision's, and ResNets of "
-            "torchvision, Detectron2 and Caffe2."
+            f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR, Deformable DETR and "
+            "DINO in the layouts of the official releases, mmdetection and detr_d2, the first two in transformers', "
+            "DETR in its Detectron2 wrapper's, DETR and DINO in detrex's, FCOS in the original release's, AdelaiDet's "
+            "and torchvision's, and ResNets of torchvision, Detectron2 and Caffe2."
         )
     return layout

@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from detr_d2.checkpoint import DetrCheckpointer, recognise
+from detr_d2.checkpoint import DetrCheckpointer, recognise, to_official
 from detr_d2.checkpoint.class_rows import LAYER_ROW_TABLES, to_category_ids, to_contiguous
 from detr_d2.checkpoint.layouts.dino import DETREX_DINO, DINO, MMDETECTION_DINO
 
@@ -119,6 +119,14 @@ def test_official(model_of, tmp_path) -> None:
     DetrCheckpointer(model).load(str(tmp_path / "official.pth"))
     assert_same(model, source)
     assert torch.equal(model.label_enc.weight, source.label_enc.weight)
+
+
+@pytest.mark.parametrize("share_heads", [True, False])
+def test_is_written_as_official(model_of, share_heads: bool) -> None:
+    source = model_of("MODEL.DINO.SHARE_HEADS", share_heads)
+    written, expected = to_official(source.state_dict())["model"], official_of(source)
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(value, expected[key]) for key, value in written.items())
 
 
 def test_rows_of_the_label_embedding(model_of) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..names import LABEL_EMBEDDING
-from .layout import Layout, Pairs, renamed, resnet_pairs
+from .layout import Layout, Pairs, inverse, renamed, resnet_pairs
 from .mmcv import from_neck, layer_pairs
 
 _SELECTION = "transformer.query_selection."
@@ -17,13 +17,23 @@ _LEFTOVERS = (r"^transformer\.decoder\.(bbox|class)_embed\.", r"(^|\.)total_(par
 _REF_POINT_HEAD = r"^transformer\.decoder\.ref_point_head\."
 
 
-def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our names: the proposals' heads follow those of the decoder's layers."""
+def _official_pairs(state: Mapping[str, Tensor]) -> Pairs:
+    """For a state dict under either names. In ours the proposals' heads follow those of the decoder's layers."""
     layers = len({key.split(".")[3] for key in state if key.startswith("transformer.decoder.layers.")})
     heads = tuple(
         (f"transformer.enc_out_{kind}_embed.{{rest}}", f"{kind}_embed.{layers}.{{rest}}") for kind in ("class", "bbox")
     )
-    return renamed(state, (*resnet_pairs("backbone.0.body."), *_SELECTED, *heads))
+    return (*resnet_pairs("backbone.0.body."), *_SELECTED, *heads)
+
+
+def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return renamed(state, _official_pairs(state))
+
+
+def _to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = renamed(state, inverse(_official_pairs(state)))
+    heads = {key: value for key, value in state.items() if key.startswith(("class_embed.", "bbox_embed."))}
+    return state | {f"transformer.decoder.{key}": value for key, value in heads.items()}
 
 
 def _with_last_row(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -50,6 +60,7 @@ DINO = Layout(
     leftovers=_LEFTOVERS,
     coco_ids=True,
     rename=_from_official,
+    rename_back=_to_official,
 )
 MMDETECTION_DINO = Layout(
     name="mmdetection DINO",

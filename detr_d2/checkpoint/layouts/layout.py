@@ -34,7 +34,7 @@ class Layout:
         leftovers: regular expressions of our names that such checkpoints hold and that no model needs.
         coco_ids: class rows may be indexed by COCO category id.
         aliases: state dict under their names -> what they hold a second time under another name.
-        rename: replaces ``pairs`` where a program of its own renames; state dict -> state dict.
+        rename, rename_back: replace ``pairs`` where a program of its own renames; state dict -> state dict.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Layout:
     coco_ids: bool = False
     aliases: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    rename_back: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 
     def matches(self, keys: Collection[str]) -> bool:
         """Whether a checkpoint with these keys has this layout."""
@@ -61,7 +62,9 @@ class Layout:
         return renamed(state, self.pairs) if self.rename is None else self.rename(state)
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The inverse of `to_ours`, for layouts that consist of ``pairs``."""
+        """The inverse of `to_ours`, for layouts that consist of ``pairs`` or can rename back."""
+        if self.rename_back is not None:
+            return as_held(self.rename_back(state))
         if self.rename is not None:
             raise ValueError(f"Weights cannot be written in the layout of {self.name}.")
         state = renamed(state, inverse(self.pairs))
