@@ -37,15 +37,17 @@ class RowTable(NamedTuple):
     used: tuple[int, ...]
 
 
-_THINGS = tuple(sorted(category["id"] for category in COCO_CATEGORIES if category["isthing"]))
+COCO_THINGS = tuple(sorted(category["id"] for category in COCO_CATEGORIES if category["isthing"]))
+# The ids of published panoptic heads are less than this.
+NUM_COCO_PANOPTIC = 250
 _ALL = tuple(sorted(category["id"] for category in COCO_CATEGORIES))
 # One entry a published head.
 ROW_TABLES: tuple[RowTable, ...] = (
-    RowTable(92, (*_THINGS, 91)),  # boxes: 91 ids
-    RowTable(251, (*_ALL, 250)),  # panoptic: 250 ids
+    RowTable(92, (*COCO_THINGS, 91)),  # boxes: 91 ids
+    RowTable(NUM_COCO_PANOPTIC + 1, (*_ALL, NUM_COCO_PANOPTIC)),
 )
 # The same of heads without no-object.
-LAYER_ROW_TABLES: tuple[RowTable, ...] = (RowTable(91, _THINGS),)
+LAYER_ROW_TABLES: tuple[RowTable, ...] = (RowTable(91, COCO_THINGS),)
 
 
 def is_class_head(key: str) -> bool:

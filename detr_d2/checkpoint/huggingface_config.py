@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 
-from ..facts import model_facts, num_classes_of
+from ..facts import model_facts, num_classes_of, thing_classes_of
 from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
 from .layouts.huggingface import Backbone, Kind
 
@@ -103,7 +103,8 @@ def _deformable_refusals(cfg: CfgNode) -> dict[str, bool]:
 
 
 def model_config(cfg: CfgNode, backbone: Backbone | None = None) -> dict[str, object]:
-    """``config.json`` but for the classes' names; everything that ``transformers`` builds the model from.
+    """``config.json`` but for the classes' names; everything that ``transformers`` builds the model from, and
+    the ``thing_classes`` of panoptic models, which it keeps.
 
     Weights of losses that are not whole numbers, and that of the class loss, have no place there.
 
@@ -139,7 +140,9 @@ def model_config(cfg: CfgNode, backbone: Backbone | None = None) -> dict[str, ob
     config |= {key: int(weight) for key, weight in losses.items() if weight == int(weight)}
     if kind == "deformable":
         return config | _deformable_config(cfg)
-    return config | {"eos_coefficient": detr.NO_OBJECT_WEIGHT}
+    config["eos_coefficient"] = detr.NO_OBJECT_WEIGHT
+    things = thing_classes_of(cfg) if kind == "panoptic" else None
+    return config if things is None else config | {"thing_classes": things}
 
 
 def _deformable_config(cfg: CfgNode) -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
 from ..files import read_json
+from .class_rows import COCO_THINGS, NUM_COCO_PANOPTIC
 from .huggingface import CONFIG, PROCESSOR, weights_in_folder
 
 # Of ``config.json``, which holds what differs from these.
@@ -52,10 +53,6 @@ def _config_keys(folder: str, given: Mapping[str, Any]) -> tuple[list[Any], list
     file, given = Path(folder, CONFIG), {key: value for key, value in given.items() if value is not None}
     config = _DEFAULTS | _OF_TYPE[given["model_type"]] | given
     is_deformable = given["model_type"] == "deformable_detr"
-    if any("Segmentation" in name for name in config.get("architectures", ())):
-        raise ValueError(
-            f"{file} does not say which classes are things: give a config, with the folder as its weights."
-        )
     differing = [
         name for name in ("attention_heads", "ffn_dim") if config[f"encoder_{name}"] != config[f"decoder_{name}"]
     ]
@@ -81,6 +78,8 @@ def _config_keys(folder: str, given: Mapping[str, Any]) -> tuple[list[Any], list
     }
     if is_deformable:
         keys |= _deformable_keys(config, keys.pop("MODEL.DETR.IN_FEATURE"))
+    if any("Segmentation" in name for name in config.get("architectures", ())):
+        keys |= _panoptic_keys(config, keys["MODEL.DETR.NUM_CLASSES"], file)
     are_known = bool(names) and not all(name.startswith("LABEL_") for name in names)
     return [word for pair in keys.items() for word in pair], names if are_known else None
 
@@ -130,6 +129,22 @@ def _deformable_keys(config: Mapping[str, Any], last: str) -> dict[str, Any]:
         "MODEL.DEFORMABLE_DETR.BOX_REFINE": config["with_box_refine"],
         "MODEL.DEFORMABLE_DETR.QUERY_SELECTION": "TwoStageQueries" if config["two_stage"] else "LearnedQueries",
         **({"MODEL.DETR.NUM_OBJECT_QUERIES": config["two_stage_num_proposals"]} if config["two_stage"] else {}),
+    }
+
+
+def _panoptic_keys(config: Mapping[str, Any], num_classes: int, file: Path) -> dict[str, Any]:
+    """``thing_classes`` is ours: ``transformers`` keeps it, and has none. Published models have COCO's category ids."""
+    things = config.get("thing_classes", COCO_THINGS if num_classes == NUM_COCO_PANOPTIC else None)
+    if things is None:
+        raise ValueError(
+            f"{file} does not say which classes are things: add their numbers as a list, thing_classes, or give a "
+            "config, with the folder as its weights."
+        )
+    return {
+        "MODEL.META_ARCHITECTURE": "PanopticDETR",
+        "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.PANOPTIC_DETR.THING_CLASSES": [i for i in range(num_classes) if i in things],
+        "INPUT.DATASET_MAPPER": "PanopticDatasetMapper",
     }
 
 

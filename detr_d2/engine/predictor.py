@@ -46,7 +46,8 @@ class Predictor:
 
     Args:
         config_or_checkpoint: a yaml config, whose weights are ``weights`` or else ``MODEL.WEIGHTS``; or a checkpoint of
-            our trainer, with ``config.yaml`` beside it; or a folder of ``transformers``, of DETR or Deformable DETR.
+            our trainer, with ``config.yaml`` beside it; or a folder of ``transformers``, of DETR, panoptic DETR or
+            Deformable DETR.
         weights: a checkpoint of any layout that ``MODEL.WEIGHTS`` reads; only with a config.
         opts: overrides of the config, ``["KEY", value, ...]``.
         device: such as "cuda:1" or "cpu"; None: ``MODEL.DEVICE``, or the CPU where that is a GPU and there is none.
@@ -168,7 +169,8 @@ def _read_config(path: str, weights: str | os.PathLike | None, opts: Sequence[An
     if weights is None and os.path.isfile(os.path.join(path, CONFIG)):
         keys, names = config_keys(path)
         cfg = load_config("", [*keys, *words])
-        return cfg, {} if names is None else {"thing_classes": names}
+        kinds = ("thing_classes", "stuff_classes") if model_facts(cfg).is_panoptic else ("thing_classes",)
+        return cfg, {} if names is None else dict.fromkeys(kinds, names)
     is_config = path.lower().endswith((".yaml", ".yml"))
     config_file = path if is_config else os.path.join(os.path.dirname(path), "config.yaml")
     if not is_config:

@@ -28,9 +28,11 @@ from pycocotools import mask as mask_api
 
 from detr_d2 import Predictor
 from detr_d2.checkpoint.huggingface import write_huggingface
+from detr_d2.checkpoint.huggingface_keys import config_keys
 from detr_d2.data import build_dataset_mapper
 from detr_d2.engine import load_config, load_trained_model
 from detr_d2.engine.json_outputs import output_to_dict
+from detr_d2.facts import model_facts
 
 # Thresholds that let through what random weights predict; images as small as those of Shapes.
 LOW = [
@@ -47,6 +49,11 @@ DC5 = [
     "2",
 ]
 RES5 = ["MODEL.RESNETS.OUT_FEATURES", "('res5',)", "MODEL.DETR.IN_FEATURE", "res5"]
+PANOPTIC = [
+    *["MODEL.DETR.HIDDEN_DIM", "64", "MODEL.DETR.NHEADS", "8", "MODEL.DETR.IN_FEATURE", "res5"],
+    *["MODEL.RESNETS.OUT_FEATURES", "('res2', 'res3', 'res4', 'res5')"],
+    *["MODEL.PANOPTIC_DETR.MASK_FEATURES", "('res4', 'res3', 'res2')"],
+]
 TWO_STAGE = ["MODEL.DEFORMABLE_DETR.QUERY_SELECTION", "TwoStageQueries"]
 KINDS = [
     "detr_R_18",
@@ -217,6 +224,7 @@ def test_a_config_of_detectron2(tmp_path: Path, photos) -> None:
         ("detr_R_18", ["MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "256", *DC5, *RES5]),
         ("deformable_detr_R_18", []),
         ("deformable_detr_R_18", ["MODEL.DEFORMABLE_DETR.BOX_REFINE", "True", *TWO_STAGE]),
+        ("panoptic_detr_R_18", PANOPTIC),
     ],
 )
 def test_folders_of_transformers(
@@ -229,12 +237,25 @@ def test_folders_of_transformers(
     folders = [folder]
     if not expected.cfg.MODEL.RESNETS.RES5_DILATION > 1:  # for which transformers needs timm
         folders.append(tmp_path / "again")  # as transformers writes it: without its defaults
-        transformers.AutoModelForObjectDetection.from_pretrained(folder).save_pretrained(folders[1])
+        model = json.loads((folder / "config.json").read_text())["architectures"][0]
+        getattr(transformers, model).from_pretrained(folder).save_pretrained(folders[1])
         shutil.copy(folder / "preprocessor_config.json", folders[1])
     for path in folders:
-        predictor = Predictor(path, device="cpu")
+        predictor = Predictor(path, device="cpu", opts=LOW)
         assert_same(predictor(photos[0]), expected(photos[0]), rtol=1e-4, atol=1e-3)
         assert predictor.metadata.thing_classes == names
+
+
+def test_published_panoptic_folders_have_cocos_things(tmp_path: Path) -> None:
+    labels = {str(i): f"class {i}" for i in range(250)}
+    config = {"model_type": "detr", "architectures": ["DetrForSegmentation"], "id2label": labels}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").touch()
+    keys, names = config_keys(str(tmp_path))
+    cfg = load_config("", list(map(str, keys)))
+    assert model_facts(cfg).is_panoptic
+    assert (len(cfg.MODEL.PANOPTIC_DETR.THING_CLASSES), len(names)) == (80, 250)
+    assert {1, 90} <= set(cfg.MODEL.PANOPTIC_DETR.THING_CLASSES)
 
 
 def test_folders_of_transformers_that_are_none_of_ours(detr: Path, tmp_path: Path) -> None:
