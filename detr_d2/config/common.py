@@ -55,6 +55,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Weight decay of other parameters, as pairs (part of the name, multiple of WEIGHT_DECAY); the first that fits
     # counts, before Detectron2's WEIGHT_DECAY_NORM and WEIGHT_DECAY_BIAS (ADAMW only).
     cfg.SOLVER.WEIGHT_DECAY_MULTIPLIERS = ()
+    # The images of a step, IMS_PER_BATCH, go through the model in this many small batches, whose gradients are those of
+    # one large batch; it must divide them. An iteration is a step.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
     # "float16" (with loss scaling, GPUs only) or "bfloat16"; read when SOLVER.AMP.ENABLED.
     cfg.SOLVER.AMP.PRECISION = "float16"
     # An exponential moving average of the weights, evaluated in their place and saved beside them. A step keeps DECAY

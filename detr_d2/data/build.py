@@ -35,7 +35,7 @@ from .checks import (
 )
 from .checks.files import check_size
 from .image_files import read_head
-from .train_loader import TrainLoader
+from .train_loader import TrainLoader, small_batch
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
@@ -72,7 +72,8 @@ def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
 
 
 def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-    """Endless batches of ``SOLVER.IMS_PER_BATCH`` images (over all processes) from ``DATASETS.TRAIN``, checked first.
+    """Endless batches from ``DATASETS.TRAIN``, checked first, of ``SOLVER.IMS_PER_BATCH`` images over all processes and
+    the ``SOLVER.ACCUMULATE_STEPS`` small batches of a step.
 
     Every ``DATALOADER`` key means what it means in Detectron2. The loader has a ``state_dict``, from which another goes
     on (`TrainLoader`), unless a dataset is registered as a torch ``Dataset``, for which it is Detectron2's own.
@@ -83,7 +84,7 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     images, mapper = training_images(cfg), build_dataset_mapper(cfg, is_train=True)
     if isinstance(images, list):
         return TrainLoader(cfg, images, mapper)
-    return build_detection_train_loader(cfg, dataset=images, mapper=mapper)
+    return build_detection_train_loader(cfg, dataset=images, mapper=mapper, total_batch_size=small_batch(cfg))
 
 
 def training_images(cfg: CfgNode) -> list[dict[str, Any]] | torchdata.Dataset:

@@ -22,14 +22,14 @@ _ORDER = ("dataset_size", "batch", "processes")
 
 
 class TrainLoader:
-    """Batches of this process's share of ``SOLVER.IMS_PER_BATCH`` images, in the order of ``DATALOADER.SAMPLER_TRAIN``.
+    """Batches of this process's share of the images of `small_batch`, in the order of ``DATALOADER.SAMPLER_TRAIN``.
 
     Each image is augmented under a random state that its place in that order decides: neither workers nor what was
     drawn before change it. A batch that was begun in a bucket of ``DATALOADER.ASPECT_RATIO_GROUPING`` is found again,
     since images are grouped before they are read.
 
     Args:
-        cfg: ``DATALOADER`` and ``SOLVER.IMS_PER_BATCH`` are read.
+        cfg: ``DATALOADER``, ``SOLVER.IMS_PER_BATCH`` and ``SOLVER.ACCUMULATE_STEPS`` are read.
         images: dicts in Detectron2's format.
         mapper: makes of a dict what the model takes; where it returns None, another image of the bucket is taken.
 
@@ -38,12 +38,7 @@ class TrainLoader:
     """
 
     def __init__(self, cfg: CfgNode, images: list[dict[str, Any]], mapper: Callable) -> None:
-        batch, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-        if batch < 1 or batch % processes:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH is {batch}, which {processes} processes cannot share evenly: "
-                "set it to a multiple of their number."
-            )
+        batch, processes = small_batch(cfg), comm.get_world_size()
         self._cfg, self._mapper = cfg, mapper
         group = cfg.DATALOADER.ASPECT_RATIO_GROUPING
         self._bucket_of = [int(group and d.get("width", 0) > d.get("height", 0)) for d in images]
@@ -92,6 +87,24 @@ class TrainLoader:
             if len(bucket) == size:
                 yield bucket.copy()
                 bucket.clear()
+
+
+def small_batch(cfg: CfgNode) -> int:
+    """Images of all processes in one of the ``SOLVER.ACCUMULATE_STEPS`` parts of ``SOLVER.IMS_PER_BATCH``.
+
+    Raises:
+        ValueError: it is none, or the processes cannot share it.
+    """
+    images, parts, processes = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE_STEPS, comm.get_world_size()
+    if parts < 1:
+        raise ValueError(f"SOLVER.ACCUMULATE_STEPS is {parts}: it must be at least 1.")
+    if images < 1 or images % (processes * parts):
+        steps = f" in {parts} parts (SOLVER.ACCUMULATE_STEPS)" if parts > 1 else ""
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {images}, which {processes} processes cannot share evenly{steps}: "
+            f"set it to a multiple of {processes * parts}."
+        )
+    return images // parts
 
 
 class _Samples(torchdata.Dataset):

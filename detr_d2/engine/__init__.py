@@ -1,17 +1,17 @@
 """Training and evaluation on Detectron2's trainer."""
 
-from .amp import AMPTrainer, autocast
 from .config import load_config, prepare_device
 from .environment import described_group, restarted_job
 from .launch import launch
 from .predictor import Predictor
 from .run_folder import claimed_folder
+from .step import StepTrainer, autocast
 from .trained_model import load_trained_model
 from .trainer import Trainer
 
 __all__ = [
-    "AMPTrainer",
     "Predictor",
+    "StepTrainer",
     "Trainer",
     "autocast",
     "claimed_folder",

@@ -20,10 +20,10 @@ from ..checkpoint.huggingface_keys import config_keys
 from ..data import batches_of_one_size, build_dataset_mapper
 from ..data.image_files import convert_image, convert_pil, read_image
 from ..facts import model_facts, value_of
-from .amp import autocast
 from .config import load_config, prepare_device
 from .json_outputs import output_to_dict
 from .model_lock import ModelLock
+from .step import autocast
 from .trained_model import load_trained_model
 
 Image = str | os.PathLike | np.ndarray | torch.Tensor | PilImage

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
@@ -24,9 +24,9 @@ from ..data import build_test_loader, build_train_loader, check_test_sets, regis
 from ..data.train_loader import mixed_seed
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer, fitted_state, parameter_names
-from .amp import AMPTrainer, autocast
 from .ema import build_average
 from .run_folder import check_resumed_config, config_file, write_config
+from .step import StepTrainer, autocast
 
 
 class Trainer(DefaultTrainer):
@@ -57,10 +57,7 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         self.average = build_average(cfg, model)
         model = wrap_ddp(model)
-        if cfg.SOLVER.AMP.ENABLED:
-            self._trainer = AMPTrainer(cfg, model, data_loader, optimizer)
-        else:
-            self._trainer = SimpleTrainer(model, data_loader, optimizer)
+        self._trainer = StepTrainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
         classes = {key: value for key in DATASET_METADATA_KEYS if (value := metadata.get(key)) is not None}

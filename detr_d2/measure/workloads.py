@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..engine import autocast
-from ..engine.amp import PRECISIONS
+from ..engine.step import PRECISIONS
 from ..solver import build_optimizer
 
 TOLERANCE = 1e-3

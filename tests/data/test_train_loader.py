@@ -6,10 +6,10 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.utils import comm
 
 from detr_d2.data.train_loader import TrainLoader, seeded
+from detr_d2.engine import load_config
 
 IMAGES = [{"index": i, "width": 2 if i % 3 else 1, "height": 1 if i % 3 else 2} for i in range(10)]
 
@@ -22,7 +22,7 @@ def draw(image: dict) -> dict | None:
 
 
 def loader(workers: int = 0, *, batch: int = 2, group: bool = True) -> TrainLoader:
-    cfg = get_cfg()
+    cfg = load_config()
     cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = batch, workers
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = group
     return TrainLoader(cfg, IMAGES, draw)

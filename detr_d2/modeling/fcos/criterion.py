@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from ..workers import mean_over_workers
+from ..workers import mean_over_batches, mean_over_workers, parts_of_a_step
 from .outputs import FCOSOutputs, FCOSTargets
 
 # Below this, -ln IoU would send gradients that undo everything else.
@@ -104,17 +103,22 @@ class FCOSCriterion(nn.Module):
         overlaps = overlap(outputs.distances[positive], boxes)
         quality, weights = self.quality_targets(boxes, overlaps)
 
-        totals = torch.stack([positive.sum().to(weights.dtype), weights.sum()])
-        count, weight = mean_over_workers(totals).unbind()
+        count, weight = mean_over_workers(mean_over_batches(self.normalisers(targets))).unbind()
         self.log_positives(count / len(positive))
-        # At least one positive among all workers.
-        count, weight = count.clamp(min=1 / comm.get_world_size()), weight.clamp(min=1e-6)
+        # At least one positive among all workers and small batches.
+        count, weight = count.clamp(min=1 / parts_of_a_step()), weight.clamp(min=1e-6)
         logits = outputs.quality[positive]
         return {
             "loss_fcos_cls": focal_loss(outputs.logits, targets.classes, self.alpha, self.gamma) / count,
             "loss_fcos_loc": (weights * self.localization_loss(overlaps)).sum() / weight,
             "loss_fcos_quality": F.binary_cross_entropy_with_logits(logits, quality, reduction="sum") / count,
         }
+
+    def normalisers(self, targets: FCOSTargets) -> Tensor:
+        """The number of positives and the sum of their weights, which no prediction changes -> (2,)."""
+        boxes = targets.distances[targets.classes >= 0]
+        weights = self.quality_targets(boxes, overlap(boxes, boxes))[1]
+        return torch.stack([weights.new_tensor(float(len(boxes))), weights.sum()])
 
     @staticmethod
     def log_positives(per_image: Tensor) -> None:

@@ -7,6 +7,7 @@ Legend: B batch, C channels, H W size of one level.
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from ...checkpoint import reinit_parts, translate_when_loading
 from ...facts import ModelFacts, methods
 from ...structures import PaddedImages
+from ..workers import one_step
 from .criterion import FCOSCriterion
 from .head import FCOSHead
-from .outputs import FCOSOutputs, Locations
+from .outputs import FCOSOutputs, FCOSTargets, Locations
 from .postprocessing import FCOSPostprocessor
 from .targets import FCOSTargetAssigner
 
@@ -144,11 +146,26 @@ class FCOS(nn.Module):
 
     def losses(self, features: Sequence[Tensor], batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Losses by name."""
-        instances = [item["instances"].to(self.device) for item in batched_inputs]
-        targets = self.assigner(
-            self.locate(features), [x.gt_boxes.tensor for x in instances], [x.gt_classes for x in instances]
-        )
+        targets = self.prepare_targets(self.locate(features), batched_inputs)
         return self.criterion(FCOSOutputs.from_levels(self.head(features)), targets)
+
+    def prepare_targets(self, locations: Locations, batched_inputs: list[dict]) -> FCOSTargets:
+        """What each location is to predict."""
+        instances = [item["instances"].to(self.device) for item in batched_inputs]
+        return self.assigner(locations, [x.gt_boxes.tensor for x in instances], [x.gt_classes for x in instances])
+
+    def one_step(self, batches: Sequence[list[dict]]) -> AbstractContextManager[None]:
+        """Within it the losses of each of these small batches have the normalisers of all of them, so that the mean of
+        their gradients is the gradient of one large batch.
+        """
+        normalisers = []
+        for batch in batches:
+            side = max(1, self.backbone.size_divisibility)
+            frame = [-(-max(item["image"].shape[axis] for item in batch) // side) * side for axis in (1, 2)]
+            sizes = [(-(-frame[0] // stride), -(-frame[1] // stride)) for stride in self.strides]
+            locations = Locations.of_levels(sizes, self.strides, self.location_offset, self.device)
+            normalisers.append(self.criterion.normalisers(self.prepare_targets(locations, batch)))
+        return one_step(normalisers)
 
     def detect(self, features: Sequence[Tensor], images: PaddedImages) -> list[Instances]:
         """Detections of each image in its own pixels.

@@ -5,6 +5,7 @@ Legend: B batch, Q queries.
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ...facts import ModelFacts, facts_of
 from ...structures import Matches, PaddedImages, Targets
 from ..masks import MaskInputs
 from ..set_prediction import Scoring, SetCriterion, boxes_to_instances, output_sizes
+from ..workers import one_step
 
 
 class SetPredictor(nn.Module, ABC):
@@ -59,6 +61,14 @@ class SetPredictor(nn.Module, ABC):
             targets = self.prepare_targets(batched_inputs, images)
             return self.losses(self.detect(images, targets), targets)
         return self.postprocess(self.detect(images), images, batched_inputs)
+
+    def one_step(self, batches: Sequence[list[dict]]) -> AbstractContextManager[None]:
+        """Within it the losses of each of these small batches have the normalisers of all of them, so that the mean of
+        their gradients is the gradient of one large batch. Two normalisers remain each batch's own: the area of the
+        dense class loss, and the groups of DINO's denoising.
+        """
+        counts = (sum(len(item["instances"]) for item in batch) for batch in batches)
+        return one_step([torch.tensor(count, dtype=torch.float64) for count in counts])
 
     @abstractmethod
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:

@@ -11,7 +11,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from ...structures import Matches, Predictions, Targets
-from ..workers import mean_over_workers
+from ..workers import mean_over_batches, mean_over_workers, parts_of_a_step
 from .losses import giou_box_loss, l1_box_loss
 from .matcher import HungarianMatcher
 
@@ -19,7 +19,7 @@ from .matcher import HungarianMatcher
 class LossTerm(Protocol):
     """Losses by name, each of shape (L,), or of the last layers only; not yet weighted.
 
-    ``num_objects`` is the normaliser: objects in the batch, averaged over all workers, at least 1.
+    ``num_objects`` is the normaliser, that of `mean_number_of_objects`.
     """
 
     def __call__(
@@ -115,6 +115,6 @@ class BoxLosses:
 
 
 def mean_number_of_objects(targets: Targets) -> Tensor:
-    """Objects in the batch, averaged over all workers, at least 1."""
+    """Objects in the batch, averaged over all workers and small batches of a step, at least 1 in all of these."""
     count = torch.tensor(float(sum(targets.counts)), device=targets.labels.device)
-    return mean_over_workers(count).clamp(min=1)
+    return mean_over_workers(mean_over_batches(count)).clamp(min=1 / parts_of_a_step())

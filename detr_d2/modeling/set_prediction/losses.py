@@ -3,7 +3,6 @@
 Legend: L layers, B batch, Q queries, K columns of the class logits, M matched pairs.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert, sigmoid_focal_loss
@@ -23,9 +22,10 @@ def weighted_cross_entropy(logits: Tensor, classes: Tensor, no_object_weight: fl
         The weighted sum of losses and the sum of weights, both of shape (L,): their quotient is the weighted mean that
         ``F.cross_entropy`` computes, which over several workers has to be taken after both are summed.
     """
-    weight = torch.ones(logits.shape[-1], device=logits.device)
+    logits = logits.float()
+    weight = logits.new_ones(logits.shape[-1])
     weight[-1] = no_object_weight
-    losses = F.cross_entropy(logits.float().flatten(0, 2), classes.flatten(), weight, reduction="none")
+    losses = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
     return losses.view_as(classes).sum((1, 2)), weight[classes].sum((1, 2))
 
 

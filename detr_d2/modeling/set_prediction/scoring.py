@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...structures import Matches, Predictions, Targets
-from ..workers import mean_over_workers
+from ..workers import mean_over_batches, mean_over_workers
 from .losses import focal_class_loss, weighted_cross_entropy
 
 NO_OBJECT = -1  # target class of a query without object
@@ -92,10 +92,12 @@ class SoftmaxScoring(Scoring):
         return -probabilities.gather(-1, labels)
 
     def class_loss(self, logits: Tensor, classes: Tensor, num_objects: Tensor) -> Tensor:
-        """Weighted mean of the cross-entropy of all queries, over all workers."""
+        """Weighted mean of the cross-entropy of all queries, over all workers and small batches of a step."""
+        objects = (classes[-1] != NO_OBJECT).sum()  # as many in every layer
         classes = torch.where(classes == NO_OBJECT, logits.shape[-1] - 1, classes)
         loss, weight = weighted_cross_entropy(logits, classes, self.no_object_weight)
-        return loss / mean_over_workers(weight)
+        elsewhere = mean_over_batches(objects.to(weight)) - objects
+        return loss / mean_over_workers(weight + (1 - self.no_object_weight) * elsewhere)
 
     def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)

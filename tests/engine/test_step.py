@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from detr_d2.engine import AMPTrainer, autocast
+from detr_d2.engine import StepTrainer, autocast
 from detr_d2.solver import build_optimizer
 
 
@@ -27,7 +27,7 @@ def amp_cfg(cfg, precision: str, device: str = "cpu"):
 def train(cfg, steps: int = 2):
     model = build_model(cfg)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    trainer = AMPTrainer(cfg, model, [batch()] * steps, build_optimizer(cfg, model))
+    trainer = StepTrainer(cfg, model, [batch()] * steps, build_optimizer(cfg, model))
     with EventStorage() as storage:
         for _ in range(steps):
             trainer.run_step()
@@ -65,7 +65,7 @@ def test_state_survives_a_resume(small_detr_cfg):
     cfg = amp_cfg(small_detr_cfg, "bfloat16")
     trainer, _, _ = train(cfg)
     state = trainer.state_dict()
-    other = AMPTrainer(cfg, trainer.model, [], build_optimizer(cfg, trainer.model))
+    other = StepTrainer(cfg, trainer.model, [], build_optimizer(cfg, trainer.model))
     other.load_state_dict(state)
     assert other.state_dict()["grad_scaler"] == state["grad_scaler"]
 
