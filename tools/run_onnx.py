@@ -9,6 +9,7 @@ and copied: `Detector` is what an application needs.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -33,14 +34,19 @@ class Detections(NamedTuple):
     masks: np.ndarray | None
 
 
+# Of an ONNX file's metadata, beside what `Detector` reads of some models alone.
+NEEDED = {"batch_size", "channel_order", "class_names", "height", "max_size", "min_size", "size_multiple", "width"}
+
+
 class Detector:
     """An ONNX file, ready to be called with images."""
 
     def __init__(self, path: str) -> None:
+        require_file(path)
         self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         metadata = self.session.get_modelmeta().custom_metadata_map
-        if "class_names" not in metadata:
-            raise ValueError(f"{path} was not written by tools/export.py: its metadata names no classes.")
+        if missing := NEEDED - metadata.keys():
+            raise ValueError(f"{path} was not written by tools/export.py: its metadata has no {min(missing)}.")
         self.facts = {name: parse(value) for name, value in metadata.items()}
         self.output_names = [output.name for output in self.session.get_outputs()]
 
@@ -102,6 +108,7 @@ class Detector:
 
 def read_image(path: str) -> Image.Image:
     """An RGB image, upright; 16 bits are scaled to 8, and floats of 0..1 to 0..255, which Pillow would clip."""
+    require_file(path)
     image = Image.open(path)
     is_16_bit = image.mode.startswith("I;16") or image.format == "PNG"
     highest = 1 if image.mode == "F" else 65535 if is_16_bit else 0
@@ -112,6 +119,12 @@ def read_image(path: str) -> Image.Image:
             raise ValueError(f"{path}: what is white in its mode {image.mode!r} is not known: save it with 8 bits.")
         image = Image.fromarray((pixels * (255 / highest) + 0.5).astype(np.uint8))
     return image.convert("RGB")
+
+
+def require_file(path: str) -> None:
+    """Raise an error for what is no file, such as a pipe, which would be waited for."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is no file.")
 
 
 def parse(value: str) -> object:
@@ -169,13 +182,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="picture to write, with boxes and masks")
     parser.add_argument("--json", type=Path, help="file to write, a list of detections")
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # letters that the terminal does not know
     try:
-        detector = Detector(args.model)
-        image = read_image(args.image)
-        found = detector(image, args.threshold)
+        run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any more, as behind `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # since Python flushes stdout once more
+        return 141
     except (OSError, ValueError, *_onnxruntime_errors()) as error:
         print(f"run_onnx.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    return 0
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what is found, and write what is asked for."""
+    detector = Detector(args.model)
+    image = read_image(args.image)
+    found = detector(image, args.threshold)
     names = detector.facts["class_names"]
     rows = [
         {"class": names[label], "class_id": int(label), "score": float(score), "box": [float(x) for x in box]}
@@ -187,13 +213,12 @@ def main(argv: list[str] | None = None) -> int:
         args.json.write_text(json.dumps(rows, indent=1))
     if args.output:
         draw(image, found, names).save(args.output)
-    return 0
 
 
-def _onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises of a file that is missing, or is no ONNX file; it has no common base of its own."""
-    state = onnxruntime.capi.onnxruntime_pybind11_state
-    return state.NoSuchFile, state.InvalidProtobuf, state.Fail, state.InvalidGraph
+def _onnxruntime_errors() -> list[type[Exception]]:
+    """What onnxruntime raises of a file that is none, or does not fit; they have no base of their own."""
+    found = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+    return [kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception)]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
 """tools/run_onnx.py reads and resizes images as the package does."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -43,3 +47,45 @@ def test_thin_images(tool):
         batch, size = detector.prepare(Image.new("RGB", (width, height)))
         assert (batch.shape[2:] == size[0]).all()
         assert sorted(size[0]) == [1, 160]
+
+
+MANY = """
+import importlib.util, sys
+import numpy as np
+
+spec = importlib.util.spec_from_file_location("run_onnx", sys.argv[1])
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+class Detector:
+    facts = {"class_names": [chr(0x732b)]}
+    def __init__(self, path): pass
+    def __call__(self, image, threshold):
+        return tool.Detections(np.zeros((20000, 4)), np.ones(20000), np.zeros(20000, int), None)
+
+tool.Detector = Detector
+sys.exit(tool.main(["model.onnx", sys.argv[2]]))
+"""
+
+
+def test_a_terminal_of_few_letters_and_a_reader_that_goes(repo, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    words = [sys.executable, "-c", MANY, str(repo / "tools" / "run_onnx.py"), str(tmp_path / "image.png")]
+    script = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "ascii"}
+    )
+    assert script.stdout.readline() == b"\\u732b 1.000 0.0 0.0 0.0 0.0\n"
+    script.stdout.close()
+    assert script.stderr.read() == b""
+    assert script.wait() == 141
+    script.stderr.close()
+
+
+def test_what_is_no_file_is_not_waited_for(tool, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "broken.onnx").write_bytes(b"broken")
+    for model in ("pipe", "none.onnx", "broken.onnx"):
+        assert tool.main([str(tmp_path / model), "image.png"]) == 1
+        assert model in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="pipe is no file"):
+        tool.read_image(str(tmp_path / "pipe"))
