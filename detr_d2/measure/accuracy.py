@@ -20,7 +20,9 @@ from torch import nn
 
 from ..analysis.matches import Matches, match_detections
 from ..analysis.precision import average_precision
+from ..checkpoint.class_names import read_dataset_metadata
 from ..data import build_test_loader
+from ..data.checks import check_weights_classes
 from ..evaluation import HotCOCOEvaluator, build_evaluator
 from ..files import read_json
 from .models import ComparedModel, load_records
@@ -35,7 +37,12 @@ def evaluate(model: ComparedModel, folder: Path, say: Callable[[str], object]) -
         model: is built anew.
         folder: of its results.
         say: called with how far it is, after each batch.
+
+    Raises:
+        ValueError: the checkpoint says that its classes are others than those of ``DATASETS.TRAIN``.
     """
+    weights = model.cfg.MODEL.WEIGHTS
+    check_weights_classes(model.cfg, read_dataset_metadata(weights), weights)
     folder.mkdir(parents=True, exist_ok=True)
     evaluator = build_evaluator(model.cfg, model.dataset, str(folder))
     loader, network = build_test_loader(model.cfg, model.dataset), model.build()

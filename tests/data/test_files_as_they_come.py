@@ -28,13 +28,13 @@ THINGS = {1: "cat", 2: "dog", 3: "owl"}
 
 @pytest.fixture
 def config(repo):
-    """``config(train, test, *opts)`` -> a cfg of a box model for these entries of ``DATASETS.CUSTOM``."""
+    """``config(train, test, *opts)`` -> a cfg of a box model, or another, for these entries of ``DATASETS.CUSTOM``."""
 
-    def config(train: dict, test: dict, *opts: str):
+    def config(train: dict, test: dict, *opts: str, model: str = "detr_R_18"):
         entries = [train] if train == test else [train, test]
         data = ["DATASETS.CUSTOM", str(entries), "DATASETS.TRAIN", f"({train['name']!r},)"]
         data += ["DATASETS.TEST", f"({test['name']!r},)", "SOLVER.IMS_PER_BATCH", "6", "DATALOADER.NUM_WORKERS", "0"]
-        return load_config(str(repo / "configs" / "Shapes" / "detr_R_18.yaml"), [*data, *opts])
+        return load_config(str(repo / "configs" / "Shapes" / f"{model}.yaml"), [*data, *opts])
 
     return config
 
@@ -135,7 +135,7 @@ def test_names_in_other_forms_of_unicode(own_data, config):
     check_test_sets(config(train, test))
     Path(train["image_root"], "0.png").rename(Path(train["image_root"], f"{other}.png"))
     edit(train["json_file"], lambda content: content["images"][0].update(file_name=f"{one}.png"))
-    with pytest.raises(FileNotFoundError, match="not exist in this form of Unicode, but in another: rename it"):
+    with pytest.raises(FileNotFoundError, match="no such file in this form of Unicode, but in another: rename it"):
         build_train_loader(config(train, test, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"))
 
 
@@ -202,6 +202,20 @@ def test_some_of_the_classes(own_data, config, tmp_path):
     results = evaluate(cfg, truth, list(THINGS.values()), tmp_path)["bbox"]
     assert results["AP"] == pytest.approx(100)
     assert not any(name in results for name in ("AP-cat", "AP-dog"))
+
+
+def test_panoptic_test_sets(own_data, config):
+    """Their classes are the model's in its order, under any ids; and all of their PNGs are there."""
+    train, model = own_data("train", THINGS, {5: "sky"}), {"model": "panoptic_detr_R_18"}
+    test = own_data("test", {7: "cat", 8: "dog", 9: "owl"}, {20: "sky"})
+    check_test_sets(config(train, test, **model))
+    other = own_data("other", {7: "cat", 8: "owl", 9: "dog"}, {20: "sky"})
+    with pytest.raises(ValueError, match=r"class 1 is 'dog \(a thing\)' in the one and 'owl \(a thing\)' in the other"):
+        check_test_sets(config(train, other, **model))
+    Path(test["panoptic_root"], "4.png").unlink()
+    os.mkfifo(Path(test["panoptic_root"], "4.png"))
+    with pytest.raises(FileNotFoundError, match=r"(?s)'missing-png'.*4\.png, 28: there is no such file"):
+        check_test_sets(config(train, test, **model))
 
 
 def test_a_class_that_training_does_not_know(own_data, config):
