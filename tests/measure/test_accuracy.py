@@ -1,12 +1,17 @@
 """AP from matches against hotcoco on all images and on drawn ones, and intervals against what is known of them."""
 
+from pathlib import Path
+
 import hotcoco
 import numpy as np
 import pytest
+import torch
 
 from detr_d2.analysis.matches import Matches, match_detections
 from detr_d2.analysis.precision import average_precision
-from detr_d2.measure.accuracy import compare_precision, draw_images
+from detr_d2.engine import load_config
+from detr_d2.measure.accuracy import compare_precision, draw_images, evaluate
+from detr_d2.measure.models import ComparedModel
 
 IMAGES, CLASSES = 40, 3
 
@@ -144,3 +149,12 @@ def test_other_images_are_refused():
 
 def test_a_model_without_a_single_hit_has_ap_zero():
     assert average_precision(one_class(np.zeros(5, dtype=bool)), np.ones((1, 5)))[0] == 0
+
+
+def test_weights_of_other_classes_are_not_evaluated(shapes_root, repo, tmp_path):
+    names = ["square", "circle", "triangle", "star"]
+    torch.save({"model": {}, "dataset_metadata": {"thing_classes": names}}, tmp_path / "other.pth")
+    config = repo / "configs" / "Shapes" / "detr_R_18.yaml"
+    cfg = load_config(str(config), ["MODEL.WEIGHTS", str(tmp_path / "other.pth")])
+    with pytest.raises(ValueError, match=r"other\.pth.* class 0 is 'square' in the one and 'circle' in the other"):
+        evaluate(ComparedModel("other", Path(config), cfg, "shapes_val"), tmp_path, print)
