@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -27,6 +28,9 @@ from detr_d2.data.datasets.shapes_generator import generate_shapes  # noqa: E402
 from detr_d2.engine import load_config  # noqa: E402
 
 REPO = Path(__file__).resolve().parents[1]
+# Processes with start_method="forkserver" are forked from one that has imported the package, which takes longer
+# than their work. This process cannot be forked, since autograd has threads in it.
+multiprocessing.set_forkserver_preload(["detr_d2.engine"])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,6 +22,7 @@ MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 # A part of the package -> the other parts that it may import. Of the parts that hold a module, the longest counts.
 ALLOWED = {
     "": ("_detectron2", "_own_modules", "_stock", "config", "data", "modeling", "engine"),
+    "model_zoo": ("checkpoint", "engine"),
     "_detectron2": (),
     "_own_modules": (),
     "_stock": (),

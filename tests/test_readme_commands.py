@@ -1,7 +1,7 @@
-"""The README's commands one after another, in short: COCO, own data, using, looking inside, exporting.
+"""The commands of README and pages one after another, in short: COCO, own data, using, looking inside, exporting.
 
 What the quickstart leaves is made by two iterations in place of its training; trainings take two iterations of one
-process.
+process, and DETR on COCO has a small transformer and small images.
 """
 
 import re
@@ -19,15 +19,17 @@ from detr_d2.checkpoint import to_official
 from detr_d2.engine import load_config
 
 REPO = Path(__file__).resolve().parents[1]
-README = (REPO / "README.md").read_text()
 SHORT = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "0"]
-SMALL = ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.CROP.ENABLED", "False"]
+SMALL = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.CROP.ENABLED", "False"]
+SMALL_TRANSFORMER = "{HIDDEN_DIM: 32, DIM_FEEDFORWARD: 32, ENC_LAYERS: 1, DEC_LAYERS: 2}"
 PUBLISHED = "detr-r50-e632da11.pth"
 
 
-def commands_of(section: str) -> list[list[str]]:
-    """The words of each command of a section, continued lines joined."""
-    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0].replace("\\\n", " ")
+def commands_of(page: str, section: str | None = None) -> list[list[str]]:
+    """The words of each command of a page or of a section of it, continued lines joined."""
+    text = (REPO / page).read_text().replace("\\\n", " ")
+    if section:
+        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
     return [shlex.split(line) for line in re.findall(r"^    (python .+)$", text, re.MULTILINE)]
 
 
@@ -60,8 +62,12 @@ def run(load_tool, capsys) -> Callable[[list[str]], str]:
 @pytest.fixture
 def folder(tmp_path: Path, coco_root: Path, shapes_root: Path, run, monkeypatch) -> Path:
     """The working directory after the quickstart, with COCO's images."""
-    for name in ("configs", "tools", "docs"):
+    for name in ("tools", "docs"):
         (tmp_path / name).symlink_to(REPO / name)
+    shutil.copytree(REPO / "configs", tmp_path / "configs")
+    base = tmp_path / "configs" / "Base-DETR.yaml"
+    small = base.read_text().replace("  BACKBONE:\n", f"  DETR: {SMALL_TRANSFORMER}\n  BACKBONE:\n")
+    base.write_text(small.replace("INPUT:\n", "INPUT:\n  MIN_SIZE_TEST: 64\n"))
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "coco").symlink_to(coco_root / "coco")
     (tmp_path / "datasets" / "shapes").symlink_to(shapes_root / "shapes")
@@ -72,7 +78,7 @@ def folder(tmp_path: Path, coco_root: Path, shapes_root: Path, run, monkeypatch)
 
 
 def test_own_data_then_a_look_at_the_model(folder: Path, run) -> None:
-    commands = [c for c in commands_of("Own data") if "detr_R_50.yaml" not in " ".join(c)]
+    commands = [c for c in commands_of("docs/own_data.md") if "detr_R_50.yaml" not in " ".join(c)]
     assert [Path(command[1]).stem for command in commands] == [
         *["make_subset", "check_dataset", "train_net", "train_net", "demo", "export", "run_onnx"]
     ]
@@ -84,7 +90,7 @@ def test_own_data_then_a_look_at_the_model(folder: Path, run) -> None:
     assert len(list((output / "drawn").iterdir())) == len(images)
     assert {path.name for path in output.iterdir()} >= {"model_final.pth", "model.onnx", "onnx.png", "inference"}
 
-    for command in [*commands_of("Use a trained model")[:1], *commands_of("Look inside")]:
+    for command in commands_of("docs/using.md"):
         run(command)
     made = {path.name for path in (folder / "output").iterdir()}
     assert made >= {"drawn", "seen.jpg", "attention.png", "logs.png", "errors"}
@@ -100,14 +106,15 @@ def test_coco_and_published_weights(folder: Path, run) -> None:
         video.write(cv2.imread(str(next((folder / "photos").iterdir())))[:48, :64])
     video.release()
 
-    coco = commands_of("COCO: from download to AP")
+    coco = commands_of("README.md", "COCO: from download to AP")
     assert [Path(c[1]).stem for c in coco] == [*["train_net"] * 3, "plot_logs", *["visualize_results"] * 2]
-    demo = commands_of("Use a trained model")[1]
-    export = commands_of("Export")
-    assert "clip.mp4" in demo
+    demos = commands_of("README.md", "Use a trained model")
+    export = commands_of("docs/export.md")
+    assert len(demos) == 2
+    assert "clip.mp4" in demos[1]
     assert [Path(c[1]).stem for c in export] == ["export", "run_onnx", "convert_checkpoint"]
     shutil.copy(next((folder / "datasets" / "coco" / "val2017").iterdir()), "image.jpg")
-    for command in [*coco, [word.replace(".jpg", ".png") for word in demo], *export]:
+    for command in [*coco, demos[0], [word.replace(".jpg", ".png") for word in demos[1]], *export]:
         run(command)
     made = {path.name for path in (folder / "output").iterdir()}
     assert made >= {"model_final.pth", "metrics.json", "inference", "drawn", "results.json", "detr_hf"}
@@ -127,8 +134,10 @@ def test_coco_and_published_weights(folder: Path, run) -> None:
             "datasets/custom",
         ]
     )
-    custom = [c for c in commands_of("Own data") if "configs/Custom/detr_R_50.yaml" in c]
+    custom = commands_of("README.md", "Own data")
+    assert all(c in commands_of("docs/own_data.md") for c in custom)
     assert [Path(c[1]).stem for c in custom] == ["check_dataset", "train_net"]
     for command in custom:
         run(command)
-    assert load_config("output/custom/config.yaml").MODEL.DETR.NUM_CLASSES == 3
+    cfg = load_config("output/custom/config.yaml")
+    assert (cfg.MODEL.DETR.NUM_CLASSES, cfg.MODEL.DETR.HIDDEN_DIM) == (3, 32)

@@ -17,6 +17,7 @@ from PIL.Image import Image as PilImage
 from ..checkpoint.class_names import read_dataset_metadata
 from ..checkpoint.huggingface import CONFIG
 from ..checkpoint.huggingface_keys import config_keys
+from ..checkpoint.published import get_checkpoint_url, get_config_file, is_published
 from ..data import batches_of_one_size, build_dataset_mapper
 from ..data.image_files import convert_image, convert_pil, read_image
 from ..facts import model_facts, value_of
@@ -47,7 +48,8 @@ class Predictor:
     Args:
         config_or_checkpoint: a yaml config, whose weights are ``weights`` or else ``MODEL.WEIGHTS``; or a checkpoint of
             our trainer, with ``config.yaml`` beside it; or a folder of ``transformers``, of DETR, panoptic DETR or
-            Deformable DETR.
+            Deformable DETR; or the name of a published model, such as "COCO-Detection/detr_R_50_500ep", whose weights
+            are downloaded.
         weights: a checkpoint of any layout that ``MODEL.WEIGHTS`` reads; only with a config.
         opts: overrides of the config, ``["KEY", value, ...]``.
         device: such as "cuda:1" or "cpu"; None: ``MODEL.DEVICE``, or the CPU where that is a GPU and there is none.
@@ -166,6 +168,8 @@ class Predictor:
 def _read_config(path: str, weights: str | os.PathLike | None, opts: Sequence[Any]) -> tuple[CfgNode, dict[str, Any]]:
     """The config that a path stands for, with its weights in ``MODEL.WEIGHTS``, and what those say of their classes."""
     words = [str(word) for word in opts]
+    if weights is None and not os.path.exists(path) and is_published(path):
+        path, weights = get_config_file(path), get_checkpoint_url(path)
     if weights is None and os.path.isfile(os.path.join(path, CONFIG)):
         keys, names = config_keys(path)
         cfg = load_config("", [*keys, *words])

@@ -69,7 +69,7 @@ def test_two_processes_equal_one(no_dropout_cfg, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(worker, args=(no_dropout_cfg, port, str(tmp_path)), nprocs=2)
+    mp.start_processes(worker, args=(no_dropout_cfg, port, str(tmp_path)), nprocs=2, start_method="forkserver")
     (losses_0, gradients_0), (losses_1, gradients_1) = (torch.load(tmp_path / f"{rank}.pth") for rank in (0, 1))
     losses, gradients = losses_and_gradients(no_dropout_cfg, images())
 
