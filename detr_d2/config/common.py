@@ -22,6 +22,10 @@ def add_common_config(cfg: CfgNode) -> None:
     # What is taken of a file that holds an average of the weights beside them: "ema", "model", or "auto", the average.
     cfg.MODEL.WEIGHTS_FROM = "auto"
 
+    # Parts whose blocks keep only their inputs in training and are computed again for the gradients, which need less
+    # memory and more time: "backbone", "encoder", or "backbone,encoder".
+    cfg.MODEL.CHECKPOINT_ACTIVATIONS = ""
+
     # Images per process and forward pass in evaluation, at most; those of one size go together, so that results do not
     # depend on it.
     cfg.TEST.IMS_PER_BATCH = 1

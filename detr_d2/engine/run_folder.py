@@ -20,8 +20,8 @@ from .config import key_names
 
 # Keys of MODEL that change nothing of what is learnt; so do those of tests, whose names end in _TEST.
 _FREE = re.compile(
-    r"MODEL\.(WEIGHTS|WEIGHTS_FROM|DEVICE|REINIT_\w+|\w+\.(ATTENTION_BACKEND|MASK_CHUNK_SIZE|OBJECT_MASK_THRESHOLD|"
-    r"SMALL_SEGMENT_AREA|INSTANCE_MIN_SCORE|\w+_TEST)|PANOPTIC_FPN\.COMBINE\.\w+)"
+    r"MODEL\.(WEIGHTS|WEIGHTS_FROM|DEVICE|CHECKPOINT_ACTIVATIONS|REINIT_\w+|\w+\.(ATTENTION_BACKEND|MASK_CHUNK_SIZE|"
+    r"OBJECT_MASK_THRESHOLD|SMALL_SEGMENT_AREA|INSTANCE_MIN_SCORE|\w+_TEST)|PANOPTIC_FPN\.COMBINE\.\w+)"
 )
 _CHECKPOINT = re.compile(r"model_(\d{7}|final|best)\.pth")
 

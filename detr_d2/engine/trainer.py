@@ -25,6 +25,7 @@ from ..data.train_loader import mixed_seed
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer, fitted_state, parameter_names
 from .ema import build_average
+from .recompute import recompute_activations
 from .run_folder import check_resumed_config, config_file, write_config
 from .step import StepTrainer, autocast
 
@@ -56,6 +57,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         self.average = build_average(cfg, model)
+        recompute_activations(cfg, model)
         model = wrap_ddp(model)
         self._trainer = StepTrainer(cfg, model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
