@@ -56,8 +56,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--opset",
         type=int,
         choices=range(17, 21),
-        default=18,
-        help="version of ONNX's operators (default: %(default)s)",
+        help="version of ONNX's operators (default: 18)",
     )
     parser.add_argument(
         "--check", nargs="+", default=[], metavar="IMAGE", help="images with objects to compare on (noise)"

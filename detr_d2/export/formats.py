@@ -36,9 +36,11 @@ class Format(ABC):
 
     Attributes:
         suffix: of the files' names.
+        has_opset: whether they are of a version of ONNX's operators.
     """
 
     suffix: str
+    has_opset = False
 
     def check(self, graph: Graph) -> None:  # noqa: B027 (a format without restrictions has none)
         """Raise a ValueError where this graph cannot be written, or what writes it is not installed."""
@@ -49,7 +51,12 @@ class Format(ABC):
 
     @abstractmethod
     def write(
-        self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str], opset: int
+        self,
+        path: Path,
+        program: ExportedProgram,
+        output_names: tuple[str, ...],
+        facts: dict[str, str],
+        opset: int | None,
     ) -> None:
         """One file at ``path``; ``opset`` is ONNX's version of its operators."""
 
@@ -62,6 +69,7 @@ class OnnxFormat(Format):
     """ONNX, run by onnxruntime on the CPU."""
 
     suffix = ".onnx"
+    has_opset = True
 
     def check(self, graph: Graph) -> None:
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
@@ -78,7 +86,12 @@ class OnnxFormat(Format):
             )
 
     def write(
-        self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str], opset: int
+        self,
+        path: Path,
+        program: ExportedProgram,
+        output_names: tuple[str, ...],
+        facts: dict[str, str],
+        opset: int | None,
     ) -> None:
         import onnx
 
@@ -126,7 +139,12 @@ class TorchExportFormat(Format):
         return max(PROGRAM_MULTIPLE, graph.size_multiple)
 
     def write(
-        self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str], opset: int
+        self,
+        path: Path,
+        program: ExportedProgram,
+        output_names: tuple[str, ...],
+        facts: dict[str, str],
+        opset: int | None,
     ) -> None:
         description = {"inputs": json.dumps(INPUT_NAMES), "outputs": json.dumps(output_names), **facts}
         with _quiet():

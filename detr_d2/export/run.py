@@ -31,7 +31,7 @@ class ExportSettings:
         dynamic_size: take any height and width; ``size`` is then that of the example.
         max_detections: of a panoptic model, whose masks cost most; None: all of its queries.
         tolerance: the largest difference to the model, see `Difference`.
-        opset: the version of ONNX's operators.
+        opset: the version of ONNX's operators; None: 18, which torch writes.
     """
 
     format: str
@@ -40,7 +40,7 @@ class ExportSettings:
     dynamic_size: bool = False
     max_detections: int | None = None
     tolerance: float = 1e-4
-    opset: int = 18
+    opset: int | None = None
 
 
 def export_model(
@@ -65,6 +65,8 @@ def export_model(
         FileNotFoundError: weights or images that do not exist.
     """
     file_format = FORMATS[settings.format]
+    if settings.opset is not None and not file_format.has_opset:
+        raise ValueError(f"--opset is a version of ONNX's operators, which --format {settings.format} has not.")
     graph_class = graph_of(META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE))
     check_numbers(settings.size, settings.batch)
     missing = [str(path) for path in images if not path.is_file()]
@@ -87,7 +89,7 @@ def export_model(
     facts = describe(cfg, graph, shape)
     with whole_file(output) as partial:
         start = time.perf_counter()
-        file_format.write(partial, program, graph.output_names, facts, settings.opset)
+        file_format.write(partial, program, graph.output_names, facts, settings.opset or 18)
         say(f"written in {time.perf_counter() - start:.0f} s, {partial.stat().st_size / 2**20:.0f} MiB")
         found = compare(graph, file_format.load(partial, graph.output_names), pictures, shape)
         what = f"{len(pictures)} {'images' if images else 'images of noise'}"

@@ -67,5 +67,10 @@ CASES = [
         ("--size 0 64",),
     ),
     ("an old opset", lambda folder: words(folder, "--opset", "16", "MODEL.WEIGHTS", "n.pth"), ("--opset", "16", "17")),
+    (
+        "an opset of a torch.export program",
+        lambda folder: words(folder, "--opset", "18", "MODEL.WEIGHTS", "n.pth", output="x.pt2", kind="torch_export"),
+        ("--opset", "torch_export"),
+    ),
     ("a batch of a word", lambda folder: words(folder, "--batch", "many", "MODEL.WEIGHTS", "n.pth"), ("many",)),
 ]
