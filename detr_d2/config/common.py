@@ -26,6 +26,9 @@ def add_common_config(cfg: CfgNode) -> None:
     # memory and more time: "backbone", "encoder", or "backbone,encoder".
     cfg.MODEL.CHECKPOINT_ACTIVATIONS = ""
 
+    # Where metrics go beside the screen and metrics.json: "tensorboard", "wandb", "mlflow"; the last two, if installed.
+    cfg.LOGGERS = ("tensorboard",)
+
     # Images per process and forward pass in evaluation, at most; those of one size go together, so that results do not
     # depend on it.
     cfg.TEST.IMS_PER_BATCH = 1
@@ -62,6 +65,8 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # The images of a step, IMS_PER_BATCH, go through the model in this many small batches, whose gradients are those of
     # one large batch; it must divide them. An iteration is a step.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # Training ends when this many evaluations in a row brought no better TEST.BEST_METRIC; 0: never before MAX_ITER.
+    cfg.SOLVER.EARLY_STOPPING = 0
     # "float16" (with loss scaling, GPUs only) or "bfloat16"; read when SOLVER.AMP.ENABLED.
     cfg.SOLVER.AMP.PRECISION = "float16"
     # An exponential moving average of the weights, evaluated in their place and saved beside them. A step keeps DECAY

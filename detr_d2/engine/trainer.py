@@ -10,10 +10,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
@@ -25,9 +26,11 @@ from ..data.train_loader import mixed_seed
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer, fitted_state, parameter_names
 from .ema import build_average
+from .hooks import BestCheckpointer, EarlyStopping
 from .recompute import recompute_activations
 from .run_folder import check_resumed_config, config_file, write_config
 from .step import StepTrainer, autocast
+from .writers import build_writers, check_loggers
 
 
 class Trainer(DefaultTrainer):
@@ -44,6 +47,7 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)  # DefaultTrainer's own __init__ builds a DDP model that refuses CPUs
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
+        check_loggers(cfg)
         register_datasets(cfg, required=cfg.DATASETS.TRAIN)
         check_test_sets(cfg)  # now, not when the training is done
         batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
@@ -90,13 +94,35 @@ class Trainer(DefaultTrainer):
         check_frozen_weights(self.checkpointer)
 
     def train(self) -> OrderedDict[str, dict] | None:
-        """As the parent's; ``config.yaml`` is written here, where the data and the weights are known to fit."""
+        """As the parent's, whose end a hook may bring forward. ``config.yaml`` is written here, where the data and the
+        weights are known to fit.
+        """
         if comm.is_main_process():
             write_config(self.cfg)
         last = Path(self.checkpointer.get_checkpoint_file()).name
         if self.start_iter >= self.max_iter and last != "model_final.pth":  # killed between its last two checkpoints
             self.checkpointer.save("model_final", iteration=self.iter)
-        return super().train()
+        logger = logging.getLogger("detectron2.engine.trainer")
+        logger.info(f"Starting training from iteration {self.start_iter}")
+        self.iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage:
+            try:
+                self.before_train()
+                self.iter = self.start_iter
+                while self.iter < self.max_iter:  # which a hook may lower
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    self.iter += 1
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
+        if not self.cfg.TEST.EXPECTED_RESULTS or not comm.is_main_process():
+            return None
+        verify_results(self.cfg, self._last_eval_results)
+        return self._last_eval_results
 
     def before_train(self) -> None:
         """As the parent's. A checkpoint is written before it is evaluated, and the run may have been killed between."""
@@ -104,7 +130,9 @@ class Trainer(DefaultTrainer):
         if 0 < self.start_iter < self.max_iter:
             self.iter = self.storage.iter = self.start_iter - 1
             for hook in self._hooks:
-                if isinstance(hook, (hooks.EvalHook, hooks.BestCheckpointer)):  # which know whether it is their time
+                if isinstance(
+                    hook, (hooks.EvalHook, hooks.BestCheckpointer, EarlyStopping)
+                ):  # which know whether it is their time
                     hook.after_step()
 
     def run_step(self) -> None:
@@ -130,7 +158,7 @@ class Trainer(DefaultTrainer):
 
     def after_train(self) -> None:
         """As the parent's; after an error or an interrupt nothing is evaluated, only metrics are written."""
-        self.iter = min(self.iter, self.max_iter)  # a finished run that is resumed is counted one further
+        self.iter = min(self.iter, self.max_iter)  # of a finished run that is resumed for less
         if self.iter < self.max_iter:
             self._hooks = [hook for hook in self._hooks if isinstance(hook, hooks.PeriodicWriter)]
         super().after_train()
@@ -171,10 +199,17 @@ class Trainer(DefaultTrainer):
         if self.average is not None:
             evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate_average)
             result = [evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in result]
+        best = None
         if self.cfg.TEST.EVAL_PERIOD > 0 and self.cfg.TEST.BEST_METRIC and comm.is_main_process():
             best = BestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC)
             result.insert(-1, best)  # the last hook writes the metrics
+        if self.cfg.SOLVER.EARLY_STOPPING:
+            stopping = EarlyStopping(self.cfg, best)
+            result.insert(len(result) - comm.is_main_process(), stopping)
         return result
+
+    def build_writers(self) -> list[EventWriter]:
+        return build_writers(self.cfg, self.max_iter)
 
     def evaluate_average(self) -> OrderedDict[str, dict]:
         """`test` of the average of the weights."""
@@ -212,25 +247,6 @@ class Trainer(DefaultTrainer):
         """Evaluate on every dataset of ``DATASETS.TEST``, in the precision of ``SOLVER.AMP``."""
         with autocast(cfg):
             return super().test(cfg, model, evaluators)
-
-
-class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's hook, which remembers the best value over a resume, and leaves resuming to the periodic checkpoints:
-    the best model of the final evaluation is saved as of one iteration too many.
-    """
-
-    def _best_checking(self) -> None:
-        last = self._checkpointer.get_checkpoint_file() if self._checkpointer.has_checkpoint() else None
-        super()._best_checking()
-        if last:
-            self._checkpointer.tag_last_checkpoint(Path(last).name)
-
-    def state_dict(self) -> dict:
-        return {"best_metric": self.best_metric, "best_iter": self.best_iter}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        self.best_metric = state_dict["best_metric"]
-        self.best_iter = state_dict["best_iter"]
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:

@@ -1,7 +1,9 @@
 """What the trainer adds to Detectron2's, but for what ``tests/tools/test_train_net.py`` sees from outside."""
 
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from detr_d2.engine import Trainer, load_config
-from detr_d2.engine.trainer import BestCheckpointer
+from detr_d2.engine.hooks import BestCheckpointer
 
 
 @pytest.fixture
@@ -82,3 +84,98 @@ def test_checkpoints_say_which_classes_they_know(shapes_trainer, tmp_path):
     metadata = torch.load(tmp_path / "model.pth", weights_only=True)["dataset_metadata"]
     assert metadata["thing_classes"] == ["circle", "square", "triangle", "star"]
     assert sorted(metadata["thing_dataset_id_to_contiguous_id"].values()) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def stopping(shapes_trainer, monkeypatch):
+    """``stopping(values, *overrides, resume=False)`` -> a trainer that trained nothing, in 40 iterations with an
+    evaluation of every second one, whose results are these, and how many of them were asked for."""
+
+    def run(values: list[float], *overrides: str, resume: bool = False) -> tuple[Trainer, int]:
+        left = iter(values)
+        monkeypatch.setattr(Trainer, "test", lambda *_: {"bbox": {"AP": next(left)}})
+        periods = ["SOLVER.MAX_ITER", "40", "TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "4"]
+        trainer = shapes_trainer(*periods, "TEST.BEST_METRIC", "bbox/AP", *overrides)
+        trainer.run_step = lambda: None
+        trainer.resume_or_load(resume)
+        trainer.train()
+        return trainer, len(values) - len(list(left))
+
+    return run
+
+
+def test_training_stops_when_nothing_gets_better_and_stays_so_over_a_resume(stopping, tmp_path):
+    patience = ["SOLVER.EARLY_STOPPING", "2"]
+    trainer, evaluations = stopping([10.0, 12.0, 11.0, 12.0, 50.0], *patience)
+    assert (trainer.iter, evaluations) == (8, 4)
+    assert last_checkpoint(tmp_path) == "model_final.pth"
+    assert torch.load(tmp_path / "model_final.pth", weights_only=True)["iteration"] == 7
+    assert torch.load(tmp_path / "model_best.pth", weights_only=True)["iteration"] == 3
+    trainer, evaluations = stopping([11.0, 50.0], *patience, resume=True)
+    assert (trainer.iter, evaluations) == (8, 1)
+    trainer, _ = stopping([11.0, 11.0, 50.0], "SOLVER.EARLY_STOPPING", "3", resume=True)
+    assert trainer.iter == 10
+
+
+def test_training_that_gets_better_goes_on_to_its_end(stopping):
+    trainer, evaluations = stopping([float(i) for i in range(4)], "SOLVER.EARLY_STOPPING", "1", "SOLVER.MAX_ITER", "8")
+    assert (trainer.iter, evaluations) == (8, 4)
+
+
+@pytest.mark.parametrize("overrides", [["TEST.BEST_METRIC", ""], ["TEST.EVAL_PERIOD", "0"]])
+def test_early_stopping_needs_evaluations(shapes_trainer, overrides):
+    with pytest.raises(ValueError, match=r"SOLVER\.EARLY_STOPPING is 2: .*EVAL_PERIOD above 0 and a TEST\.BEST_METRIC"):
+        shapes_trainer("SOLVER.EARLY_STOPPING", "2", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("wandb", "pip install wandb"), ("csv", "expected some of 'tensorboard', 'wandb', 'mlflow'")]
+)
+def test_loggers_that_are_not_there_are_refused(shapes_trainer, monkeypatch, name, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=f"LOGGERS names '{name}'.*{message}"):
+        shapes_trainer("LOGGERS", f"('{name}',)")
+
+
+class Service(ModuleType):
+    """A stand-in for wandb and mlflow: it writes down what it is told."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = ModuleSpec(name, None)
+        self.id, self.logged, self.asked = "run 7", {}, []
+
+    def init(self, *, id: str | None, **_: object) -> "Service":
+        self.asked.append(id)
+        return self
+
+    def start_run(self, run_id: str | None, **_: object) -> SimpleNamespace:
+        self.asked.append(run_id)
+        return SimpleNamespace(info=SimpleNamespace(run_id=self.id))
+
+    def log(self, values: dict, step: int) -> None:
+        self.logged.setdefault(step, {}).update(values)
+
+    log_metrics = log
+
+    def log_text(self, text: str, name: str) -> None:
+        assert "MAX_ITER" in text
+
+    def finish(self) -> None:
+        self.logged["closed"] = True
+
+    end_run = finish
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_services_get_the_metrics_and_a_resumed_run_goes_on_with_its_own(stopping, monkeypatch, tmp_path, name):
+    service = Service(name)
+    monkeypatch.setitem(sys.modules, name, service)
+    loggers = ["LOGGERS", f"('{name}',)"]
+    stopping([1.0, 2.0], *loggers, "SOLVER.MAX_ITER", "4")
+    assert service.logged[4]["bbox/AP"] == 2.0
+    assert "lr" in service.logged[3]
+    assert service.logged["closed"]
+    stopping([3.0, 3.0], *loggers, "SOLVER.MAX_ITER", "6", resume=True)
+    assert service.asked == [None, "run 7"]
+    assert not list(tmp_path.glob("events.out.tfevents*"))
