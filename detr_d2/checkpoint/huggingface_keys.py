@@ -1,7 +1,7 @@
 """A folder of ``transformers`` as keys of a config: what `huggingface_config` says, read backwards."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,11 @@ _RESNET = {
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def config_keys(folder: str) -> tuple[list[Any], list[str] | None]:
+def config_keys(folder: str) -> tuple[list[Any], dict[str, Any]]:
     """What makes the model of a folder and its inputs in evaluation: KEY, value, ... over this package's defaults.
 
     Returns:
-        the keys, ``MODEL.WEIGHTS`` among them, and the names of the classes, None where the folder has none.
+        the keys, ``MODEL.WEIGHTS`` among them, and Detectron2's metadata of the classes, {} where they have no names.
 
     Raises:
         FileNotFoundError: see `weights_in_folder`.
@@ -49,7 +49,7 @@ def config_keys(folder: str) -> tuple[list[Any], list[str] | None]:
         raise ValueError(f"{file} is not as transformers writes it ({type(error).__name__}: {error}).") from error
 
 
-def _config_keys(folder: str, given: Mapping[str, Any]) -> tuple[list[Any], list[str] | None]:
+def _config_keys(folder: str, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     file, given = Path(folder, CONFIG), {key: value for key, value in given.items() if value is not None}
     config = _DEFAULTS | _OF_TYPE[given["model_type"]] | given
     is_deformable = given["model_type"] == "deformable_detr"
@@ -80,8 +80,19 @@ def _config_keys(folder: str, given: Mapping[str, Any]) -> tuple[list[Any], list
         keys |= _deformable_keys(config, keys.pop("MODEL.DETR.IN_FEATURE"))
     if any("Segmentation" in name for name in config.get("architectures", ())):
         keys |= _panoptic_keys(config, keys["MODEL.DETR.NUM_CLASSES"], file)
-    are_known = bool(names) and not all(name.startswith("LABEL_") for name in names)
-    return [word for pair in keys.items() for word in pair], names if are_known else None
+    are_known = not all(name.startswith("LABEL_") for name in names)
+    described = _metadata(names, keys.get("MODEL.PANOPTIC_DETR.THING_CLASSES")) if are_known else {}
+    return [word for pair in keys.items() for word in pair], described
+
+
+def _metadata(names: list[str], things: Collection[int] | None) -> dict[str, Any]:
+    """Of these classes; ``things``: the numbers of those of a panoptic model."""
+    if things is None:
+        return {"thing_classes": names}
+    ids = {"thing": {i: i for i in things}, "stuff": {i: i for i in range(len(names)) if i not in things}}
+    return {f"{kind}_classes": names for kind in ids} | {
+        f"{kind}_dataset_id_to_contiguous_id": own for kind, own in ids.items()
+    }
 
 
 def _backbone_keys(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -143,7 +154,7 @@ def _panoptic_keys(config: Mapping[str, Any], num_classes: int, file: Path) -> d
     return {
         "MODEL.META_ARCHITECTURE": "PanopticDETR",
         "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-        "MODEL.PANOPTIC_DETR.THING_CLASSES": [i for i in range(num_classes) if i in things],
+        "MODEL.PANOPTIC_DETR.THING_CLASSES": sorted(i for i in set(things) if type(i) is int and 0 <= i < num_classes),
         "INPUT.DATASET_MAPPER": "PanopticDatasetMapper",
     }
 

@@ -171,10 +171,8 @@ def _read_config(path: str, weights: str | os.PathLike | None, opts: Sequence[An
     if weights is None and not os.path.exists(path) and is_published(path):
         path, weights = get_config_file(path), get_checkpoint_url(path)
     if weights is None and os.path.isfile(os.path.join(path, CONFIG)):
-        keys, names = config_keys(path)
-        cfg = load_config("", [*keys, *words])
-        kinds = ("thing_classes", "stuff_classes") if model_facts(cfg).is_panoptic else ("thing_classes",)
-        return cfg, {} if names is None else dict.fromkeys(kinds, names)
+        keys, described = config_keys(path)
+        return load_config("", [*keys, *words]), described
     is_config = path.lower().endswith((".yaml", ".yml"))
     config_file = path if is_config else os.path.join(os.path.dirname(path), "config.yaml")
     if not is_config:

@@ -30,6 +30,7 @@ from detr_d2 import Predictor
 from detr_d2.checkpoint.huggingface import write_huggingface
 from detr_d2.checkpoint.huggingface_keys import config_keys
 from detr_d2.data import build_dataset_mapper
+from detr_d2.demo.json_sinks import categories
 from detr_d2.engine import load_config, load_trained_model
 from detr_d2.engine.json_outputs import output_to_dict
 from detr_d2.facts import model_facts
@@ -251,11 +252,14 @@ def test_published_panoptic_folders_have_cocos_things(tmp_path: Path) -> None:
     config = {"model_type": "detr", "architectures": ["DetrForSegmentation"], "id2label": labels}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").touch()
-    keys, names = config_keys(str(tmp_path))
+    keys, described = config_keys(str(tmp_path))
     cfg = load_config("", list(map(str, keys)))
     assert model_facts(cfg).is_panoptic
-    assert (len(cfg.MODEL.PANOPTIC_DETR.THING_CLASSES), len(names)) == (80, 250)
-    assert {1, 90} <= set(cfg.MODEL.PANOPTIC_DETR.THING_CLASSES)
+    things = set(cfg.MODEL.PANOPTIC_DETR.THING_CLASSES)
+    assert {1, 90} <= things
+    kinds = {category["id"]: category["isthing"] for category in categories(Metadata().set(**described))}
+    assert {i for i, is_thing in kinds.items() if is_thing} == things
+    assert (len(things), len(kinds)) == (80, 250)
 
 
 def test_folders_of_transformers_that_are_none_of_ours(detr: Path, tmp_path: Path) -> None:
