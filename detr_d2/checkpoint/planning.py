@@ -22,7 +22,7 @@ _UNTRAINED = re.compile(rf"\.{COUNTER}$|\.conv2_offset\.")
 # Parts of a model that new ones may replace -> which of our names belong to them.
 REINIT: dict[str, Callable[[str], bool]] = {
     "class_head": lambda key: is_class_head(key) or key == LABEL_EMBEDDING,
-    "queries": lambda key: "query_embed." in key,
+    "queries": lambda key: "query_embed." in key or "query_feat." in key,
 }
 
 

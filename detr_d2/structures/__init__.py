@@ -1,13 +1,15 @@
 """Small value types that the stages of a model pass to each other."""
 
 from .feature_levels import FeatureLevels
-from .padded_images import PaddedImages
+from .padded_images import Frames, PaddedImages
 from .panoptic_ids import SegmentMap, decode_ids, encode_ids, map_segments
-from .predictions import Predictions, QueryMasks
+from .predictions import DotMasks, Predictions, QueryMasks
 from .targets import Matches, Targets
 
 __all__ = [
+    "DotMasks",
     "FeatureLevels",
+    "Frames",
     "Matches",
     "PaddedImages",
     "Predictions",

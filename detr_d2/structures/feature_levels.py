@@ -52,6 +52,11 @@ class FeatureLevels(NamedTuple):
             centers=torch.cat([_centers(shape, valid[:, i]) for i, shape in enumerate(shapes)], dim=1),
         )
 
+    def per_token(self, vectors: Tensor) -> Tensor:
+        """L x C, one vector for each level -> N x C."""
+        counts = [height * width for height, width in self.spatial_shapes]
+        return torch.cat([vector.expand(count, -1) for vector, count in zip(vectors, counts, strict=True)])
+
     def split(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """B x N x ... -> B x (H_l * W_l) x ... of each level."""
         return tokens.split([height * width for height, width in self.spatial_shapes], dim=1)

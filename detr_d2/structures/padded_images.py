@@ -11,6 +11,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+class Frames(NamedTuple):
+    """Which part of a batch is each image's own: the image, and the padding that it has alone. The rest is beyond it.
+
+    Frames are multiples of every stride, so they are exact in every feature map.
+
+    Attributes:
+        sizes: (height, width) of each frame in pixels.
+        batch: (height, width) of the padded batch.
+    """
+
+    sizes: list[tuple[int, int]]
+    batch: tuple[int, int]
+
+    @property
+    def differ(self) -> bool:
+        """Whether anything lies beyond some image's frame."""
+        return any(size != self.batch for size in self.sizes)
+
+    def at(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """(height, width) of each frame in a map of this size."""
+        return [(h * size[0] // self.batch[0], w * size[1] // self.batch[1]) for h, w in self.sizes]
+
+    def mask_at(self, size: tuple[int, int], device: torch.device) -> Tensor:
+        """B x h x w of a map's size, True beyond the frame."""
+        mask = torch.ones(len(self.sizes), *size, dtype=torch.bool, device=device)
+        for own, (height, width) in zip(mask, self.at(size), strict=True):
+            own[:height, :width] = False
+        return mask
+
+    def resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """B x C x h' x w' -> B x C x h x w, bilinear, each frame as if it were alone, zeros beyond."""
+        if not self.differ:
+            return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        resized = x.new_zeros(*x.shape[:2], *size)
+        for i, ((h, w), new) in enumerate(zip(self.at((x.shape[2], x.shape[3])), self.at(size), strict=True)):
+            own = F.interpolate(x[i : i + 1, :, :h, :w], size=new, mode="bilinear", align_corners=False)
+            resized[i, :, : new[0], : new[1]] = own[0]
+        return resized
+
+
 class PaddedImages(NamedTuple):
     """Images zero-padded at the right and bottom.
 
@@ -67,6 +107,11 @@ class PaddedImages(NamedTuple):
         """(height, width) of each image with the padding that it has alone."""
         multiple = self.size_divisibility
         return [(_round_up(height, multiple), _round_up(width, multiple)) for height, width in self.image_sizes]
+
+    @property
+    def frames(self) -> Frames:
+        """What of the batch is each image's own."""
+        return Frames(self.frame_sizes, (self.tensor.shape[-2], self.tensor.shape[-1]))
 
     def mask_at(self, size: tuple[int, int]) -> Tensor:
         """The padding mask at a feature map's size (h, w), B x h x w, by nearest interpolation as published.

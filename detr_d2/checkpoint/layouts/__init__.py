@@ -9,6 +9,7 @@ from .dino import DINO_LAYOUTS
 from .fcos import FCOS_LAYOUTS
 from .huggingface import HUGGINGFACE_LAYOUTS
 from .layout import Layout
+from .mask2former import MASK2FORMER_LAYOUTS
 from .mmcv import MMCV_LAYOUTS
 from .resnet import RESNET_LAYOUTS
 from .swin import SWIN_LAYOUTS
@@ -24,6 +25,7 @@ _COUNTS = ("n_averaged", "steps")
 LAYOUTS: tuple[Layout, ...] = (
     *DINO_LAYOUTS,  # before those of Deformable DETR, which it resembles
     *(DEFORMABLE, OFFICIAL, WRAPPER, *MMCV_LAYOUTS, OURS),
+    *MASK2FORMER_LAYOUTS,
     *RESNET_LAYOUTS,
     *SWIN_LAYOUTS,
     *FCOS_LAYOUTS,

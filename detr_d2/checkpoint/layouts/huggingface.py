@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..names import as_held, bare_state, has_mask_stage
 from .deformable import SELECTION_PARTS
-from .layout import Layout, Pairs, inverse, renamed, resnet_pairs
+from .layout import Layout, Pairs, inverse, renamed, resnet_pairs, stacked
 
 Kind = Literal["detr", "panoptic", "deformable"]
 Backbone = Literal["resnet", "timm"]
@@ -35,8 +35,8 @@ _MODERN = (
 _BACKBONE = "model.backbone.model."
 
 
-def _own_resnet_pairs() -> Pairs:
-    """``transformers``' names of its ResNet."""
+def own_resnet_pairs(theirs: str) -> Pairs:
+    """``transformers``' names of its ResNet after the prefix ``theirs``."""
     layers = (*((f"layer.{i}", f"conv{i + 1}") for i in range(3)), ("shortcut", "shortcut"))
     modules = [("embedder.embedder", "stem.conv1")]
     modules += [
@@ -45,7 +45,7 @@ def _own_resnet_pairs() -> Pairs:
         for their, our in layers
     ]
     return tuple(
-        (f"{_BACKBONE}{their}.{part}.{{p}}", f"backbone.{our}{norm}.{{p}}")
+        (f"{theirs}{their}.{part}.{{p}}", f"backbone.{our}{norm}.{{p}}")
         for their, our in modules
         for part, norm in (("convolution", ""), ("normalization", ".norm"))
     )
@@ -113,7 +113,7 @@ _DEFORMABLE: Pairs = (
 
 
 def _pairs(kind: Kind, *backbones: Backbone) -> Pairs:
-    named = {"resnet": _own_resnet_pairs(), "timm": resnet_pairs(_BACKBONE)}
+    named = {"resnet": own_resnet_pairs(_BACKBONE), "timm": resnet_pairs(_BACKBONE)}
     return sum((named[backbone] for backbone in backbones), _DEFORMABLE if kind == "deformable" else _DETR)
 
 
@@ -176,19 +176,9 @@ def _modern_name(name: str) -> str:
 
 def _from_transformers(state: Mapping[str, Tensor], kind: Kind) -> dict[str, Tensor]:
     """Our names for those of either version, with either backbone."""
-    result, parts = {}, {}
     theirs = {_modern_name(key): value for key, value in state.items()}
-    for name, value in renamed(theirs, _pairs(kind, "resnet", "timm")).items():
-        match = re.fullmatch(r"(.+_attn)\.([qkv])_proj\.(weight|bias)", name)
-        if match:
-            parts.setdefault(f"{match[1]}.in_proj_{match[3]}", {})[match[2]] = value
-        else:
-            result[name] = value
-    for name, found in parts.items():
-        missing = [part for part in "qkv" if part not in found]
-        if missing:
-            raise ValueError(f"The checkpoint lacks the {missing[0]}_proj of {name.rpartition('.')[0]} (our name).")
-        result[name] = torch.cat([found[part] for part in "qkv"])
+    ours = renamed(theirs, _pairs(kind, "resnet", "timm"))
+    result = stacked(ours, r"(.+_attn)\.([qkv])_proj\.(weight|bias)", "{}.in_proj_{}")
     return complete_heads(result) if kind == "deformable" else result
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..names import as_held, bare_names, bare_state
@@ -126,4 +127,29 @@ def renamed(state: Mapping[str, Tensor], pairs: Pairs) -> dict[str, Tensor]:
         if name in result:
             raise ValueError(f"Two tensors of the checkpoint would be named {name}; one of them is {key}.")
         result[name] = value
+    return result
+
+
+def stacked(state: Mapping[str, Tensor], parts: str, whole: str) -> dict[str, Tensor]:
+    """The state dict with projections to queries, keys and values in one.
+
+    Args:
+        parts: a regular expression of their names, with groups for the module, for q, k or v, and for weight or bias.
+        whole: the name of what they become, with places for the first group and the last.
+
+    Raises:
+        ValueError: one of the three is missing.
+    """
+    result: dict[str, Tensor] = {}
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        if match := re.fullmatch(parts, name):
+            found.setdefault(whole.format(match[1], match[3]), {})[match[2]] = value
+        else:
+            result[name] = value
+    for name, values in found.items():
+        missing = [part for part in "qkv" if part not in values]
+        if missing:
+            raise ValueError(f"The checkpoint lacks the {missing[0]}_proj of {name.rpartition('.')[0]} (our name).")
+        result[name] = torch.cat([values[part] for part in "qkv"])
     return result

@@ -1,17 +1,16 @@
 """The layouts of Swin Transformers that were trained to classify: the official release's and ``transformers``'."""
 
-import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from .layout import Layout, Pairs, renamed
+from .layout import Layout, Pairs, renamed, stacked
 
 # What a model has of a Swin Transformer, without the norms of its results, which classifiers lack.
 _PARTS = r"patch_embed|layers\.\d+"
-# Computed from the window's size; and what belongs to the classifier.
-_LEFTOVERS = (r"\.relative_position_index$", r"\.attn_mask$", r"^(norm|head)\.")
+# Buffers that are computed from the window's size; and what belongs to the classifier.
+SWIN_COMPUTED = (r"\.relative_position_index$", r"\.attn_mask$")
+_LEFTOVERS = (*SWIN_COMPUTED, r"^(norm|head)\.")
 
 
 def swin_pairs(theirs: str, ours: str) -> Pairs:
@@ -46,22 +45,8 @@ def swin_pairs(theirs: str, ours: str) -> Pairs:
 
 
 def joined(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """With the projections of windows to queries, keys and values in one, as published.
-
-    Raises:
-        ValueError: one of the three is missing.
-    """
-    result, parts = {}, {}
-    for name, value in state.items():
-        if match := re.fullmatch(r"(.+\.attn)\.([qkv])_proj\.(weight|bias)", name):
-            parts.setdefault(f"{match[1]}.qkv.{match[3]}", {})[match[2]] = value
-        else:
-            result[name] = value
-    for name, found in parts.items():
-        if len(found) < 3:
-            raise ValueError(f"The checkpoint lacks a part of {name} (our name): it holds {sorted(found)} of q, k, v.")
-        result[name] = torch.cat([found[part] for part in "qkv"])
-    return result
+    """With the projections of windows to queries, keys and values in one, as published; see `stacked`."""
+    return stacked(state, r"(.+\.attn)\.([qkv])_proj\.(weight|bias)", "{}.qkv.{}")
 
 
 OFFICIAL_SWIN = Layout(

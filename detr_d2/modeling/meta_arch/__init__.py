@@ -4,6 +4,7 @@ from .base import BoxSetPredictor, SetPredictor
 from .deformable_detr import DeformableDETR
 from .detr import DETR
 from .dino import DINO
+from .mask2former import Mask2Former
 from .panoptic import PanopticDeformableDETR, PanopticDETR
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "DINO",
     "BoxSetPredictor",
     "DeformableDETR",
+    "Mask2Former",
     "PanopticDETR",
     "PanopticDeformableDETR",
     "SetPredictor",

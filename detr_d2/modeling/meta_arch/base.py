@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from ...checkpoint import reinit_parts, translate_when_loading
-from ...facts import ModelFacts, facts_of
+from ...facts import ModelFacts, facts_of, model_facts, num_classes_of, thing_classes_of
 from ...structures import Matches, PaddedImages, Targets
 from ..masks import MaskInputs
 from ..set_prediction import Scoring, SetCriterion, boxes_to_instances, output_sizes
@@ -69,6 +69,15 @@ class SetPredictor(nn.Module, ABC):
         """
         counts = (sum(len(item["instances"]) for item in batch) for batch in batches)
         return one_step([torch.tensor(count, dtype=torch.float64) for count in counts])
+
+    def check_number(self, item: dict) -> None:
+        """Raise a ValueError where an image holds more objects than there are queries."""
+        count, queries = len(item["instances"]), self.num_queries
+        if count > queries:
+            raise ValueError(
+                f"{item.get('file_name', 'An image')} holds {count} objects, more than the model's {queries} queries: "
+                f"raise {facts_of(type(self)).max_objects}."
+            )
 
     @abstractmethod
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
@@ -166,11 +175,7 @@ class BoxSetPredictor(SetPredictor):
         labels, boxes = [], []
         for item in batched_inputs:
             instances = item["instances"].to(self.device)
-            if len(instances) > self.num_queries:
-                raise ValueError(
-                    f"{item.get('file_name', 'An image')} holds {len(instances)} objects, more than the model's "
-                    f"{self.num_queries} queries: raise {facts_of(type(self)).max_objects}."
-                )
+            self.check_number(item)
             height, width = instances.image_size
             size = torch.tensor([width, height, width, height], dtype=torch.float32, device=self.device)
             labels.append(instances.gt_classes)
@@ -208,3 +213,42 @@ def require_features(key: str, names: Sequence[str], backbone: Backbone) -> None
         raise ValueError(
             f"{key} is {value}, but the backbone returns {list(shapes)}: change it, or the backbone's OUT_FEATURES."
         )
+
+
+def ground_truth_masks(batched_inputs: list[dict], targets: Targets, images: Tensor) -> Tensor:
+    """``gt_masks`` of all images, one image after another, padded with False: objects x H x W of the padded batch.
+
+    Raises:
+        ValueError: an image has none.
+    """
+    masks = torch.zeros(sum(targets.counts), *images.shape[-2:], dtype=torch.bool, device=images.device)
+    for item, own in zip(batched_inputs, masks.split(targets.counts), strict=True):
+        if not item["instances"].has("gt_masks"):
+            raise ValueError(
+                f"{item.get('file_name', 'An image')} comes without masks, which panoptic models learn from: set "
+                'INPUT.DATASET_MAPPER "PanopticDatasetMapper", or MODEL.MASK_ON True for "DetrDatasetMapper", and let '
+                "detr_d2.engine.Trainer or detr_d2.data.build_train_loader(cfg) load the data."
+            )
+        mask = item["instances"].gt_masks.tensor
+        own[:, : mask.shape[1], : mask.shape[2]] = mask.to(own.device)
+    return masks
+
+
+def checked_thing_classes(cfg: CfgNode) -> set[int]:
+    """`thing_classes_of` the cfg.
+
+    Raises:
+        ValueError: neither cfg nor dataset says, or an id is no class of the model.
+    """
+    facts, things, (num_classes, key) = model_facts(cfg), thing_classes_of(cfg), num_classes_of(cfg)
+    if things is None:
+        raise ValueError(
+            f"{facts.thing_classes} is (), which asks the metadata of DATASETS.TRAIN[0] "
+            f"({cfg.DATASETS.TRAIN[:1]}) for thing_dataset_id_to_contiguous_id, and there is none: set either."
+        )
+    if not 0 <= min(things, default=0) <= max(things, default=0) < num_classes:
+        raise ValueError(
+            f"Thing classes run from {min(things)} to {max(things)}, but {key} is {num_classes}, "
+            f"things and stuff together: change it, or {facts.thing_classes}."
+        )
+    return set(things)

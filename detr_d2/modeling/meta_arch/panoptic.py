@@ -18,7 +18,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ...checkpoint import reinit_parts
-from ...facts import ModelFacts, box_model_of, methods, num_classes_of, thing_classes_of
+from ...facts import ModelFacts, box_model_of, methods, num_classes_of
 from ...structures import PaddedImages, Targets
 from ..masks import (
     MaskInputs,
@@ -30,7 +30,7 @@ from ..masks import (
     merge_panoptic,
 )
 from ..set_prediction import SetCriterion, boxes_to_instances, output_sizes
-from .base import BoxSetPredictor, SetPredictor, require_features
+from .base import BoxSetPredictor, SetPredictor, checked_thing_classes, ground_truth_masks, require_features
 
 Size = tuple[int, int]
 
@@ -279,42 +279,3 @@ def build_box_model(cfg: CfgNode) -> BoxSetPredictor:
         known = [known for known, c in META_ARCH_REGISTRY if isinstance(c, type) and issubclass(c, BoxSetPredictor)]
         raise ValueError(f"MODEL.PANOPTIC_DETR.BOX_MODEL is {name!r}, expected one of {', '.join(sorted(known))}.")
     return model_class(cfg)
-
-
-def ground_truth_masks(batched_inputs: list[dict], targets: Targets, images: Tensor) -> Tensor:
-    """``gt_masks`` of all images, one image after another, padded with False: objects x H x W of the padded batch.
-
-    Raises:
-        ValueError: an image has none.
-    """
-    masks = torch.zeros(sum(targets.counts), *images.shape[-2:], dtype=torch.bool, device=images.device)
-    for item, own in zip(batched_inputs, masks.split(targets.counts), strict=True):
-        if not item["instances"].has("gt_masks"):
-            raise ValueError(
-                f"{item.get('file_name', 'An image')} comes without masks, which panoptic models learn from: set "
-                'INPUT.DATASET_MAPPER "PanopticDatasetMapper", or MODEL.MASK_ON True for "DetrDatasetMapper", and let '
-                "detr_d2.engine.Trainer or detr_d2.data.build_train_loader(cfg) load the data."
-            )
-        mask = item["instances"].gt_masks.tensor
-        own[:, : mask.shape[1], : mask.shape[2]] = mask.to(own.device)
-    return masks
-
-
-def checked_thing_classes(cfg: CfgNode) -> set[int]:
-    """`thing_classes_of` the cfg.
-
-    Raises:
-        ValueError: neither cfg nor dataset says, or an id is no class of the model.
-    """
-    things, (num_classes, key) = thing_classes_of(cfg), num_classes_of(cfg)
-    if things is None:
-        raise ValueError(
-            "MODEL.PANOPTIC_DETR.THING_CLASSES is (), which asks the metadata of DATASETS.TRAIN[0] "
-            f"({cfg.DATASETS.TRAIN[:1]}) for thing_dataset_id_to_contiguous_id, and there is none: set either."
-        )
-    if not 0 <= min(things, default=0) <= max(things, default=0) < num_classes:
-        raise ValueError(
-            f"Thing classes run from {min(things)} to {max(things)}, but {key} is {num_classes}, "
-            "things and stuff together: change it, or MODEL.PANOPTIC_DETR.THING_CLASSES."
-        )
-    return set(things)

@@ -5,6 +5,8 @@ from .deformable_transformer import DeformableOutput, DeformableTransformer
 from .denoising import Denoising, DenoisingQueries, NoisedObjects
 from .detr_transformer import DetrTransformer
 from .dino_transformer import DINOQueries, DINOTransformer
+from .masked_transformer import MaskedOutput, MaskedTransformer
+from .pixel_decoder import PixelDecoder
 from .query_selection import QUERY_SELECTION_REGISTRY, Heads, Proposals
 
 __all__ = [
@@ -18,7 +20,10 @@ __all__ = [
     "DenoisingQueries",
     "DetrTransformer",
     "Heads",
+    "MaskedOutput",
+    "MaskedTransformer",
     "NoisedObjects",
+    "PixelDecoder",
     "Proposals",
     "build_position_encoding",
     "build_transformer",

@@ -226,11 +226,7 @@ class DeformableTransformer(nn.Module):
             denoising: queries made of the ground truth, which the decoder reads before the others; the results hold
                 them first.
         """
-        level_of_location = [
-            embed.expand(height * width, -1)
-            for embed, (height, width) in zip(self.level_embed, levels.spatial_shapes, strict=True)
-        ]
-        levels = levels._replace(positions=levels.positions + torch.cat(level_of_location))
+        levels = levels._replace(positions=levels.positions + levels.per_token(self.level_embed))
         memory = self.encoder(levels)
         queries = self.query_selection(memory, levels, heads)
         if denoising is not None:
