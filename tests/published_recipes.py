@@ -363,6 +363,71 @@ RETINANET = ZOO | {
 }
 ZOO_R101 = {"MODEL.WEIGHTS": MSRA.format(101), "MODEL.RESNETS.DEPTH": 101}
 
+# Cheng et al., CVPR 2022, and facebookresearch/Mask2Former.
+MASK2FORMER = (
+    {
+        key: value
+        for key, value in DETR.items()
+        if not key.startswith(("MODEL.DETR.", "INPUT.MIN_SIZE_TRAIN", "INPUT.CROP"))
+    }
+    | PANOPTIC_DATA
+    | {
+        "MODEL.META_ARCHITECTURE": "Mask2Former",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+        "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
+        "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 6,
+        "MODEL.MASK_FORMER.HIDDEN_DIM": 256,
+        "MODEL.MASK_FORMER.NHEADS": 8,
+        "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,
+        "MODEL.MASK_FORMER.ENC_DIM_FEEDFORWARD": 1024,
+        "MODEL.MASK_FORMER.DROPOUT": 0.0,
+        "MODEL.MASK_FORMER.DEC_LAYERS": 10,
+        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 100,
+        "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
+        "MODEL.MASK_FORMER.CLASS_WEIGHT": 2.0,
+        "MODEL.MASK_FORMER.MASK_WEIGHT": 5.0,
+        "MODEL.MASK_FORMER.DICE_WEIGHT": 5.0,
+        "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 0.1,
+        "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 12544,
+        "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": 3.0,
+        "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": 0.75,
+        "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": 32,
+        "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": True,
+        "MODEL.MASK_FORMER.TEST.INSTANCE_ON": True,
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,
+        "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.8,
+        "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.8,
+        "MODEL.MASK_FORMER.TEST.INSTANCE_MIN_SCORE": 0.0,
+        "TEST.DETECTIONS_PER_IMAGE": 100,
+        "INPUT.AUGMENTATION": "build_large_scale_jitter",
+        "INPUT.IMAGE_SIZE": 1024,
+        "INPUT.MIN_SCALE": 0.1,
+        "INPUT.MAX_SCALE": 2.0,
+        "INPUT.CROP.ENABLED": False,
+        "SOLVER.IMS_PER_BATCH": 16,
+        "SOLVER.MAX_ITER": 368750,
+        "SOLVER.STEPS": [327778, 355092],
+        "SOLVER.WEIGHT_DECAY": 0.05,
+        "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+        "SOLVER.WARMUP_FACTOR": 1.0,
+        "SOLVER.WARMUP_ITERS": 10,
+        "SOLVER.AMP.ENABLED": True,
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 0.01,
+    }
+)
+del MASK2FORMER["SOLVER.WEIGHT_DECAY_MULTIPLIERS"]  # by name, where the official code asks for the kind of module
+MASK2FORMER_INSTANCES = MASK2FORMER | {
+    "INPUT.DATASET_MAPPER": "DetrDatasetMapper",
+    "MODEL.MASK_ON": True,
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": False,
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": False,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": True,
+    "DATASETS.TRAIN": ["coco_2017_train"],
+    "DATASETS.TEST": ["coco_2017_val"],
+}
+
 # The published models, by file: number of classes, then the recipe.
 PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
     "COCO-Detection/detr_R_50_300ep": (80, DETR | epochs(300, 200, batch=64)),
@@ -405,6 +470,9 @@ PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
     "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x": (80, MASK_RCNN | ONE_X),
     "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x": (80, MASK_RCNN | THREE_X),
     "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x": (80, MASK_RCNN | THREE_X | ZOO_R101),
+    "COCO-PanopticSegmentation/mask2former_R_50": (133, MASK2FORMER),
+    "COCO-PanopticSegmentation/mask2former_R_101": (133, MASK2FORMER | R101 | {"MODEL.BACKBONE.FREEZE_AT": 0}),
+    "COCO-InstanceSegmentation/mask2former_R_50": (80, MASK2FORMER_INSTANCES),
     "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x": (80, PANOPTIC_FPN | ONE_X),
     "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x": (80, PANOPTIC_FPN | THREE_X),
     "COCO-PanopticSegmentation/panoptic_fpn_R_101_3x": (80, PANOPTIC_FPN | THREE_X | ZOO_R101),

@@ -18,7 +18,10 @@ from detr_d2.solver import build_optimizer
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 YAMLS = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("Base-"))
 # Width and depth of the transformer; the backbone keeps its own structure, dilation included.
-SMALL = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.DETR.HIDDEN_DIM", "64", "MODEL.DETR.DIM_FEEDFORWARD", "64"]
+SMALL = [
+    *["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.DETR.HIDDEN_DIM", "64", "MODEL.DETR.DIM_FEEDFORWARD", "64"],
+    *["MODEL.MASK_FORMER.HIDDEN_DIM", "64", "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "256"],
+]
 
 
 def inputs(cfg: CfgNode) -> list[dict]:
@@ -32,7 +35,7 @@ def inputs(cfg: CfgNode) -> list[dict]:
             mask[y0:y1, x0:x1] = True
         image = torch.randint(0, 255, (3, height, width), dtype=torch.uint8)
         item = {"image": image, "instances": instances, "height": 2 * height, "width": 2 * width}
-        result.append(item | {"sem_seg": torch.randint(0, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, (height, width))})
+        result.append(item | {"sem_seg": torch.randint(0, abs(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES), (height, width))})
     return result
 
 

@@ -21,6 +21,7 @@ NARROW = [
     *["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", "16"],
     *["MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "8", "MODEL.DETR.HIDDEN_DIM", "64"],
     *["MODEL.DETR.DIM_FEEDFORWARD", "64", "MODEL.FPN.OUT_CHANNELS", "64", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"],
+    *["MODEL.MASK_FORMER.HIDDEN_DIM", "64"],
 ]
 
 
@@ -65,6 +66,13 @@ def of_deformable(name: str) -> tuple[float, float]:
     return (2e-5 if slow else 2e-4), 1e-4
 
 
+def of_mask2former(name: str) -> tuple[float, float]:
+    """Norms and embeddings do not decay; the pixel decoder's `level_embed` is a parameter of its own, and does."""
+    embedding = re.match(r"transformer\.(query_feat|query_embed|level_embed)\.", name)
+    norm = re.search(r"(^|[._])norm\d?\.", name)
+    return (1e-5 if name.startswith("backbone.") else 1e-4), 0.0 if embedding or norm else 0.05
+
+
 def of_fcos(name: str) -> tuple[float, float]:
     return (0.02, 0.0) if name.endswith(".bias") else (0.01, 1e-4)
 
@@ -78,6 +86,7 @@ def of_fcos(name: str) -> tuple[float, float]:
         ("COCO-Detection/deformable_detr_R_50_single_scale", of_deformable, "backbone."),
         ("COCO-Detection/deformable_detr_R_50", of_deformable, "backbone."),
         ("COCO-Detection/deformable_detr_R_50_two_stage", of_deformable, "backbone."),
+        ("COCO-PanopticSegmentation/mask2former_R_50", of_mask2former, ""),
         ("COCO-Detection/fcos_R_50_1x", of_fcos, "backbone.bottom_up."),
         ("COCO-Detection/fcos_imprv_dcnv2_R_50_1x", of_fcos, "backbone.bottom_up."),
         ("COCO-Detection/faster_rcnn_R_50_FPN_1x", lambda name: (0.02, 1e-4), "backbone.bottom_up."),

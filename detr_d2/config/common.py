@@ -45,6 +45,11 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.AUGMENTATION = ""
     # Short sides of the first resize, before the crop, in DETR's "resize - crop - resize" branch.
     cfg.INPUT.MIN_SIZE_TRAIN_CROP = (400, 500, 600)
+    # Large-scale jitter ("build_large_scale_jitter"): the side of the square that images are cut or padded to, after
+    # they were scaled to fit in it and then by a factor from this range.
+    cfg.INPUT.IMAGE_SIZE = 1024
+    cfg.INPUT.MIN_SCALE = 0.1
+    cfg.INPUT.MAX_SCALE = 2.0
     # Truncated or unreadable training images end the run with their name; True logs and skips them.
     cfg.INPUT.SKIP_UNREADABLE_IMAGES = False
     # Annotated boxes without area end the run with their image's name; True drops them with a warning.

@@ -4,7 +4,7 @@ Importing it registers the dataset mappers and the datasets.
 """
 
 from . import datasets
-from .augmentation import AUGMENTATION_REGISTRY, build_augmentation, build_detr_augmentation
+from .augmentation import AUGMENTATION_REGISTRY, build_augmentation, build_detr_augmentation, build_large_scale_jitter
 from .build import (
     batches_of_one_size,
     build_dataset_mapper,
@@ -26,6 +26,7 @@ __all__ = [
     "build_augmentation",
     "build_dataset_mapper",
     "build_detr_augmentation",
+    "build_large_scale_jitter",
     "build_test_loader",
     "build_train_loader",
     "check_test_sets",

@@ -4,7 +4,7 @@ import detectron2.data.transforms as T
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
-__all__ = ["AUGMENTATION_REGISTRY", "build_augmentation", "build_detr_augmentation"]
+__all__ = ["AUGMENTATION_REGISTRY", "build_augmentation", "build_detr_augmentation", "build_large_scale_jitter"]
 
 AUGMENTATION_REGISTRY = Registry("AUGMENTATION")
 AUGMENTATION_REGISTRY.__doc__ = """
@@ -59,17 +59,8 @@ def build_detr_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation
         ValueError: if ``INPUT.RANDOM_FLIP`` is not one of "horizontal", "vertical" and "none".
     """
     if not is_train:
-        if cfg.INPUT.MIN_SIZE_TEST == 0:
-            return []
-        return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
-
-    if cfg.INPUT.RANDOM_FLIP not in _FLIPS:
-        raise ValueError(f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}; it must be one of {', '.join(_FLIPS)}")
-    augmentations = [
-        T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")
-        for direction in _FLIPS[:2]
-        if direction == cfg.INPUT.RANDOM_FLIP
-    ]
+        return _test_resize(cfg)
+    augmentations = _flip(cfg)
     if cfg.INPUT.CROP.ENABLED:
         resize_and_crop = T.AugmentationList(
             [
@@ -82,3 +73,33 @@ def build_detr_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation
         T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
     )
     return augmentations
+
+
+@AUGMENTATION_REGISTRY.register()
+def build_large_scale_jitter(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Flip; scale, so that the image fits in a square of ``INPUT.IMAGE_SIZE`` and then by a factor between
+    ``INPUT.MIN_SCALE`` and ``MAX_SCALE``; cut that square out, or pad to it, with gray (Ghiasi et al., CVPR 2021).
+
+    In inference as `build_detr_augmentation`, whose errors it raises.
+    """
+    if not is_train:
+        return _test_resize(cfg)
+    size = cfg.INPUT.IMAGE_SIZE
+    scale = T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, size, size)
+    return [*_flip(cfg), scale, T.FixedSizeCrop((size, size), seg_pad_value=0)]  # no object in the padding
+
+
+def _test_resize(cfg: CfgNode) -> list[T.Augmentation]:
+    if cfg.INPUT.MIN_SIZE_TEST == 0:
+        return []
+    return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
+
+
+def _flip(cfg: CfgNode) -> list[T.Augmentation]:
+    """Raises a ValueError where ``INPUT.RANDOM_FLIP`` is unknown."""
+    direction = cfg.INPUT.RANDOM_FLIP
+    if direction not in _FLIPS:
+        raise ValueError(f"INPUT.RANDOM_FLIP is {direction!r}; it must be one of {', '.join(_FLIPS)}")
+    if direction == "none":
+        return []
+    return [T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")]

@@ -6,7 +6,13 @@ import pytest
 from detectron2.config import CfgNode
 from PIL import Image
 
-from detr_d2.data import AUGMENTATION_REGISTRY, build_augmentation, build_dataset_mapper, build_detr_augmentation
+from detr_d2.data import (
+    AUGMENTATION_REGISTRY,
+    build_augmentation,
+    build_dataset_mapper,
+    build_detr_augmentation,
+    build_large_scale_jitter,
+)
 from detr_d2.engine import load_config
 
 SHORT_SIDES = (48, 56, 64, 72, 80)
@@ -160,3 +166,24 @@ def test_augmentations_by_name(cfg):
     cfg.INPUT.AUGMENTATION = "jitter"
     with pytest.raises(ValueError, match=r"INPUT\.AUGMENTATION is 'jitter'; registered are .*build_detr_augmentation"):
         build_dataset_mapper(cfg, is_train=True)
+
+
+def test_large_scale_jitter(cfg) -> None:
+    """A square of one size, in which gray and no object surrounds small images; inference is DETR's."""
+    cfg.merge_from_list(["INPUT.IMAGE_SIZE", 64, "INPUT.RANDOM_FLIP", "none"])
+    np.random.seed(0)  # noqa: NPY002 - Detectron2's augmentations draw from the global generator
+    augmentations = build_large_scale_jitter(cfg, is_train=True)
+    shares = []
+    for _ in range(60):
+        image, transforms = draw(augmentations, np.full((40, 80, 3), 7, np.uint8))
+        objects = transforms.apply_segmentation(np.full((40, 80), 3, np.uint8))
+        assert image.shape == (64, 64, 3)
+        assert objects.shape == (64, 64)
+        assert set(np.unique(image)) <= {7, 128}
+        assert np.array_equal(objects, np.where(image[..., 0] == 7, 3, 0))
+        shares.append((objects > 0).mean())
+    # At scale 1 the image fills half of the square, at 2 all of it, at 0.1 a two-hundredth.
+    assert min(shares) < 0.03
+    assert max(shares) > 0.9
+    sizes = [augmentation.short_edge_length for augmentation in build_large_scale_jitter(cfg, is_train=False)]
+    assert sizes == [(cfg.INPUT.MIN_SIZE_TEST,) * 2] or sizes == [(cfg.INPUT.MIN_SIZE_TEST,)]

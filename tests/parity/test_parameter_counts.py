@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.modeling import build_model
 
 from detr_d2.engine import load_config
-from detr_d2.modeling import DETR
+from detr_d2.modeling import DETR, Mask2Former
 
 # With the 91 classes of the published heads. DC5 has R50's parameters.
 PUBLISHED = {
@@ -16,6 +17,22 @@ PUBLISHED = {
     "dino_R_50_4scale_12ep.yaml": (46_893_182, 46_670_782),
     "dino_R_50_5scale_12ep.yaml": (47_255_806, 47_033_406),
 }
+
+# Panoptic, with 133 classes, and frozen norms as buffers: config, options, count. transformers counts 1,536 more with
+# Swin-T: the norm of its classifier, which nothing reads.
+MASK2FORMER = [
+    ("mask2former_R_50.yaml", (), 43_983_878),
+    ("mask2former_R_101.yaml", (), 62_923_782),
+    ("mask2former_R_50.yaml", ("MODEL.BACKBONE.NAME", "build_swin_backbone"), 47_435_264),  # Swin-T
+]
+
+
+@pytest.mark.parametrize(("config", "options", "count"), MASK2FORMER)
+def test_parameter_counts_of_mask2former(repo: Path, config: str, options: tuple[str, ...], count: int) -> None:
+    cfg = load_config(str(repo / "configs" / "COCO-PanopticSegmentation" / config), ["MODEL.DEVICE", "cpu", *options])
+    with torch.device("meta"):
+        model = Mask2Former(cfg)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
 
 
 @pytest.mark.parametrize(("config", "counts"), PUBLISHED.items(), ids=PUBLISHED)
