@@ -9,6 +9,11 @@
 Any model of this package or of Detectron2. --weights alone is a checkpoint with config.yaml beside it, as training
 leaves it. Inputs are images, videos, folders of these, and globs. What cannot be read is named and skipped; the exit
 status is 0 only if everything was processed. No output is left half-written.
+
+torchrun and srun start several processes, which share the inputs and give the results of one. Killed, the same command
+goes on where it stopped (docs/launching.md):
+
+    torchrun --nproc-per-node 8 tools/demo.py --weights ... --input photos/ --json results.json
 """
 
 import argparse
@@ -16,14 +21,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from detectron2.utils import comm
 from tqdm import tqdm
 
 from detr_d2 import Predictor
 from detr_d2.command_line import command_line_tool, positive
 from detr_d2.demo.inputs import Source, find_sources
-from detr_d2.demo.json_sinks import CocoJson, PanopticJson
+from detr_d2.demo.json_sinks import CocoJson, JsonSink, PanopticJson
 from detr_d2.demo.outputs import Pictures, Sink, Window, choose_targets
+from detr_d2.demo.parts import Parts
 from detr_d2.demo.run import Demo
+from detr_d2.engine import described_group, launch
 from detr_d2.visualization.predictions import SHOWS
 
 
@@ -65,6 +73,13 @@ def open_sinks(args: argparse.Namespace, sources: Sequence[Source]) -> list[Sink
 @command_line_tool
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    statuses: list[int] = []
+    launch(run if described_group() is None else run_share, 1, args=(args, statuses))
+    return statuses[0]
+
+
+def run(args: argparse.Namespace, statuses: list[int]) -> None:
+    """All of the inputs, in this process; the exit status is appended."""
     camera = Source(f"webcam{args.webcam}", camera=args.webcam)
     sources, problems = find_sources(args.input) if args.input else ([camera], [])
     sinks = open_sinks(args, sources)
@@ -73,10 +88,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         report(f"skipped: {problem}")
     with tqdm(total=len(sources) if args.input else None, unit="image", dynamic_ncols=True) as bar:
         demo.run(sources, bar)
-    if demo.num_frames:
+    tell(args, demo.num_frames, demo.num_done)
+    statuses.append(0 if demo.num_done == len(sources) and not problems else 1)
+
+
+def run_share(args: argparse.Namespace, statuses: list[int]) -> None:
+    """The inputs of this process of a group; the first one puts all results together. The exit status is appended."""
+    if args.window or not args.input:
+        raise ValueError("--window and --webcam are for one process: start this without torchrun or srun.")
+    sources, problems = find_sources(args.input)
+    sinks = open_sinks(args, sources)
+    first = (args.json or args.panoptic_json or args.output).absolute()
+    weights = Path(args.weights or "")
+    job = "\n".join(map(str, [vars(args), weights.is_file() and weights.stat().st_mtime_ns, *sources]))
+    json_sinks = [sink for sink in sinks if isinstance(sink, JsonSink)]
+    parts = Parts(first.parent / f".{first.name}.parts", job, json_sinks, sources)
+    is_first = comm.is_main_process()
+    if is_first:
+        parts.begin()
+        for problem in problems:
+            report(f"skipped: {problem}")
+    wait_for_all()
+    share = parts.share(comm.get_rank(), comm.get_world_size())
+    own = [parts, *(sink for sink in sinks if not isinstance(sink, JsonSink))]
+    predictor = load(args)
+    with tqdm(total=len(share), unit="image", dynamic_ncols=True, disable=not is_first) as bar:
+        Demo(predictor, own, show=args.show, threshold=args.threshold, report=report).run(share, bar)
+    wait_for_all()
+    done = [parts.merge(predictor.metadata)] if is_first else []
+    num_done, num_frames = next(filter(None, comm.all_gather(done)))[0]
+    if is_first:
+        tell(args, num_frames, num_done)
+    statuses.append(0 if num_done == len(sources) and not problems else 1)
+
+
+def wait_for_all() -> None:
+    """Until every process of the group is here.
+
+    Raises:
+        ChildProcessError: one was killed.
+    """
+    try:
+        comm.synchronize()
+    except RuntimeError as error:
+        raise ChildProcessError(
+            f"Another process of the job was killed ({str(error).splitlines()[0]}). Start the same command again: it "
+            "goes on where this one stopped."
+        ) from error
+
+
+def tell(args: argparse.Namespace, num_frames: int, num_done: int) -> None:
+    """Print what was written, if anything was."""
+    if num_frames:
         written = [str(path) for path in (args.output, args.json, args.panoptic_json) if path]
-        print(f"{demo.num_frames} images and frames of {demo.num_done} inputs: {', '.join(written) or 'shown'}")
-    return 0 if demo.num_done == len(sources) and not problems else 1
+        print(f"{num_frames} images and frames of {num_done} inputs: {', '.join(written) or 'shown'}")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

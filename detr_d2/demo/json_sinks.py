@@ -3,7 +3,7 @@
 import contextlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,7 +48,7 @@ class _JsonList:
         self.file.write(f"\n{self.tail}".encode())
 
 
-class _JsonSink(Sink):
+class JsonSink(Sink):
     """A list of results in ``path``, and beside it the images that they are of, in ``<path>_images.json``.
 
     The second is a COCO annotation file without annotations: ``COCO(images).loadRes(results)`` reads both. Classes have
@@ -59,6 +59,7 @@ class _JsonSink(Sink):
     """
 
     key = ""  # what the results are in their file; "": all of it
+    has_files = False  # whether `items` writes files into the folder `partial`, and adds to `undo` how they vanish
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,16 +88,20 @@ class _JsonSink(Sink):
             yield
 
     def add(self, frame: Frame, output: Mapping[str, Any], picture: np.ndarray | None) -> None:
-        self.images.add(frame.description())
-        for item in self.items(frame, output):
-            self.results.add(item)
+        self.write(frame.description(), self.items(frame, output))
+
+    def write(self, description: Mapping[str, Any], items: Iterable[Mapping[str, Any]]) -> None:
+        """Put an image, and the entries of `items`, into the files. They get its id, whatever theirs was."""
+        self.images.add(description)
+        for item in items:
+            self.results.add({**item, "image_id": description["id"]})
 
     @abstractmethod
     def items(self, frame: Frame, output: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The entries of one image."""
 
 
-class CocoJson(_JsonSink):
+class CocoJson(JsonSink):
     """COCO's format of detection results: boxes, scores and, of models that predict them, masks as RLE.
 
     Args:
@@ -104,7 +109,7 @@ class CocoJson(_JsonSink):
         threshold: the least score.
     """
 
-    needs = "instances"
+    needs = ("instances",)
 
     def __init__(self, path: Path, threshold: float) -> None:
         super().__init__(path)
@@ -117,11 +122,12 @@ class CocoJson(_JsonSink):
         return [entry | {"category_id": _of(ids, entry["category_id"])} for entry in entries]
 
 
-class PanopticJson(_JsonSink):
+class PanopticJson(JsonSink):
     """COCO's format of panoptic results: segments in ``path``, their maps as PNG files in a folder of its name."""
 
-    needs = "panoptic_seg"
+    needs = ("panoptic_seg",)
     key = "annotations"
+    has_files = True
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

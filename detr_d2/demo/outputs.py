@@ -22,7 +22,7 @@ class Sink:
     """Takes results one after another."""
 
     needs_pictures = False
-    needs = ""  # the key that the model's outputs must have
+    needs: tuple[str, ...] = ()  # the keys that the model's outputs must have
     is_closed = False  # whether the user wants no more
 
     @contextlib.contextmanager

@@ -141,9 +141,9 @@ class Demo:
         return Frame(image, self._ids[source] if self._ids else next(self._count), source, *in_video)
 
     def _picture(self, frame: Frame, output: dict[str, Any]) -> np.ndarray | None:
-        for sink in self.sinks:
-            if sink.needs and sink.needs not in output:
-                raise ValueError(f"The model gives {' and '.join(output)}, but no {sink.needs} to write.")
+        for key in (key for sink in self.sinks for key in sink.needs):
+            if key not in output:
+                raise ValueError(f"The model gives {' and '.join(output)}, but no {key} to write.")
         if not any(sink.needs_pictures for sink in self.sinks):
             return None
         return self._draw(frame.image[:, :, ::-1], output, is_video=frame.source.is_video)

@@ -1,7 +1,11 @@
 """tools/demo.py on images, folders, globs, videos and a camera, with models of every kind."""
 
 import json
+import multiprocessing
 import os
+import signal
+import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -341,3 +345,90 @@ def test_help_names_every_option(tool: ModuleType, capsys) -> None:
     text = capsys.readouterr().out
     for option in ("--input", "--webcam", "--output", "--window", "--json", "--panoptic-json", "--show", "--opts"):
         assert option in text
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def rank(tool: ModuleType, words: list[str], environ: dict[str, str], log: Path, killed: bool) -> None:
+    """One process of a group; it writes down what it predicts, and its errors."""
+    torch.set_num_threads(1)
+    os.environ.update(environ)
+    predict = Demo._predict
+
+    def noted(demo: Demo, frames: list) -> list:
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        log.open("a").write("".join(f"{frame.source.name}\n" for frame in frames))
+        return predict(demo, frames)
+
+    Demo._predict = noted
+    with log.with_suffix(".err").open("w", buffering=1) as sys.stderr:
+        status = tool.main(words)
+    log.open("a").write(f"status {status}\n")
+
+
+@pytest.fixture
+def run_two(tool, checkpoint, tmp_path: Path) -> Callable[..., tuple[list[str], str]]:
+    """``run_two("detr_R_18", "--input", ..., killed=False)`` -> what two processes wrote down, and the errors of the
+    first; ``killed``: the second one dies at its first prediction."""
+
+    def run(name: str, *words: str, killed: bool = False) -> tuple[list[str], str]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+        fork, logs = multiprocessing.get_context("fork"), [tmp_path / f"rank{number}" for number in range(2)]
+        processes = []
+        for number, log in enumerate(logs):
+            log.write_text("")
+            environ = group | {"RANK": str(number), "LOCAL_RANK": str(number)}
+            words_of_rank = ["--weights", str(checkpoint(name)), *map(str, words)]
+            arguments = (tool, words_of_rank, environ, log, killed and number == 1)
+            processes.append(fork.Process(target=rank, args=arguments))
+            processes[-1].start()
+        for process in processes:
+            process.join(90)
+            process.kill()
+        return [log.read_text() for log in logs], logs[0].with_suffix(".err").read_text()
+
+    return run
+
+
+def test_two_processes_give_the_files_of_one_and_go_on_after_a_kill(run, run_two, images, tmp_path: Path) -> None:
+    def words(folder: str) -> list:
+        out = tmp_path / folder
+        files = ["--json", out / "boxes.json", "--panoptic-json", out / "segments.json"]
+        return ["--input", *images, "--output", out / "drawn", *files, "--threshold", "0"]
+
+    assert run("panoptic_detr_R_18", *words("one")) == 0
+    expected = files_of(tmp_path / "one")
+    assert len(expected) == 4 + 3 + 3
+
+    (first, second), errors = run_two("panoptic_detr_R_18", *words("two"), killed=True)
+    assert first == f"{images[0].stem}\n{images[2].stem}\nstatus 1\n"
+    assert second == ""
+    assert errors.splitlines()[-1].startswith("demo.py: Another process of the job was killed")
+    assert "Start the same command again" in errors
+    assert not (tmp_path / "two" / "boxes.json").exists()
+
+    (first, second), _ = run_two("panoptic_detr_R_18", *words("two"))
+    assert (first, second) == ("status 0\n", f"{images[1].stem}\nstatus 0\n")
+    assert files_of(tmp_path / "two") == expected
+
+
+def test_parts_of_another_job_are_not_taken(run_two, images, tmp_path: Path) -> None:
+    words = ["--input", *images, "--json", tmp_path / "boxes.json"]
+    run_two("detr_R_18", *words, killed=True)
+    assert (tmp_path / ".boxes.json.parts").exists()
+    (first, _), _ = run_two("detr_R_18", *words, "--threshold", "0.1")
+    assert first == f"{images[0].stem}\n{images[2].stem}\nstatus 0\n"
+    assert not (tmp_path / ".boxes.json.parts").exists()
+
+
+def test_what_one_of_two_processes_cannot_read_is_skipped(run_two, images, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    words = ["--input", tmp_path / "bad.png", *images[:2], "--json", tmp_path / "boxes.json"]
+    (first, second), errors = run_two("detr_R_18", *words)
+    assert (first, second) == (f"{images[1].stem}\nstatus 1\n", f"{images[0].stem}\nstatus 1\n")
+    assert "skipped: " in errors
+    assert [image["id"] for image in json.loads((tmp_path / "boxes_images.json").read_text())["images"]] == [1, 2]
