@@ -195,6 +195,21 @@ FIVE_SCALE = {
     "MODEL.DEFORMABLE_DETR.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": 5,
 }
+# mmdetection's, which start from the classifier of Microsoft's release.
+DINO_SWIN = {key: value for key, value in DINO.items() if not key.startswith("MODEL.RESNETS.")} | {
+    "MODEL.WEIGHTS": "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+    "swin_large_patch4_window12_384_22k.pth",
+    "MODEL.BACKBONE.NAME": "build_swin_backbone",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.SWIN.EMBED_DIM": 192,
+    "MODEL.SWIN.DEPTHS": [2, 2, 18, 2],
+    "MODEL.SWIN.NUM_HEADS": [6, 12, 24, 48],
+    "MODEL.SWIN.WINDOW_SIZE": 12,
+    "MODEL.SWIN.DROP_PATH_RATE": 0.2,
+    "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.DEFORMABLE_DETR.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": 5,
+}
 
 # The schedules of Detectron, and of its model zoo: SGD on 16 images a step.
 SGD_16 = {
@@ -450,6 +465,11 @@ PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
     "COCO-Detection/dino_R_50_5scale_12ep": (80, DINO | FIVE_SCALE),
     "COCO-Detection/dino_R_50_5scale_24ep": (80, DINO | FIVE_SCALE | epochs(24, 20, batch=16)),
     "COCO-Detection/dino_R_50_5scale_36ep": (80, DINO | FIVE_SCALE | epochs(36, 30, batch=16)),
+    "COCO-Detection/dino_Swin_L_5scale_12ep": (80, DINO_SWIN),
+    "COCO-Detection/dino_Swin_L_5scale_36ep": (
+        80,
+        DINO_SWIN | epochs(36, 27, batch=16) | {"SOLVER.STEPS": [27 * (IMAGES // 16), 33 * (IMAGES // 16)]},
+    ),
     "COCO-Detection/fcos_R_50_1x": (80, FCOS_FIRST),
     "COCO-Detection/fcos_imprv_R_50_1x": (80, FCOS_IMPRV),
     "COCO-Detection/fcos_imprv_iou_R_50_1x": (80, FCOS_IMPRV | {"MODEL.FCOS.QUALITY": "iou"}),

@@ -129,6 +129,18 @@ def test_is_written_as_official(model_of, share_heads: bool) -> None:
     assert all(torch.equal(value, expected[key]) for key, value in written.items())
 
 
+def test_official_on_a_swin(model_of, tmp_path) -> None:
+    swin = ["MODEL.BACKBONE.NAME", "build_swin_backbone", "MODEL.SWIN.EMBED_DIM", 12, "MODEL.SWIN.DEPTHS", [1, 1, 1, 1]]
+    source, model = model_of(*swin), model_of(*swin, seed=1)
+    written = to_official(source.state_dict())["model"]
+    names = {name.removeprefix("backbone.0.") for name in written if name.startswith("backbone.")}
+    assert names == set(source.backbone.state_dict())
+    index = {"backbone.0.layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49, dtype=torch.long)}
+    torch.save({"model": written | index}, tmp_path / "official.pth")
+    DetrCheckpointer(model).load(str(tmp_path / "official.pth"))
+    assert_same(model, source)
+
+
 def test_rows_of_the_label_embedding(model_of) -> None:
     state = {name: value.clone() for name, value in model_of().state_dict().items()}
     state[LABELS] = torch.arange(81.0)[:, None].repeat(1, 4)

@@ -12,8 +12,12 @@ from .mmcv import from_neck, layer_pairs
 _SELECTION = "transformer.query_selection."
 _PARTS = "{tgt_embed|enc_output|enc_output_norm}"
 _SELECTED: Pairs = ((f"transformer.{_PARTS}.{{p}}", f"{_SELECTION}{_PARTS}.{{p}}"),)
-# What a profiler left, and the decoder's second names of the heads.
-_LEFTOVERS = (r"^transformer\.decoder\.(bbox|class)_embed\.", r"(^|\.)total_(params|ops)$")
+# What a profiler left, the decoder's second names of the heads, and what a Swin Transformer computes of its windows.
+_LEFTOVERS = (
+    r"\.relative_position_index$",
+    r"^transformer\.decoder\.(bbox|class)_embed\.",
+    r"(^|\.)total_(params|ops)$",
+)
 _REF_POINT_HEAD = r"^transformer\.decoder\.ref_point_head\."
 
 
@@ -23,7 +27,8 @@ def _official_pairs(state: Mapping[str, Tensor]) -> Pairs:
     heads = tuple(
         (f"transformer.enc_out_{kind}_embed.{{rest}}", f"{kind}_embed.{layers}.{{rest}}") for kind in ("class", "bbox")
     )
-    return (*resnet_pairs("backbone.0.body."), *_SELECTED, *heads)
+    swin = ("backbone.0.{rest}", "backbone.{rest}")
+    return (*resnet_pairs("backbone.0.body."), swin, *_SELECTED, *heads)
 
 
 def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -56,7 +61,7 @@ _DETREX: Pairs = (
 
 DINO = Layout(
     name="official DINO",
-    requires=(r"^backbone\.0\.body\.", r"^transformer\.enc_out_class_embed\.", _REF_POINT_HEAD),
+    requires=(r"^backbone\.0\.(body|patch_embed)\.", r"^transformer\.enc_out_class_embed\.", _REF_POINT_HEAD),
     leftovers=_LEFTOVERS,
     coco_ids=True,
     rename=_from_official,
