@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
@@ -20,7 +20,7 @@ from .huggingface import weights_in_folder
 from .layouts import unwrapped
 from .layouts.detr import OURS
 from .names import bare_names, bare_state
-from .planning import LoadPlan, plan_load
+from .planning import LoadPlan, plan_load, reinit_parts
 from .reading import UnreadableCheckpoint, WeightsFrom, check_sums, is_good, read_checkpoint
 from .report import LoadReport, group_names
 from .writing import portable
@@ -28,8 +28,7 @@ from .writing import portable
 
 def loading_options(cfg: CfgNode) -> dict[str, Any]:
     """What a cfg says of how weights are loaded, as arguments of `DetrCheckpointer`."""
-    keys = ("REINIT_CLASS_HEAD", "REINIT_QUERIES", "WEIGHTS_FROM")
-    return {key.lower(): cfg.MODEL[key] for key in keys}
+    return {"reinit": reinit_parts(cfg), "weights_from": cfg.MODEL.WEIGHTS_FROM}
 
 
 class DetrCheckpointer(DetectionCheckpointer):
@@ -45,8 +44,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         model: a module, or one wrapped in DistributedDataParallel.
         save_dir: where to save, and to look for the checkpoint to resume from.
         save_to_disk: defaults to True in the main process only.
-        reinit_class_head: leave a class head of another class count at its initial values (fine-tuning).
-        reinit_queries: the same of object queries of another number.
+        reinit: parts of `detr_d2.checkpoint.planning.REINIT`, "class_head" or "queries", that keep their initial values
+            where the weights have others (fine-tuning).
         weights_from: see `read_checkpoint`; resuming other states too takes what training goes on with.
         constants: written into every checkpoint beside the model, and never loaded.
         checkpointables: other objects to save and load, as in fvcore's ``Checkpointer``.
@@ -61,15 +60,14 @@ class DetrCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         save_to_disk: bool | None = None,
-        reinit_class_head: bool = False,
-        reinit_queries: bool = False,
+        reinit: Collection[str] = (),
         weights_from: WeightsFrom = "auto",
         constants: Mapping[str, Any] | None = None,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.weights_from = weights_from
-        self.reinit = ["class_head"] * reinit_class_head + ["queries"] * reinit_queries
+        self.reinit = reinit
         self.constants = dict(constants or {})
         self.last_report: LoadReport | None = None
         self._source = ""

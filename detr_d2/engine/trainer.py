@@ -51,11 +51,8 @@ class Trainer(DefaultTrainer):
         register_datasets(cfg, required=cfg.DATASETS.TRAIN)
         check_test_sets(cfg)  # now, not when the training is done
         batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
-        if reference < 0 or (reference and batch % reference):
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH is {batch}, which the {reference} processes of SOLVER.REFERENCE_WORLD_SIZE "
-                "cannot share evenly: set that to the number that the config is made for, or to 0."
-            )
+        if reference and batch % reference:
+            raise ValueError(f"SOLVER.REFERENCE_WORLD_SIZE {reference} does not divide SOLVER.IMS_PER_BATCH {batch}.")
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)

@@ -197,7 +197,7 @@ def test_objectness_survives_both_ways(model_of):
 def test_new_classes_keep_the_objectness(model_of, saved):
     source, model = model_of("_two_stage"), model_of("_two_stage", "MODEL.DETR.NUM_CLASSES", 5, seed=5)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    checkpointer = DetrCheckpointer(model, reinit_class_head=True)
+    checkpointer = DetrCheckpointer(model, reinit=["class_head"])
     checkpointer.load(saved(to_official(source.state_dict())))
     after = model.state_dict()
     assert set(checkpointer.last_report.reinitialized) == {

@@ -175,7 +175,7 @@ def test_other_classes(model_of, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"NUM_CLASSES.*REINIT_CLASS_HEAD"):
         DetrCheckpointer(model).load(str(tmp_path / "official.pth"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    DetrCheckpointer(model, reinit_class_head=True).load(str(tmp_path / "official.pth"))
+    DetrCheckpointer(model, reinit=["class_head"]).load(str(tmp_path / "official.pth"))
     expected = source.state_dict()
     for name, value in model.state_dict().items():
         is_new = name == LABELS or name.startswith("class_embed.")

@@ -157,7 +157,7 @@ def test_new_classes(small_fcos_cfg, saved) -> None:
     model = build_model(changed(small_fcos_cfg, "MODEL.FCOS.NUM_CLASSES", 7))
     with pytest.raises(ValueError, match=r"set MODEL\.FCOS\.NUM_CLASSES 80 \(the model has 7\), or MODEL\.REINIT"):
         DetrCheckpointer(model).load(path)
-    checkpointer = DetrCheckpointer(model, reinit_class_head=True)
+    checkpointer = DetrCheckpointer(model, reinit=["class_head"])
     checkpointer.load(path)
     assert checkpointer.last_report.reinitialized == ("head.cls_logits.weight", "head.cls_logits.bias")
 

@@ -112,11 +112,11 @@ def test_other_queries(fake_detr, official_state, saved, queries):
     path = saved({"model": official_state(rows=None)})
     with pytest.raises(ValueError, match=rf"QUERIES 5 \(the model has {queries}\), or MODEL\.REINIT_QUERIES True"):
         DetrCheckpointer(model).load(path)
-    checkpointer = DetrCheckpointer(model, reinit_queries=True)
+    checkpointer = DetrCheckpointer(model, reinit=["queries"])
     checkpointer.load(path)
     assert checkpointer.last_report.reinitialized == ("query_embed.weight",)
     assert set(checkpointer.last_report.loaded) == set(model.state_dict()) - {"query_embed.weight"}
     assert torch.equal(model.query_embed.weight, before)
     same = fake_detr()
-    DetrCheckpointer(same, reinit_queries=True).load(path)  # of the same number they are loaded
+    DetrCheckpointer(same, reinit=["queries"]).load(path)  # of the same number they are loaded
     assert torch.equal(same.query_embed.weight, fake_detr(seed=1).query_embed.weight)

@@ -38,7 +38,7 @@ def test_weights_of_a_backbone_alone(model, saved):
 def test_a_new_class_head_cannot_be_frozen(model, saved):
     state = dict(model.detr.state_dict())
     state |= {name: torch.zeros(8, *state[name].shape[1:]) for name in ("class_embed.weight", "class_embed.bias")}
-    checkpointer = DetrCheckpointer(model, reinit_class_head=True)
+    checkpointer = DetrCheckpointer(model, reinit=["class_head"])
     checkpointer.load(saved({"model": state}))
     with pytest.raises(ValueError, match=r"2 frozen tensors.*class_embed"):
         check_frozen_weights(checkpointer)

@@ -26,7 +26,7 @@ def assert_same_tensors(model: nn.Module, expected: dict, *, without: str = "\0"
 @pytest.mark.parametrize(("classes", "rows"), [(20, 92), (20, 81), (80, 21)])
 def test_new_class_head_when_asked_for(fake_detr, official_state, saved, classes, rows):
     model = fake_detr(classes=classes)
-    checkpointer = load(model, saved({"model": official_state(rows=rows)}), reinit_class_head=True)
+    checkpointer = load(model, saved({"model": official_state(rows=rows)}), reinit=["class_head"])
     expected = fake_detr(seed=1).state_dict()
     head = {"class_embed.weight", "class_embed.bias"}
     initial = fake_detr(classes=classes).state_dict()
@@ -37,7 +37,7 @@ def test_new_class_head_when_asked_for(fake_detr, official_state, saved, classes
 
 def test_class_head_that_fits_is_loaded_also_when_a_new_one_is_allowed(fake_detr, official_state, saved):
     model = fake_detr()
-    report = load(model, saved({"model": official_state()}), reinit_class_head=True).last_report
+    report = load(model, saved({"model": official_state()}), reinit=["class_head"]).last_report
     assert not report.reinitialized
     assert model.class_embed.bias[0] == 1001
 

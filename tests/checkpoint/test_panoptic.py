@@ -143,6 +143,6 @@ def test_weights_do_without_the_dense_classes_that_only_training_has(small_detr_
 def test_dense_classes_of_another_data_set_start_anew(small_detr_cfg, saved):
     source = build_panoptic(small_detr_cfg, 133, dense_class_weight=1.0).state_dict()
     target = build_panoptic(small_detr_cfg, 5, dense_class_weight=1.0)
-    checkpointer = DetrCheckpointer(target, reinit_class_head=True)
+    checkpointer = DetrCheckpointer(target, reinit=["class_head"])
     checkpointer.load(saved({"model": source}))
     assert set(checkpointer.last_report.missing) == DENSE

@@ -104,7 +104,7 @@ def test_weights_of_other_classes(cfg_of, saved, kind):
         DefaultPredictor(cfg_of(kind, key, 3, "MODEL.WEIGHTS", path))
     model = DefaultPredictor(cfg_of(kind, key, 3, "MODEL.WEIGHTS", path, "MODEL.REINIT_CLASS_HEAD", True)).model
     source = build_model(cfg_of(kind, key, 3))
-    DetrCheckpointer(source, reinit_class_head=True).load(path)
+    DetrCheckpointer(source, reinit=["class_head"]).load(path)
     names = [name for name in model.state_dict() if "class_embed" not in name and "cls_logits" not in name]
     assert [name for name in names if not torch.equal(model.state_dict()[name], source.state_dict()[name])] == []
 

@@ -1,6 +1,5 @@
 """Files in COCO's formats: what can be used of them, in one form, and what is wrong with the rest."""
 
-import json
 import os
 import unicodedata
 from collections import Counter
@@ -11,7 +10,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.utils.file_io import PathManager
 
-from ...files import refuse_special
+from ...files import read_json
 from ..checks.problems import Problems
 from ..checks.rules import crowd_flag, is_box, is_in
 
@@ -115,14 +114,12 @@ def _load(json_file: str, problems: Problems) -> Any:
     local = PathManager.get_local_path(json_file)
     if not os.path.exists(local):
         raise FileNotFoundError(f"The annotation file {json_file} does not exist.")
-    refuse_special(local)
     if os.path.isdir(local):
         raise FileNotFoundError(f"{json_file} is a folder, not an annotation file.")
     try:
-        with open(local, encoding="utf-8-sig") as opened:  # with or without a byte-order mark
-            return json.load(opened)
-    except (ValueError, RecursionError) as error:
-        problems.error("format", json_file, None, f"is not valid JSON ({error}); was it copied completely?")
+        return read_json(local)
+    except ValueError as error:
+        problems.error("format", json_file, None, f"{str(error).removeprefix(f'{local} ')} Was it copied completely?")
         return None
 
 

@@ -49,7 +49,7 @@ CASES = [
     (
         "a batch that the reference does not divide",
         lambda folder: words(folder, "SOLVER.REFERENCE_WORLD_SIZE", "3"),
-        ("IMS_PER_BATCH is 2", "the 3 processes of SOLVER.REFERENCE_WORLD_SIZE cannot share evenly"),
+        ("SOLVER.REFERENCE_WORLD_SIZE 3 does not divide SOLVER.IMS_PER_BATCH 2.",),
     ),
     ("an override without its value", lambda folder: words(folder, "SOLVER.BASE_LR"), ("KEY VALUE",)),
     (
