@@ -34,6 +34,9 @@ def add_common_config(cfg: CfgNode) -> None:
     cfg.TEST.IMS_PER_BATCH = 1
     # The metric, as "task/metric", whose best value is kept in model_best.pth. "" keeps none.
     cfg.TEST.BEST_METRIC = "bbox/AP"
+    # The training's losses on the test sets among the results ("losses/total_loss", ...), means over the images, each
+    # on its own. The test sets must then be such as could be trained on.
+    cfg.TEST.LOSSES = False
     # Panoptic quality of every class among the results, beside that of all, things and stuff.
     cfg.TEST.PER_CATEGORY_PQ = False
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+import torch
 import torch.utils.data as torchdata
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -121,6 +122,26 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLoader:
     )
 
 
+def build_validation_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLoader:
+    """One pass over this process's share of ``dataset_name``, image by image, as evaluation sees them and with what
+    training learns of them. They are checked as training's are.
+
+    Raises:
+        ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
+    """
+    images = _checked_dataset(cfg, [dataset_name], is_train=True, filter_empty=False)
+    check_same_classes(cfg, [*cfg.DATASETS.TRAIN[:1], dataset_name])
+    mapper = build_dataset_mapper(cfg, is_train=True)
+    mapper.augmentations = build_dataset_mapper(cfg, is_train=False).augmentations
+    return torchdata.DataLoader(
+        MapDataset(DatasetFromList(images, copy=False) if isinstance(images, list) else images, mapper),
+        sampler=InferenceSampler(len(images)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        generator=torch.Generator(),  # else it draws from the generator of the model
+    )
+
+
 def batches_of_one_size(sizes: Sequence[Hashable], batch_size: int) -> list[list[int]]:
     """Indices of items of one size, at most ``batch_size`` at once, in the order of their first ones."""
     by_size: dict[Hashable, list[int]] = {}
@@ -137,6 +158,8 @@ def check_test_sets(cfg: CfgNode) -> None:
         ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
     """
     for name in cfg.DATASETS.TEST:
+        if cfg.TEST.LOSSES:
+            build_validation_loader(cfg, name)
         images = evaluation_images(cfg, name)
         if isinstance(images, list):
             with ThreadPoolExecutor() as pool:

@@ -30,6 +30,7 @@ from .hooks import BestCheckpointer, EarlyStopping
 from .recompute import recompute_activations
 from .run_folder import check_resumed_config, config_file, write_config
 from .step import StepTrainer, autocast
+from .validation import validation_losses
 from .writers import build_writers, check_loggers
 
 
@@ -241,9 +242,16 @@ class Trainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> OrderedDict[str, dict]:
-        """Evaluate on every dataset of ``DATASETS.TEST``, in the precision of ``SOLVER.AMP``."""
+        """Evaluate on every dataset of ``DATASETS.TEST``, in the precision of ``SOLVER.AMP``; with ``TEST.LOSSES`` the
+        results have ``losses``, too.
+        """
         with autocast(cfg):
-            return super().test(cfg, model, evaluators)
+            results = super().test(cfg, model, evaluators)
+            for name in cfg.DATASETS.TEST if cfg.TEST.LOSSES else ():
+                losses = validation_losses(cfg, model, name)
+                if comm.is_main_process():
+                    (results if len(cfg.DATASETS.TEST) == 1 else results[name])["losses"] = losses
+        return results
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:

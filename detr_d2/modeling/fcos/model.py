@@ -154,9 +154,9 @@ class FCOS(nn.Module):
         instances = [item["instances"].to(self.device) for item in batched_inputs]
         return self.assigner(locations, [x.gt_boxes.tensor for x in instances], [x.gt_classes for x in instances])
 
-    def one_step(self, batches: Sequence[list[dict]]) -> AbstractContextManager[None]:
+    def one_step(self, batches: Sequence[list[dict]], *, alone: bool = False) -> AbstractContextManager[None]:
         """Within it the losses of each of these small batches have the normalisers of all of them, so that the mean of
-        their gradients is the gradient of one large batch.
+        their gradients is the gradient of one large batch. ``alone``: without other workers.
         """
         normalisers = []
         for batch in batches:
@@ -165,7 +165,7 @@ class FCOS(nn.Module):
             sizes = [(-(-frame[0] // stride), -(-frame[1] // stride)) for stride in self.strides]
             locations = Locations.of_levels(sizes, self.strides, self.location_offset, self.device)
             normalisers.append(self.criterion.normalisers(self.prepare_targets(locations, batch)))
-        return one_step(normalisers)
+        return one_step(normalisers, alone=alone)
 
     def detect(self, features: Sequence[Tensor], images: PaddedImages) -> list[Instances]:
         """Detections of each image in its own pixels.

@@ -62,13 +62,13 @@ class SetPredictor(nn.Module, ABC):
             return self.losses(self.detect(images, targets), targets)
         return self.postprocess(self.detect(images), images, batched_inputs)
 
-    def one_step(self, batches: Sequence[list[dict]]) -> AbstractContextManager[None]:
+    def one_step(self, batches: Sequence[list[dict]], *, alone: bool = False) -> AbstractContextManager[None]:
         """Within it the losses of each of these small batches have the normalisers of all of them, so that the mean of
         their gradients is the gradient of one large batch. Two normalisers remain each batch's own: the area of the
-        dense class loss, and the groups of DINO's denoising.
+        dense class loss, and the groups of DINO's denoising. ``alone``: without other workers.
         """
         counts = (sum(len(item["instances"]) for item in batch) for batch in batches)
-        return one_step([torch.tensor(count, dtype=torch.float64) for count in counts])
+        return one_step([torch.tensor(count, dtype=torch.float64) for count in counts], alone=alone)
 
     def check_number(self, item: dict) -> None:
         """Raise a ValueError where an image holds more objects than there are queries."""
