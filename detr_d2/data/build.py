@@ -90,13 +90,7 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
 
 def training_images(cfg: CfgNode) -> list[dict[str, Any]] | torchdata.Dataset:
     """The images of ``DATASETS.TRAIN`` that training draws from, checked; what the mapper takes."""
-    return _checked_dataset(
-        cfg,
-        cfg.DATASETS.TRAIN,
-        is_train=True,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-    )
+    return _checked_dataset(cfg, cfg.DATASETS.TRAIN, is_train=True)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLoader:
@@ -169,17 +163,10 @@ def check_test_sets(cfg: CfgNode) -> None:
 
 def evaluation_images(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]] | torchdata.Dataset:
     """The images of ``dataset_name`` as evaluation reads them, checked; what the mapper takes."""
-    return _checked_dataset(cfg, [dataset_name], is_train=False, filter_empty=False)
+    return _checked_dataset(cfg, [dataset_name], is_train=False)
 
 
-def _checked_dataset(
-    cfg: CfgNode,
-    names: Sequence[str],
-    *,
-    is_train: bool,
-    filter_empty: bool,
-    min_keypoints: int = 0,
-) -> list[dict[str, Any]] | torchdata.Dataset:
+def _checked_dataset(cfg: CfgNode, names: Sequence[str], *, is_train: bool) -> list[dict[str, Any]] | torchdata.Dataset:
     """What Detectron2's ``get_detection_dataset_dicts`` gives for these names, with each dataset checked.
 
     Each is loaded on its own, so that errors name it, and without Detectron2's own check of the categories, whose bare
@@ -192,14 +179,15 @@ def _checked_dataset(
             "MODEL.LOAD_PROPOSALS is on, but files of proposals are pickles, which Detectron2 lets run any code: train "
             "such a model with Detectron2's own tools, if you trust them."
         )
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if is_train and cfg.MODEL.KEYPOINT_ON else 0
     datasets = []
     for name in names:
         check_dataset_name(name)
         with readable_annotations(name):
             dataset = get_detection_dataset_dicts(
                 name,
-                filter_empty=filter_empty,
-                min_keypoints=min_keypoints,
+                filter_empty=is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+                min_keypoints=keypoints,
                 check_consistency=False,
             )
         if isinstance(dataset, list):

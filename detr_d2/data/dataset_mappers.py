@@ -35,7 +35,7 @@ class DetrDatasetMapper:
     What it guarantees beyond Detectron2's ``DatasetMapper``: training images without objects carry *empty* instances
     with all fields; masks are always ``BitMasks``, made from polygons, RLE or arrays (``INPUT.MASK_FORMAT`` is not
     read); boxes alone decide which objects survive a crop, as published, so that a model learns from the same objects
-    with and without masks. Keypoints and precomputed proposals are left to Detectron2's own mapper.
+    with and without masks. Keypoints are left to Detectron2's own mapper.
     """
 
     @configurable
@@ -71,15 +71,11 @@ class DetrDatasetMapper:
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """The constructor's arguments from a config."""
-        for key, enabled in (
-            ("MODEL.KEYPOINT_ON", cfg.MODEL.KEYPOINT_ON),
-            ("MODEL.LOAD_PROPOSALS", cfg.MODEL.LOAD_PROPOSALS),
-        ):
-            if enabled:
-                raise ValueError(
-                    f"{key} is on, which {cls.__name__} does not read: set INPUT.DATASET_MAPPER to '' for "
-                    "Detectron2's own mapper"
-                )
+        if cfg.MODEL.KEYPOINT_ON:
+            raise ValueError(
+                f"MODEL.KEYPOINT_ON is on, which {cls.__name__} does not read: set INPUT.DATASET_MAPPER to '' for "
+                "Detectron2's own mapper"
+            )
         return {
             "is_train": is_train,
             "augmentations": build_augmentation(cfg, is_train, default="build_detr_augmentation"),

@@ -271,6 +271,7 @@ def test_missing_annotation_file(registered, monkeypatch, root, said):
     [
         ('{"images": [{"id": 1', "annotations.json is not valid JSON"),
         ("", "annotations.json is not valid JSON"),
+        ("[" * 100_000, "annotations.json"),
         ('{"images": []}', "annotations.json"),
         (
             json.dumps(

@@ -238,9 +238,7 @@ def test_masks_that_are_absent_or_of_another_size(cfg, image_file, segmentation,
         DetrDatasetMapper(cfg, True)(given)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("INPUT.FORMAT", "HSV"), ("MODEL.KEYPOINT_ON", True), ("MODEL.LOAD_PROPOSALS", True)]
-)
+@pytest.mark.parametrize(("key", "value"), [("INPUT.FORMAT", "HSV"), ("MODEL.KEYPOINT_ON", True)])
 def test_config_that_the_mapper_does_not_support(cfg, key, value):
     cfg.merge_from_list([key, value])
     with pytest.raises(ValueError, match=key):

@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...facts import class_names_in, class_names_of, model_class_names, reads_segments, separate_stuff
+from ...files import refuse_special
 from .files import check_files
 from .problems import BadDatasetError, Demands, Problems, datasets_root
 from .rules import (
@@ -42,12 +43,14 @@ def readable_annotations(dataset_name: str) -> Iterator[None]:
     """Within it, what loading the annotations of ``dataset_name`` raises becomes an error that says what to do.
 
     Raises:
+        OSError: the annotation file is a pipe or a device.
         FileNotFoundError: a file is missing; names it, the dataset and the present ``DETECTRON2_DATASETS``.
         ValueError: the annotation file is not JSON, is not what the dataset's format asks for, or holds no image.
     """
     metadata = MetadataCatalog.get(dataset_name)
     annotation_file = metadata.get("json_file") or metadata.get("panoptic_json") or "its annotation file"
     try:
+        refuse_special(annotation_file)
         yield
     except BadDatasetError:  # which says all of it
         raise
@@ -61,7 +64,7 @@ def readable_annotations(dataset_name: str) -> Iterator[None]:
         raise ValueError(
             f"Dataset {dataset_name!r}: {annotation_file} is not valid JSON ({e}); was it copied completely?"
         ) from e
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as e:
+    except (AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as e:
         if isinstance(e, KeyError) and isinstance(e.args[0], int):  # a look-up by category id
             raise ValueError(
                 f"Dataset {dataset_name!r}: the annotations in {annotation_file} use the category id {e}, which the "
