@@ -127,10 +127,9 @@ class Trainer(DefaultTrainer):
         super().before_train()
         if 0 < self.start_iter < self.max_iter:
             self.iter = self.storage.iter = self.start_iter - 1
+            evaluation = hooks.EvalHook, hooks.BestCheckpointer, EarlyStopping  # which know whether it is their time
             for hook in self._hooks:
-                if isinstance(
-                    hook, (hooks.EvalHook, hooks.BestCheckpointer, EarlyStopping)
-                ):  # which know whether it is their time
+                if isinstance(hook, evaluation):
                     hook.after_step()
 
     def run_step(self) -> None:
