@@ -443,6 +443,28 @@ MASK2FORMER_INSTANCES = MASK2FORMER | {
     "DATASETS.TEST": ["coco_2017_val"],
 }
 
+
+def swin(file: str, depth: int, width: int = 96, heads: int = 3, window: int = 7) -> dict[str, object]:
+    """Mask2Former on a Swin Transformer by its third stage's depth, and the first stage's width and heads."""
+    release = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
+    return {key: value for key, value in MASK2FORMER.items() if not key.startswith("MODEL.RESNETS.")} | {
+        "MODEL.WEIGHTS": f"{release}/swin_{file}.pth",
+        "MODEL.BACKBONE.NAME": "build_swin_backbone",
+        "MODEL.SWIN.EMBED_DIM": width,
+        "MODEL.SWIN.DEPTHS": [2, 2, depth, 2],
+        "MODEL.SWIN.NUM_HEADS": [heads * 2**i for i in range(4)],
+        "MODEL.SWIN.WINDOW_SIZE": window,
+        "MODEL.SWIN.DROP_PATH_RATE": 0.3,
+        "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    }
+
+
+MASK2FORMER_LARGE = swin("large_patch4_window12_384_22k", 18, 192, 6, 12) | {
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 200,
+    "SOLVER.MAX_ITER": 737500,
+    "SOLVER.STEPS": [655556, 710184],
+}
+
 # The published models, by file: number of classes, then the recipe.
 PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
     "COCO-Detection/detr_R_50_300ep": (80, DETR | epochs(300, 200, batch=64)),
@@ -492,6 +514,10 @@ PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
     "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x": (80, MASK_RCNN | THREE_X | ZOO_R101),
     "COCO-PanopticSegmentation/mask2former_R_50": (133, MASK2FORMER),
     "COCO-PanopticSegmentation/mask2former_R_101": (133, MASK2FORMER | R101 | {"MODEL.BACKBONE.FREEZE_AT": 0}),
+    "COCO-PanopticSegmentation/mask2former_Swin_T": (133, swin("tiny_patch4_window7_224", 6)),
+    "COCO-PanopticSegmentation/mask2former_Swin_S": (133, swin("small_patch4_window7_224", 18)),
+    "COCO-PanopticSegmentation/mask2former_Swin_B_IN21k": (133, swin("base_patch4_window12_384_22k", 18, 128, 4, 12)),
+    "COCO-PanopticSegmentation/mask2former_Swin_L_IN21k_100ep": (133, MASK2FORMER_LARGE),
     "COCO-InstanceSegmentation/mask2former_R_50": (80, MASK2FORMER_INSTANCES),
     "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x": (80, PANOPTIC_FPN | ONE_X),
     "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x": (80, PANOPTIC_FPN | THREE_X),

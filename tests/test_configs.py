@@ -21,7 +21,7 @@ YAMLS = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.name.startsw
 SMALL = [
     *["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.DETR.HIDDEN_DIM", "64", "MODEL.DETR.DIM_FEEDFORWARD", "64"],
     *["MODEL.MASK_FORMER.HIDDEN_DIM", "64", "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "256"],
-    *["MODEL.SWIN.EMBED_DIM", "48"],  # a Swin-L would take a gigabyte
+    *["MODEL.SWIN.EMBED_DIM", "48", "MODEL.SWIN.DROP_PATH_RATE", "0.0"],  # a Swin-L would take a gigabyte
 ]
 
 

@@ -69,7 +69,7 @@ def of_deformable(name: str) -> tuple[float, float]:
 def of_mask2former(name: str) -> tuple[float, float]:
     """Norms and embeddings do not decay; the pixel decoder's `level_embed` is a parameter of its own, and does."""
     embedding = re.match(r"transformer\.(query_feat|query_embed|level_embed)\.", name)
-    norm = re.search(r"(^|[._])norm\d?\.", name)
+    norm = re.search(r"(^|[._])norm\d?\.|relative_position_bias_table$", name)
     return (1e-5 if name.startswith("backbone.") else 1e-4), 0.0 if embedding or norm else 0.05
 
 
@@ -87,6 +87,7 @@ def of_fcos(name: str) -> tuple[float, float]:
         ("COCO-Detection/deformable_detr_R_50", of_deformable, "backbone."),
         ("COCO-Detection/deformable_detr_R_50_two_stage", of_deformable, "backbone."),
         ("COCO-PanopticSegmentation/mask2former_R_50", of_mask2former, ""),
+        ("COCO-PanopticSegmentation/mask2former_Swin_T", of_mask2former, ""),
         ("COCO-Detection/fcos_R_50_1x", of_fcos, "backbone.bottom_up."),
         ("COCO-Detection/fcos_imprv_dcnv2_R_50_1x", of_fcos, "backbone.bottom_up."),
         ("COCO-Detection/faster_rcnn_R_50_FPN_1x", lambda name: (0.02, 1e-4), "backbone.bottom_up."),

@@ -23,7 +23,7 @@ PUBLISHED = {
 MASK2FORMER = [
     ("mask2former_R_50.yaml", (), 43_983_878),
     ("mask2former_R_101.yaml", (), 62_923_782),
-    ("mask2former_R_50.yaml", ("MODEL.BACKBONE.NAME", "build_swin_backbone"), 47_435_264),  # Swin-T
+    ("mask2former_Swin_T.yaml", (), 47_435_264),
 ]
 
 
