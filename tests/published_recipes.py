@@ -416,6 +416,7 @@ MASK2FORMER = (
         "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.8,
         "MODEL.MASK_FORMER.TEST.INSTANCE_MIN_SCORE": 0.0,
         "TEST.DETECTIONS_PER_IMAGE": 100,
+        "INPUT.DATASET_MAPPER": "Mask2FormerPanopticMapper",
         "INPUT.AUGMENTATION": "build_large_scale_jitter",
         "INPUT.IMAGE_SIZE": 1024,
         "INPUT.MIN_SCALE": 0.1,

@@ -17,11 +17,12 @@ from .build import (
 )
 from .dataset_mappers import DetrDatasetMapper
 from .datasets.custom import register_datasets
-from .panoptic_mapper import PanopticDatasetMapper
+from .panoptic_mapper import Mask2FormerPanopticMapper, PanopticDatasetMapper
 
 __all__ = [
     "AUGMENTATION_REGISTRY",
     "DetrDatasetMapper",
+    "Mask2FormerPanopticMapper",
     "PanopticDatasetMapper",
     "batches_of_one_size",
     "build_augmentation",

@@ -8,7 +8,6 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.data import detection_utils as utils
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from ..facts import DATASET_MAPPER_REGISTRY
@@ -16,7 +15,7 @@ from ..structures import decode_ids, map_segments
 from .dataset_mappers import DetrDatasetMapper
 from .image_files import read_image
 
-__all__ = ["PanopticDatasetMapper"]
+__all__ = ["Mask2FormerPanopticMapper", "PanopticDatasetMapper"]
 
 
 @DATASET_MAPPER_REGISTRY.register()
@@ -48,13 +47,28 @@ class PanopticDatasetMapper(DetrDatasetMapper):
         instances = Instances(size)
         instances.gt_boxes = Boxes(boxes.clip(min=0, max=(width, height, width, height)))
         instances.gt_classes = torch.tensor([int(s["category_id"]) for s in segments], dtype=torch.int64)
-        instances, kept = utils.filter_empty_instances(instances, by_mask=False, return_mask=True)
+        kept = self._kept(segments, instances)
+        instances = instances[kept]
         # Transforms resize uint8 by PIL, as images; fp32 holds the numbers of any more segments.
         dtype = np.uint8 if len(segments) < 256 else np.float32
         # A copy, contiguous and writable, which what transforms give is not always.
         index_map = torch.from_numpy(np.array(transforms.apply_segmentation(index_map.astype(dtype)), order="C"))
         instances.gt_masks = BitMasks(index_map == (kept.nonzero() + 1)[:, :, None])
         return instances
+
+    def _kept(self, segments: list[dict[str, Any]], instances: Instances) -> torch.Tensor:
+        """Which segments are objects, N, boolean: those of whose box the crop has left something."""
+        return instances.gt_boxes.nonempty(threshold=1e-5)
+
+
+@DATASET_MAPPER_REGISTRY.register()
+class Mask2FormerPanopticMapper(PanopticDatasetMapper):
+    """`PanopticDatasetMapper` by the rules that Mask2Former was trained with: a crowd is no object, and a segment of
+    which the crop has left nothing still is one, whose mask is empty.
+    """
+
+    def _kept(self, segments: list[dict[str, Any]], instances: Instances) -> torch.Tensor:
+        return torch.tensor([not segment.get("iscrowd", 0) for segment in segments], dtype=torch.bool)
 
 
 def read_segments(file_name: str, ids: list[int], size: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
-from detr_d2.data import PanopticDatasetMapper, build_train_loader
+from detr_d2.data import Mask2FormerPanopticMapper, PanopticDatasetMapper, build_train_loader
 from detr_d2.engine import load_config
 
 HEIGHT, WIDTH = 40, 60
@@ -60,6 +60,24 @@ def test_every_segment_is_an_object(cfg, record):
     assert instances.gt_boxes.tensor.tolist() == [[0, 0, 60, 78], [40, 20, 100, 40], [60, 0, 120, 78]]
     expected = torch.from_numpy(np.stack([id_map() == i for i in IDS])).repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert torch.equal(instances.gt_masks.tensor, expected)
+
+
+def test_rules_of_mask2former(cfg, record):
+    """A crowd is no object; a segment that the crop has emptied is one without a mask."""
+    instances = Mask2FormerPanopticMapper(cfg, True)(record)["instances"]
+    assert instances.gt_classes.tolist() == [9, 8]
+    expected = torch.from_numpy(np.stack([id_map() == i for i in (IDS[0], IDS[2])]))
+    assert torch.equal(instances.gt_masks.tensor, expected.repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+    np.random.seed(0)  # noqa: NPY002 - Detectron2's augmentations draw from the global generator
+    cfg.INPUT.AUGMENTATION, cfg.INPUT.IMAGE_SIZE = "build_large_scale_jitter", 48
+    cfg.INPUT.MIN_SCALE = cfg.INPUT.MAX_SCALE = 4.0
+    mapper, empty = Mask2FormerPanopticMapper(cfg, True), 0
+    for _ in range(10):
+        instances = mapper(record)["instances"]
+        assert instances.gt_masks.tensor.shape == (2, 48, 48)
+        empty += int((~instances.gt_masks.tensor.flatten(1).any(1)).sum())
+    assert empty > 0
 
 
 def test_masks_follow_crops_and_flips(cfg, record):
