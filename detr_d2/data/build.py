@@ -23,7 +23,6 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.samplers import InferenceSampler
 
 from ..facts import DATASET_MAPPER_REGISTRY, class_names_of, reads_segments
-from ..files import refuse_special
 from .augmentation import build_augmentation
 from .checks import (
     Demands,
@@ -35,23 +34,9 @@ from .checks import (
     readable_annotations,
 )
 from .checks.files import check_size
-from .image_files import read_head
 from .train_loader import TrainLoader, small_batch
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
-
-
-class Detectron2Mapper(DatasetMapper):
-    """Detectron2's own, less what it would read wrongly without a word, or without end."""
-
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
-        refuse_special(dataset_dict.get("sem_seg_file_name", ""))
-        if read_head(dataset_dict["file_name"])[2] is not None:
-            raise ValueError(
-                f"{dataset_dict['file_name']} has more than 8 bits a channel, which Detectron2's own mapper clips: "
-                "save the images with 8 bits."
-            )
-        return super().__call__(dataset_dict)
 
 
 def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
@@ -63,7 +48,7 @@ def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
     name = cfg.INPUT.DATASET_MAPPER
     if name == "":
         named = {"augmentations": build_augmentation(cfg, is_train)} if cfg.INPUT.AUGMENTATION else {}
-        return Detectron2Mapper(cfg, is_train, **named)
+        return DatasetMapper(cfg, is_train, **named)
     if name not in DATASET_MAPPER_REGISTRY:
         known = ", ".join(sorted(n for n, _ in DATASET_MAPPER_REGISTRY))
         raise ValueError(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from detectron2.data import detection_utils
 from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL_to_numpy
 from detectron2.utils.file_io import PathManager
 from PIL import Image
@@ -16,14 +17,14 @@ _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange height and width
 
 
-def read_image(path: str | os.PathLike, image_format: str = "BGR") -> np.ndarray:
+def read_image(path: str | os.PathLike, image_format: str | None = "BGR") -> np.ndarray:
     """H x W x channels, uint8, with the file's EXIF orientation applied: what all of our mappers read.
 
     Pixels of 16 bits are scaled to 8, and floats of 0..1 to 0..255.
 
     Args:
         path: of any format that PIL reads.
-        image_format: as ``INPUT.FORMAT``: "BGR", "RGB" or "L".
+        image_format: as ``INPUT.FORMAT``: "BGR", "RGB" or "L"; None: the file's own.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -33,6 +34,20 @@ def read_image(path: str | os.PathLike, image_format: str = "BGR") -> np.ndarray
     path = os.fspath(path)
     with _opened(path) as image:
         return convert_pil(image, image_format)
+
+
+_detectron2s = detection_utils.read_image
+
+
+def _read_for_detectron2(file_name: str, format: str | None = None) -> np.ndarray:
+    """In place of Detectron2's, so that its own mapper neither clips what has more than 8 bits nor waits for a pipe.
+    "L" is how it reads maps of class ids, which must not be scaled.
+    """
+    refuse_special(file_name)
+    return _detectron2s(file_name, format) if format == "L" else read_image(file_name, format)
+
+
+detection_utils.read_image = _read_for_detectron2
 
 
 def read_head(path: str | os.PathLike) -> tuple[int, int, int | None]:
@@ -112,7 +127,7 @@ def convert_image(image: np.ndarray, order: str, image_format: str) -> np.ndarra
     return convert_PIL_to_numpy(Image.fromarray(np.ascontiguousarray(rgb)), image_format)
 
 
-def convert_pil(image: Image.Image, image_format: str) -> np.ndarray:
+def convert_pil(image: Image.Image, image_format: str | None) -> np.ndarray:
     """An opened image as `read_image` gives its file.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -328,8 +328,16 @@ def test_a_ramp_stays_a_ramp(own_data, config, pixels, name):
     report = report_dataset(CustomDataset.of(entry), Demands.of(cfg))
     assert [(problem.kind, problem.id) for problem in report.problems] == [("image-mode", 0)]
     cfg.INPUT.DATASET_MAPPER = ""
-    with pytest.raises(ValueError, match=f"{name} has more than 8 bits a channel, which Detectron2's own mapper clips"):
-        next(iter(build_test_loader(cfg, "mine")))
+    of_detectron2 = next(iter(build_test_loader(cfg, "mine")))[0]["image"]
+    assert (of_detectron2[0] == image[0]).all()
+
+
+def test_maps_of_ids_are_not_scaled_for_detectron2(tmp_path):
+    Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4)).save(tmp_path / "map.png")
+    assert (detection_utils.read_image(str(tmp_path / "map.png"), "L").flatten() == range(12)).all()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(OSError, match=r"pipe\.png is a pipe"):
+        detection_utils.read_image(str(tmp_path / "pipe.png"), "L")
 
 
 def test_pixels_of_unknown_range_are_refused_by_name(own_data, config):
