@@ -160,3 +160,15 @@ def test_predictions_hold_masks_of_every_layer_in_training_and_of_the_last_in_in
     for layers, mode in ((5, True), (1, False)):
         predictions: Predictions = model.train(mode).detect(images).predictions
         assert len(predictions.logits) == len(predictions.masks.embeddings) == layers
+
+
+def test_fine_tuning_on_other_classes_takes_all_but_the_class_head() -> None:
+    state = to_official(build().state_dict())["model"]
+    with pytest.raises(ValueError, match=r"MODEL.REINIT_CLASS_HEAD|MODEL.SEM_SEG_HEAD.NUM_CLASSES"):
+        build("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 6).load_state_dict(state)
+    model = build_model(small_config("resnet", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 6, "MODEL.REINIT_CLASS_HEAD", True))
+    before = model.class_embed.weight.detach().clone()
+    model.load_state_dict(state, strict=False)
+    assert torch.equal(model.class_embed.weight, before)
+    expected = state["sem_seg_head.predictor.query_feat.weight"]
+    torch.testing.assert_close(model.transformer.query_feat.weight.detach(), expected, rtol=0, atol=0)
