@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from ..facts import value_of
-from ..files import whole_file
+from ..files import refuse_special, whole_file
 from .config import key_names
 
 # Keys of MODEL that change nothing of what is learnt; so do those of tests, whose names end in _TEST.
@@ -68,6 +68,8 @@ def claimed_folder(cfg: CfgNode, *, resume: bool, job: str = "", is_restarted: b
 
 def _check_use(folder: Path, resume: bool) -> None:
     tag = folder / "last_checkpoint"
+    for file in (tag, folder / "config.yaml"):
+        refuse_special(file)
     checkpoints = [path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name)]
     names = [path.name for path in sorted(checkpoints, key=os.path.getmtime, reverse=True)]
     if resume and names and not tag.exists():

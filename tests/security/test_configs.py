@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from detr_d2.data import build_test_loader, build_train_loader
-from detr_d2.engine import Predictor, load_config
+from detr_d2.engine import Predictor, claimed_folder, load_config
 
 LAUGHS = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{chr(ord(name) - 1)}'] * 9)}]\n" for name in "bcdefghij"
@@ -61,6 +61,13 @@ def test_a_config_of_ones_own_may_build_on_a_url(tmp_path, monkeypatch):
     fetched = {"https://example.org/base.yaml": str(tmp_path / "base.yaml")}
     monkeypatch.setattr(PathManager, "get_local_path", lambda path: fetched.get(path, path))
     assert load_config(str(tmp_path / "own.yaml")).SEED == 7
+
+
+@pytest.mark.parametrize("name", ["last_checkpoint", "config.yaml"])
+def test_a_run_that_is_gone_on_with_may_hold_pipes(folder, refused, name):
+    os.mkfifo(folder / name)
+    with refused(f"{name} is a pipe"), claimed_folder(load_config("", ["OUTPUT_DIR", str(folder)]), resume=True):
+        pass
 
 
 def test_files_of_proposals_are_not_unpickled(shapes_root, folder, repo):
