@@ -5,7 +5,7 @@ Legend: D detections of one, E of the other.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,7 +37,6 @@ class Difference:
         box: of a coordinate, in parts of the image's longer side.
         mask: pixels that only one of them has, as a share of all pixels in the masks of an image.
         seconds: that model and program took.
-        probability: of a mask, at any location of the logits.
     """
 
     detections: int = 0
@@ -46,7 +45,6 @@ class Difference:
     box: float = 0.0
     mask: float = 0.0
     seconds: tuple[float, float] = (0.0, 0.0)
-    probability: float = 0.0
 
     def __add__(self, other: "Difference") -> "Difference":
         return Difference(
@@ -56,14 +54,13 @@ class Difference:
             max(self.box, other.box),
             max(self.mask, other.mask),
             (self.seconds[0] + other.seconds[0], self.seconds[1] + other.seconds[1]),
-            max(self.probability, other.probability),
         )
 
     def check(self, tolerance: float) -> None:
         """Raise a ValueError unless there was something to compare, which differs by no more than ``tolerance`` in
         scores and boxes, and 10 times that in masks, whose pixels at the border are a matter of rounding.
         """
-        if self.unmatched or max(self.score, self.box, self.mask / 10, self.probability / 10) > tolerance:
+        if self.unmatched or max(self.score, self.box, self.mask / 10) > tolerance:
             raise ValueError(f"it differs from the model by more than {tolerance:g} ({self}).")
         if not self.detections:
             raise ValueError(
@@ -74,8 +71,7 @@ class Difference:
     def __str__(self) -> str:
         text = f"{self.detections} detections, {self.unmatched} unmatched; differences: scores {self.score:.1e}, boxes "
         text += f"{self.box:.1e} of the image's side"
-        masks = f", masks {self.mask:.1e} of their pixels, {self.probability:.1e} of their probabilities"
-        return text + masks * (max(self.mask, self.probability) > 0)
+        return text + (f", masks {self.mask:.1e} of their pixels" if self.mask else "")
 
 
 def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tensor]:
@@ -151,14 +147,10 @@ def compare(graph: Graph, program: Program, images: Sequence[Tensor], shape: Sha
         middle = time.perf_counter()
         outputs = program(batch, sizes)
         seconds = (middle - start) * len(group) / len(inputs), time.perf_counter() - middle
-        logits = dict(zip(graph.output_names, graph(batch, sizes), strict=True)) if "masks" in outputs else {}
         for i, size in enumerate(sizes.tolist()):
             of_image = {name: x[i] for name, x in outputs.items()}
             found = graph.instances(of_image, tuple(size))
             total += difference(expected[i], found, graph.least_score(of_image))
-            if logits:  # which the model's results do not hold
-                same = graph.instances({name: x[i] for name, x in logits.items()}, tuple(size))
-                total += replace(difference(same, found, graph.least_score(of_image)), detections=0)
         total += Difference(seconds=seconds)
     return total
 
@@ -188,8 +180,5 @@ def difference(expected: Instances, found: Instances, least_score: float = -1.0)
             own, theirs = expected.pred_masks[rows], found.pred_masks[columns]
             result.mask = float((own ^ theirs).sum() / (own | theirs).sum().clamp(min=1))
             says_something[rows] &= own.flatten(1).any(1)
-        if expected.has("mask_logits"):
-            own, theirs = (each.mask_logits[i].sigmoid() for each, i in ((expected, rows), (found, columns)))
-            result.probability = float((own - theirs).abs().max())
     result.detections = int(says_something[rows].sum())
     return result

@@ -83,7 +83,7 @@ class PanopticGraph(BoxGraph):
         nonempty = Boxes(outputs["boxes"]).nonempty()
         result = super().instances(outputs, size)
         height, width = (-(-side // self.mask_stride) for side in size)
-        result.mask_logits = logits = outputs["masks"][nonempty, :height, :width]
+        logits = outputs["masks"][nonempty, :height, :width]
         result.pred_masks = instance_masks(logits, size, size, self.model.mask_chunk_size)
         return result
 
