@@ -17,9 +17,9 @@ start=$(date +%s)
 python tools/generate_shapes.py
 python tools/train_net.py --config-file configs/Shapes/panoptic_detr_R_18.yaml --num-gpus "$processes" --resume \
   OUTPUT_DIR "$output"
-python tools/plot_logs.py "$output" --metric panoptic_seg/PQ --output "$output/curves.png"
+python tools/plot_logs.py "$output" --metric panoptic_seg/PQ --over iterations --output "$output/curves.png"
 python tools/visualize_results.py --input "$output/inference/shapes_val/panoptic_predictions.json" --dataset shapes_val \
-  --output "$output/sheet.png" --num 8 --columns 1 --height 160 \
+  --output "$output/sheet.png" --num 6 --columns 1 --height 200 --queries 2 \
   --config-file "$output/config.yaml" MODEL.WEIGHTS "$output/model_final.pth"
 echo "Done in $((($(date +%s) - start) / 60)) minutes. In $output:"
 echo "  metrics.json, curves.png (loss and PQ over time), sheet.png (ground truth, prediction, where queries look), model_final.pth"

@@ -29,7 +29,7 @@ from detr_d2.files import read_json
 from detr_d2.visualization.attention import mask_looks
 from detr_d2.visualization.attention_sheet import mark
 from detr_d2.visualization.predictions import draw_annotations, draw_boxes, draw_prediction
-from detr_d2.visualization.sheet import fit_height, make_sheet
+from detr_d2.visualization.sheet import GAP, fit_height, make_sheet, with_title
 
 WHITE = (255, 255, 255)
 Drawer = Callable[[dict, np.ndarray, int], list[np.ndarray]]  # dataset dict, image, height -> pictures
@@ -83,13 +83,13 @@ def attention_drawer(config_file: str, opts: list[str], metadata: Metadata, num_
     return draw
 
 
-def draw_row(item: dict, metadata: Metadata, drawers: list[Drawer], height: int) -> np.ndarray:
-    """Ground truth, then what each of ``drawers`` makes of one image; H x W x 3 RGB."""
+def draw_row(item: dict, metadata: Metadata, drawers: list[Drawer], height: int) -> list[np.ndarray]:
+    """Ground truth, then what each of ``drawers`` makes of one image, each H x W x 3 RGB of one height."""
     image = read_image(item["file_name"], "RGB")
     pictures = [draw_annotations(image, metadata, item, height)]
     for draw in drawers:
         pictures += draw(item, image, height)
-    return np.concatenate([fit_height(picture, height) for picture in pictures], axis=1)
+    return [fit_height(picture, height) for picture in pictures]
 
 
 def draw_sheet(args: argparse.Namespace) -> np.ndarray:
@@ -103,7 +103,13 @@ def draw_sheet(args: argparse.Namespace) -> np.ndarray:
         items = [{k: v for k, v in item.items() if k != "pan_seg_file_name"} for item in items]
     if args.config_file:
         drawers.append(attention_drawer(args.config_file, args.opts, metadata, args.queries))
-    return make_sheet([draw_row(item, metadata, drawers, args.height) for item in items], args.columns)
+    rows = [draw_row(item, metadata, drawers, args.height) for item in items]
+    titles = ["ground truth", "prediction", *(f"attention, rank {i + 1}" for i in range(max(map(len, rows)) - 2))]
+    blank = np.full((args.height + GAP, 1, 3), 255, np.uint8)
+    pictures = [picture for row in rows for picture in row + [blank] * (len(titles) - len(row))]
+    columns = args.columns * len(titles)
+    first = [with_title(picture, titles[i % len(titles)]) for i, picture in enumerate(pictures[:columns])]
+    return make_sheet(first + pictures[columns:], columns)
 
 
 @command_line_tool

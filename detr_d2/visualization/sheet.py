@@ -25,10 +25,10 @@ def fit_height(image: np.ndarray, height: int) -> np.ndarray:
 
 
 def make_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Pictures of one height in rows of ``columns``, each place as wide as the widest picture."""
+    """Pictures in rows of ``columns``, each row of one height, each place as wide as the widest picture."""
     width = max(picture.shape[1] for picture in pictures)
     padded = [_widened(picture, width) for picture in pictures]
-    padded += [np.full_like(padded[0], 255)] * (-len(padded) % columns)
+    padded += [np.full_like(padded[-1], 255)] * (-len(padded) % columns)
     return stack_rows([padded[i : i + columns] for i in range(0, len(padded), columns)])
 
 

@@ -42,8 +42,11 @@ def test_boxes(run, shapes_root: Path, tmp_path: Path) -> None:
     results = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9} for a in truth["annotations"]]
     (tmp_path / "results.json").write_text(json.dumps(results))
     height, width, _ = run("--input", str(tmp_path / "results.json"), "--columns", "1", "--height", "60")
-    assert height == 2 * (60 + 6)
+    title = 18
+    assert height == 2 * (60 + 6) + title
     assert width > 2 * 40
+    assert run("--input", str(tmp_path / "results.json"), "--columns", "2", "--height", "60")[0] == 60 + 6 + title
+    assert run("--input", str(tmp_path / "results.json"), "--columns", "2", "--height", "60", "--num", "3")[0] == height
 
 
 def test_panoptic_with_attention(run, repo: Path, panoptic: Path, tmp_path: Path, tool: ModuleType) -> None:
