@@ -119,7 +119,7 @@ def _plan_model(
     useless += [key for key in state if key not in model and (layout.is_leftover(key) or key.endswith(COUNTER))]
     state = {key: value for key, value in state.items() if key not in useless}
     expected = [key for key in model if key not in (*reinitialized, *untrained) and not key.endswith(COUNTER)]
-    _raise_unlessfits(state, model, expected, report, model_name)
+    _raise_unless_fits(state, model, expected, report, model_name)
     return state, replace(
         report,
         loaded=tuple(state),
@@ -154,7 +154,7 @@ def _plan_backbone(
     expected = [key for key in model if _is_of(key, layout, prefixes) and not _UNTRAINED.search(key)]
     if may_be_fused:
         state |= _identity_statistics(state, model, expected, report.source)
-    _raise_unlessfits(state, model, expected, report, model_name)
+    _raise_unless_fits(state, model, expected, report, model_name)
     missing = tuple(key for key in model if key not in state and not key.endswith(COUNTER))
     return state, replace(
         report, loaded=tuple(state), missing=missing, unexpected=tuple(unexpected), ignored=tuple(ignored)
@@ -183,7 +183,7 @@ def _identity_statistics(state: State, model: State, expected: list[str], source
     }
 
 
-def _raise_unlessfits(
+def _raise_unless_fits(
     state: State, model: State, expected: Collection[str], report: LoadReport, model_name: str
 ) -> None:
     missing = [key for key in expected if key not in state]
