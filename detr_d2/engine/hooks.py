@@ -8,6 +8,17 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 
 
+def best_metric(cfg: CfgNode) -> tuple[str, str]:
+    """The name under which ``TEST.BEST_METRIC`` is logged, and "min" for what ``TEST.LOSSES`` adds, else "max".
+
+    Names of several test sets begin with that of the set; without one, the first of ``DATASETS.TEST`` counts.
+    """
+    name, datasets = cfg.TEST.BEST_METRIC, cfg.DATASETS.TEST
+    if len(datasets) > 1 and not name.startswith(tuple(f"{dataset}/" for dataset in datasets)):
+        name = f"{datasets[0]}/{name}"
+    return name, "min" if "losses" in name.split("/") else "max"
+
+
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's hook, which remembers the best value over a resume, and leaves resuming to the periodic checkpoints:
     the best model of the final evaluation is saved as of one iteration too many.

@@ -26,7 +26,7 @@ from ..data.train_loader import mixed_seed
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer, fitted_state, parameter_names
 from .ema import build_average
-from .hooks import BestCheckpointer, EarlyStopping
+from .hooks import BestCheckpointer, EarlyStopping, best_metric
 from .recompute import recompute_activations
 from .run_folder import check_resumed_config, config_file, write_config
 from .step import StepTrainer, autocast
@@ -127,7 +127,7 @@ class Trainer(DefaultTrainer):
         super().before_train()
         if 0 < self.start_iter < self.max_iter:
             self.iter = self.storage.iter = self.start_iter - 1
-            evaluation = hooks.EvalHook, hooks.BestCheckpointer, EarlyStopping  # which know whether it is their time
+            evaluation = (hooks.EvalHook, hooks.BestCheckpointer, EarlyStopping)  # which know whether it is their time
             for hook in self._hooks:
                 if isinstance(hook, evaluation):
                     hook.after_step()
@@ -198,7 +198,7 @@ class Trainer(DefaultTrainer):
             result = [evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in result]
         best = None
         if self.cfg.TEST.EVAL_PERIOD > 0 and self.cfg.TEST.BEST_METRIC and comm.is_main_process():
-            best = BestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, self.cfg.TEST.BEST_METRIC)
+            best = BestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, *best_metric(self.cfg))
             result.insert(-1, best)  # the last hook writes the metrics
         if self.cfg.SOLVER.EARLY_STOPPING:
             stopping = EarlyStopping(self.cfg, best)

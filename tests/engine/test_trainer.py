@@ -13,7 +13,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from detr_d2.engine import Trainer, load_config
-from detr_d2.engine.hooks import BestCheckpointer
+from detr_d2.engine.hooks import BestCheckpointer, best_metric
 
 
 @pytest.fixture
@@ -72,6 +72,37 @@ def shapes_trainer(repo, shapes_root, tmp_path):
 def test_the_best_is_saved_after_the_evaluation_and_before_the_metrics_are_written(shapes_trainer):
     kinds = [type(hook) for hook in shapes_trainer("TEST.BEST_METRIC", "bbox/AP50")._hooks]
     assert kinds.index(hooks.EvalHook) < kinds.index(BestCheckpointer) < kinds.index(hooks.PeriodicWriter)
+
+
+@pytest.mark.parametrize(
+    ("datasets", "metric", "found"),
+    [
+        (("a",), "bbox/AP", ("bbox/AP", "max")),
+        (("a", "b"), "bbox/AP", ("a/bbox/AP", "max")),
+        (("a", "b"), "b/segm/AP", ("b/segm/AP", "max")),
+        (("a",), "losses/total_loss", ("losses/total_loss", "min")),
+    ],
+)
+def test_the_best_of_several_test_sets_and_of_losses(datasets, metric, found):
+    cfg = load_config()
+    cfg.DATASETS.TEST, cfg.TEST.BEST_METRIC = datasets, metric
+    assert best_metric(cfg) == found
+
+
+def test_two_test_sets_have_a_best_model(shapes_trainer, tmp_path):
+    short = [
+        "SOLVER.MAX_ITER",
+        "2",
+        "TEST.EVAL_PERIOD",
+        "1",
+        "INPUT.MIN_SIZE_TRAIN",
+        "(48,)",
+        "INPUT.MIN_SIZE_TEST",
+        "48",
+    ]
+    trainer = shapes_trainer(*short, "DATASETS.TEST", "('shapes_val', 'shapes_train')", "DATALOADER.NUM_WORKERS", "0")
+    trainer.train()
+    assert (tmp_path / "model_best.pth").exists()
 
 
 @pytest.mark.parametrize("overrides", [["TEST.BEST_METRIC", ""], ["TEST.EVAL_PERIOD", "0"]])
