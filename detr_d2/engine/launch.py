@@ -57,6 +57,7 @@ def launch(
     if num_processes * num_machines == 1:
         main(*args)
         return
+    environ = dict(os.environ)
     if num_machines == 1:
         store = _loopback_store()  # held until the end
         dist_url = f"tcp://127.0.0.1:{store.port}"
@@ -75,6 +76,9 @@ def launch(
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)
+        for name in os.environ.keys() - environ.keys():  # what was meant for these processes alone
+            del os.environ[name]
+        os.environ.update(environ)
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
 

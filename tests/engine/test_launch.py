@@ -90,8 +90,10 @@ def test_only_processes_of_the_job_end_with_it(monkeypatch):
     other, of_job = (context.Process(target=time.sleep, args=(600,)) for _ in range(2))
     monkeypatch.setitem(launch.__globals__, "launch_processes", lambda *_, **__: of_job.start())
     other.start()
+    environ = dict(os.environ)
     try:
         launch(print, 2)
+        assert dict(os.environ) == environ
         until(lambda: not of_job.is_alive(), 30)
         assert other.is_alive()
     finally:
