@@ -108,7 +108,7 @@ def build_validation_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLo
     Raises:
         ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
     """
-    images = _checked_dataset(cfg, [dataset_name], is_train=True, filter_empty=False)
+    images = _checked_dataset(cfg, [dataset_name], is_train=True, keeps_empty=True)
     check_same_classes(cfg, [*cfg.DATASETS.TRAIN[:1], dataset_name])
     mapper = build_dataset_mapper(cfg, is_train=True)
     mapper.augmentations = build_dataset_mapper(cfg, is_train=False).augmentations
@@ -151,8 +151,11 @@ def evaluation_images(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]] |
     return _checked_dataset(cfg, [dataset_name], is_train=False)
 
 
-def _checked_dataset(cfg: CfgNode, names: Sequence[str], *, is_train: bool) -> list[dict[str, Any]] | torchdata.Dataset:
-    """What Detectron2's ``get_detection_dataset_dicts`` gives for these names, with each dataset checked.
+def _checked_dataset(
+    cfg: CfgNode, names: Sequence[str], *, is_train: bool, keeps_empty: bool = False
+) -> list[dict[str, Any]] | torchdata.Dataset:
+    """What Detectron2's ``get_detection_dataset_dicts`` gives for these names, with each dataset checked; with
+    ``keeps_empty``, images without objects stay, whatever ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says.
 
     Each is loaded on its own, so that errors name it, and without Detectron2's own check of the categories, whose bare
     assertion would come first. A dataset that is registered as a torch ``Dataset`` is not a list and is not checked.
@@ -171,7 +174,7 @@ def _checked_dataset(cfg: CfgNode, names: Sequence[str], *, is_train: bool) -> l
         with readable_annotations(name):
             dataset = get_detection_dataset_dicts(
                 name,
-                filter_empty=is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+                filter_empty=is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not keeps_empty,
                 min_keypoints=keypoints,
                 check_consistency=False,
             )
