@@ -36,6 +36,7 @@ class Difference:
         score: of a detection.
         box: of a coordinate, in parts of the image's longer side.
         mask: pixels that only one of them has, as a share of all pixels in the masks of an image.
+        logit: of a mask's logits at any location, in parts of the largest of the image.
         seconds: that model and program took.
     """
 
@@ -44,6 +45,7 @@ class Difference:
     score: float = 0.0
     box: float = 0.0
     mask: float = 0.0
+    logit: float = 0.0
     seconds: tuple[float, float] = (0.0, 0.0)
 
     def __add__(self, other: "Difference") -> "Difference":
@@ -53,6 +55,7 @@ class Difference:
             max(self.score, other.score),
             max(self.box, other.box),
             max(self.mask, other.mask),
+            max(self.logit, other.logit),
             (self.seconds[0] + other.seconds[0], self.seconds[1] + other.seconds[1]),
         )
 
@@ -60,7 +63,7 @@ class Difference:
         """Raise a ValueError unless there was something to compare, which differs by no more than ``tolerance`` in
         scores and boxes, and 10 times that in masks, whose pixels at the border are a matter of rounding.
         """
-        if self.unmatched or max(self.score, self.box, self.mask / 10) > tolerance:
+        if self.unmatched or max(self.score, self.box, self.mask / 10, self.logit / 10) > tolerance:
             raise ValueError(f"it differs from the model by more than {tolerance:g} ({self}).")
         if not self.detections:
             raise ValueError(
@@ -71,7 +74,8 @@ class Difference:
     def __str__(self) -> str:
         text = f"{self.detections} detections, {self.unmatched} unmatched; differences: scores {self.score:.1e}, boxes "
         text += f"{self.box:.1e} of the image's side"
-        return text + (f", masks {self.mask:.1e} of their pixels" if self.mask else "")
+        masks = f", masks {self.mask:.1e} of their pixels and {self.logit:.1e} of their largest logit"
+        return text + masks * (max(self.mask, self.logit) > 0)
 
 
 def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tensor]:
@@ -147,12 +151,28 @@ def compare(graph: Graph, program: Program, images: Sequence[Tensor], shape: Sha
         middle = time.perf_counter()
         outputs = program(batch, sizes)
         seconds = (middle - start) * len(group) / len(inputs), time.perf_counter() - middle
+        # The model's results have no logits, of which these are right where their signs are.
+        own = dict(zip(graph.output_names, graph(batch, sizes), strict=True)) if "masks" in outputs else {}
         for i, size in enumerate(sizes.tolist()):
             of_image = {name: x[i] for name, x in outputs.items()}
             found = graph.instances(of_image, tuple(size))
             total += difference(expected[i], found, graph.least_score(of_image))
+            if own:
+                places = [-(-side // graph.mask_stride) for side in size]
+                total += logit_difference({name: x[i] for name, x in own.items()}, of_image, places)
         total += Difference(seconds=seconds)
     return total
+
+
+def logit_difference(own: dict[str, Tensor], found: dict[str, Tensor], places: Sequence[int]) -> Difference:
+    """Between the mask logits (D x h x w) of one image of ``places`` locations, by the order of the queries; of those
+    with equal scores, whose order may differ, each is compared if its box is the same.
+    """
+    same = (own["boxes"] - found["boxes"]).abs().amax(-1) < 0.5
+    logits, theirs = (x["masks"][same, : places[0], : places[1]] for x in (own, found))
+    if not logits.numel():
+        return Difference()
+    return Difference(logit=float((logits - theirs).abs().max() / logits.abs().max().clamp(min=1e-6)))
 
 
 def difference(expected: Instances, found: Instances, least_score: float = -1.0) -> Difference:

@@ -4,7 +4,7 @@ Legend: B batch, Q queries, D of them that are returned, M queries of any of the
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -51,7 +51,7 @@ class PanopticGraph(BoxGraph):
         # Chunks would fix the batch size, since their number is one of Python's.
         model.mask_head.chunk_size = ALL_QUERIES
         self.padding: list[Tensor] = []
-        pad_head(model.mask_head, self.padding)
+        pad_head(model.mask_head, lambda: self.padding)  # recording puts another list in its place
         num_queries = model.detr.num_queries
         self.max_detections = num_queries if max_detections is None else min(max_detections, num_queries)
 
@@ -88,20 +88,20 @@ class PanopticGraph(BoxGraph):
         return result
 
 
-def pad_head(head: nn.Module, masks: Sequence[Tensor]) -> None:
+def pad_head(head: nn.Module, masks: Callable[[], Sequence[Tensor]]) -> None:
     """Make a mask head compute, in a padded batch, what each image gives alone: zeros beyond the image are what a
     convolution sees beyond a border, and norms leave the padding out.
 
     Args:
-        masks: what is padding of its M queries whenever it runs, M x height x width, at the size of the coarsest
+        masks: gives what is padding of its M queries whenever it runs, M x height x width, at the size of the coarsest
             feature and of each finer one; empty: nothing is.
     """
 
     def blank(level: int, conv: nn.Module, args: tuple[Tensor]) -> Tensor | None:
-        return args[0].masked_fill(masks[level][:, None], 0.0) if masks else None
+        return args[0].masked_fill(masks()[level][:, None], 0.0) if masks() else None
 
     def normed(level: int, norm: nn.GroupNorm, args: tuple[Tensor], output: Tensor) -> Tensor | None:
-        return masked_group_norm(norm, args[0], masks[level]) if masks else None
+        return masked_group_norm(norm, args[0], masks()[level]) if masks() else None
 
     count = sum(name.startswith("gn") for name, _ in head.named_children())
     for i in range(1, count + 1):

@@ -48,10 +48,18 @@ def test_masks_of_stuff_are_compared():
         assert is_stuff.any()
         return outputs | {"masks": torch.where(is_stuff[..., None, None], -outputs["masks"], outputs["masks"])}
 
+    def doubled(batch: torch.Tensor, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits of which every pixel is right."""
+        outputs = run(graph, batch, sizes)
+        return outputs | {"masks": 2 * outputs["masks"]}
+
     shape = Shape(1, 96, 96, False, 1)
-    assert compare(graph, partial(run, graph), images(SIZES), shape).mask < 1e-4
-    with pytest.raises(ValueError, match="it differs from the model"):
-        compare(graph, negated, images(SIZES), shape).check(1e-2)
+    same = compare(graph, partial(run, graph), images(SIZES), shape)
+    assert same.mask < 1e-4
+    assert same.logit < 1e-5
+    for spoilt in (negated, doubled):
+        with pytest.raises(ValueError, match="it differs from the model"):
+            compare(graph, spoilt, images(SIZES), shape).check(1e-2)
 
 
 @torch.no_grad()
