@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, trains panoptic DETR on the generated Shapes dataset, evaluates it and draws what it learned.
-# usage: bash tools/quickstart.sh [OUTPUT_DIR]      (default: output/quickstart; about 12 minutes on two CPU cores)
+# usage: bash tools/quickstart.sh [OUTPUT_DIR]      (default: output/quickstart; 10 to 25 minutes on two CPU cores)
 # The same folder again: goes on where it was stopped, or evaluates and draws once more.
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
