@@ -51,12 +51,7 @@ class Format(ABC):
 
     @abstractmethod
     def write(
-        self,
-        path: Path,
-        program: ExportedProgram,
-        output_names: tuple[str, ...],
-        facts: dict[str, str],
-        opset: int | None,
+        self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str], opset: int
     ) -> None:
         """One file at ``path``; ``opset`` is ONNX's version of its operators."""
 
@@ -86,12 +81,7 @@ class OnnxFormat(Format):
             )
 
     def write(
-        self,
-        path: Path,
-        program: ExportedProgram,
-        output_names: tuple[str, ...],
-        facts: dict[str, str],
-        opset: int | None,
+        self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str], opset: int
     ) -> None:
         import onnx
 
@@ -139,12 +129,7 @@ class TorchExportFormat(Format):
         return max(PROGRAM_MULTIPLE, graph.size_multiple)
 
     def write(
-        self,
-        path: Path,
-        program: ExportedProgram,
-        output_names: tuple[str, ...],
-        facts: dict[str, str],
-        opset: int | None,
+        self, path: Path, program: ExportedProgram, output_names: tuple[str, ...], facts: dict[str, str], opset: int
     ) -> None:
         description = {"inputs": json.dumps(INPUT_NAMES), "outputs": json.dumps(output_names), **facts}
         with _quiet():

@@ -40,9 +40,13 @@ class SetPredictor(nn.Module, ABC):
         translate_when_loading(self, reinit=reinit)
 
     @property
-    @abstractmethod
-    def box_model(self) -> "BoxSetPredictor":
+    def box_model(self) -> "SetPredictor":
         """The model whose queries these are: itself, or the one that a panoptic model holds."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Detectron2's model interface.
@@ -151,14 +155,6 @@ class BoxSetPredictor(SetPredictor):
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "reinit": reinit_parts(cfg),
         }
-
-    @property
-    def box_model(self) -> "BoxSetPredictor":
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
 
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
         """Normalise, then pad, to a multiple of what the backbone needs (1 but for FPNs)."""

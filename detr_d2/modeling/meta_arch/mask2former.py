@@ -160,15 +160,6 @@ class Mask2Former(SetPredictor):
             "reinit": reinit_parts(cfg),
         }
 
-    @property
-    def box_model(self) -> "Mask2Former":
-        """Itself: it has no boxes but those of its masks."""
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
         return PaddedImages.from_inputs(batched_inputs, self.pixel_mean, self.pixel_std, self.size_divisibility)
 
