@@ -78,6 +78,7 @@ def fail(rank: int, kind: type[Exception], *args: object) -> None:
         (FileNotFoundError, (2, "No such file", "x.json"), "[Errno 2] No such file: 'x.json'"),
         (KeyError, ("it's no key",), "it's no key"),
         (ValueError, (), "ValueError"),
+        (torch.distributed.DistNetworkError, ("the address is in use",), "the address is in use"),
         (json.JSONDecodeError, (), "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
     ],
     ids=str,

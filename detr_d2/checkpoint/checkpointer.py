@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
-from ..files import whole_file
+from ..files import refuse_special, whole_file
 from .diagnosis import check_family
 from .huggingface import weights_in_folder
 from .layouts import unwrapped
@@ -114,6 +114,11 @@ class DetrCheckpointer(DetectionCheckpointer):
             good = [os.path.basename(file) for file in itertools.islice(others, 3)]
             advice = f"write one of {', '.join(good)} (newest first) into {tag}" if good else f"remove {tag}"
             raise type(error)(f"Cannot resume from {last}, which {tag} names: {error} To go on, {advice}.") from error
+
+    def get_checkpoint_file(self) -> str:
+        """As the parent's, which would wait for a pipe."""
+        refuse_special(os.path.join(self.save_dir, "last_checkpoint"))
+        return super().get_checkpoint_file()
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``save_dir/name.pth`` and tag it as the last checkpoint; each is complete, or as it was before.

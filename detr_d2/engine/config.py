@@ -44,6 +44,8 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     if config_file:
         cfg = _merged(cfg, config_file, known)
     cfg.merge_from_list(list(opts))
+    if "DATASETS.CUSTOM" not in opts[::2] and not _takes_urls(config_file):
+        _refuse_remote_datasets(cfg, config_file)
     cfg.DATASETS.CUSTOM = [dataset.as_entry() for dataset in custom_datasets(cfg)]
     register_datasets(cfg)
     follow_dataset(cfg, opts[::2])
@@ -56,9 +58,7 @@ _MAX_TEXT, _MAX_NODES, _MAX_DEPTH, _MAX_FILES = 500_000, 5_000, 50, 50
 
 def _merged(cfg: CfgNode, config_file: str, known: Sequence[str]) -> CfgNode:
     """The cfg with what a yaml file says, and the files that it builds on."""
-    takes_urls = "://" in config_file or not _is_beside_weights(config_file)
-
-    opened: list[str] = []
+    takes_urls, opened = _takes_urls(config_file), []
 
     class Reader(CfgNode):
         @classmethod
@@ -86,9 +86,24 @@ def _merged(cfg: CfgNode, config_file: str, known: Sequence[str]) -> CfgNode:
     return CfgNode(reader)
 
 
-def _is_beside_weights(config_file: str) -> bool:
-    folder = os.path.dirname(config_file) or "."
-    return any(name.endswith((".pth", ".pkl", ".pyth", ".bin", ".safetensors")) for name in os.listdir(folder))
+def _takes_urls(config_file: str) -> bool:
+    """Whether a config may name what is fetched: not one that lies beside weights, and is a stranger's."""
+    if not config_file or "://" in config_file:
+        return True
+    names = os.listdir(os.path.dirname(config_file) or ".")
+    return not any(name.endswith((".pth", ".pkl", ".pyth", ".bin", ".safetensors")) for name in names)
+
+
+def _refuse_remote_datasets(cfg: CfgNode, config_file: str) -> None:
+    """Classes are read from the files of ``DATASETS.CUSTOM`` as soon as a config is loaded."""
+    for dataset in custom_datasets(cfg):
+        for file in dataset[1:]:
+            if "://" in file:
+                raise ValueError(
+                    f"{config_file} names {file} in DATASETS.CUSTOM: a config that came with weights takes nothing "
+                    "from the network. Download that file and give DATASETS.CUSTOM on the command line, or "
+                    "DATASETS.CUSTOM [] where its data is not needed."
+                )
 
 
 def _bounded_yaml(filename: str) -> io.StringIO:

@@ -1,11 +1,13 @@
-"""What the trainer does between iterations, beyond Detectron2's hooks: the best checkpoint, and stopping early."""
+"""What the trainer does between iterations, beyond Detectron2's hooks."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from torch import nn
 
 
 def best_metric(cfg: CfgNode) -> tuple[str, str]:
@@ -36,6 +38,25 @@ class BestCheckpointer(hooks.BestCheckpointer):
     def load_state_dict(self, state_dict: dict) -> None:
         self.best_metric = state_dict["best_metric"]
         self.best_iter = state_dict["best_iter"]
+
+
+class PreciseBNOfAverage(hooks.PreciseBN):
+    """Detectron2's hook for the average of the weights, whose statistics are of what these weights give.
+
+    Args:
+        hook: that of the model, which it follows, on images of its own.
+        average: is in training mode while its statistics are taken, and else in evaluation mode.
+        data_loader: of training.
+    """
+
+    def __init__(self, hook: hooks.PreciseBN, average: nn.Module, data_loader: Iterable) -> None:
+        super().__init__(hook._period, average.train(), data_loader, hook._num_iter)
+        average.eval()
+
+    def update_stats(self) -> None:
+        self._model.train()
+        super().update_stats()
+        self._model.eval()
 
 
 class EarlyStopping(HookBase):

@@ -26,7 +26,7 @@ from ..data.train_loader import mixed_seed
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer, fitted_state, parameter_names
 from .ema import build_average
-from .hooks import BestCheckpointer, EarlyStopping, best_metric
+from .hooks import BestCheckpointer, EarlyStopping, PreciseBNOfAverage, best_metric
 from .recompute import recompute_activations
 from .run_folder import check_resumed_config, config_file, write_config
 from .step import StepTrainer, autocast
@@ -196,6 +196,11 @@ class Trainer(DefaultTrainer):
         if self.average is not None:
             evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self.evaluate_average)
             result = [evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in result]
+            for place, hook in enumerate(result):
+                if isinstance(hook, hooks.PreciseBN):
+                    precise = PreciseBNOfAverage(hook, self.average.module, self.build_train_loader(self.cfg))
+                    result.insert(place + 1, precise)
+                    break
         best = None
         if self.cfg.TEST.EVAL_PERIOD > 0 and self.cfg.TEST.BEST_METRIC and comm.is_main_process():
             best = BestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, *best_metric(self.cfg))

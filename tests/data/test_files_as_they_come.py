@@ -133,10 +133,15 @@ def test_names_in_other_forms_of_unicode(own_data, config):
     one, other = (unicodedata.normalize(form, "Ä") for form in ("NFC", "NFD"))
     train, test = own_data("train", {1: one}), own_data("test", {1: other})
     check_test_sets(config(train, test))
-    Path(train["image_root"], "0.png").rename(Path(train["image_root"], f"{other}.png"))
-    edit(train["json_file"], lambda content: content["images"][0].update(file_name=f"{one}.png"))
-    with pytest.raises(FileNotFoundError, match="no such file in this form of Unicode, but in another: rename it"):
-        build_train_loader(config(train, test, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"))
+    image = Path(train["image_root"], "0.png")
+    for said, there in ((one, other), (other, one)):
+        image = image.rename(image.with_name(f"{there}.png"))
+        edit(train["json_file"], lambda content, said=said: content["images"][0].update(file_name=f"{said}.png"))
+        cfg = config(train, test, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False")
+        says = "no such file in this form of Unicode, but in another: rename it"
+        assert says in str(report_dataset(CustomDataset.of(train), Demands.of(cfg)))
+        with pytest.raises(FileNotFoundError, match=says):
+            build_train_loader(cfg)
 
 
 MANY = {0: "cat"}  # whose boxes lie at x 2 and 22, 16 wide, in images of 48 and 64 pixels

@@ -1,9 +1,11 @@
 """The average of the weights: its arithmetic, and that it is what is evaluated, saved, resumed and loaded."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from detectron2.engine import hooks
 from detectron2.utils import comm
 from torch import nn
 
@@ -69,6 +71,21 @@ def test_the_average_is_evaluated_kept_as_the_best_and_loaded(words, tmp_path, m
     converted = torch.load(tmp_path / "converted.pth", weights_only=True)
     assert_same(dict(converted["model"]), dict(evaluated[1]))
     assert converted["dataset_metadata"] == best["dataset_metadata"]
+
+
+def test_precise_statistics_are_those_of_the_averaged_weights(words, tmp_path):
+    words += ["OUTPUT_DIR", str(tmp_path), "TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2"]
+    trainer = Trainer(load_config(words[0], words[1:]))
+    of_model, of_average = (hook for hook in trainer._hooks if isinstance(hook, hooks.PreciseBN))
+    stems = [model.backbone.stem.conv1 for model in (trainer.model, trainer.average.module)]
+    of_model._data_iter = of_average._data_iter = itertools.repeat(next(iter(trainer.data_loader)))
+    for hook, stem, weight in ((of_model, stems[0], 1e-3), (of_average, stems[1], 2e-3)):
+        stem.weight.data.fill_(weight)
+        hook.update_stats()
+    means = [stem.norm.running_mean for stem in stems]
+    torch.testing.assert_close(means[1], 2 * means[0])
+    assert means[0].abs().min() > 0
+    assert not trainer.average.module.training
 
 
 def test_a_run_takes_an_average_up_and_puts_it_down(words, tmp_path):

@@ -4,7 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from detectron2.utils.file_io import PathManager
+from torch import nn
 
+from detr_d2.checkpoint import DetrCheckpointer
 from detr_d2.data import build_test_loader, build_train_loader
 from detr_d2.engine import Predictor, claimed_folder, load_config
 
@@ -54,8 +57,6 @@ def test_configs_beside_weights(folder, refused, case):
 
 
 def test_a_config_of_ones_own_may_build_on_a_url(tmp_path, monkeypatch):
-    from detr_d2.engine.config import PathManager
-
     (tmp_path / "base.yaml").write_text("SEED: 7\n")
     (tmp_path / "own.yaml").write_text("_BASE_: https://example.org/base.yaml\n")
     fetched = {"https://example.org/base.yaml": str(tmp_path / "base.yaml")}
@@ -68,6 +69,25 @@ def test_a_run_that_is_gone_on_with_may_hold_pipes(folder, refused, name):
     os.mkfifo(folder / name)
     with refused(f"{name} is a pipe"), claimed_folder(load_config("", ["OUTPUT_DIR", str(folder)]), resume=True):
         pass
+
+
+def test_an_evaluation_of_the_last_checkpoint_does_not_wait_for_a_pipe(folder, refused):
+    os.mkfifo(folder / "last_checkpoint")
+    with refused("last_checkpoint is a pipe"):
+        DetrCheckpointer(nn.Linear(1, 1), str(folder)).resume_or_load("", resume=True)
+
+
+def test_datasets_by_url(folder, refused, monkeypatch):
+    """Their classes would be read when the config is."""
+    fetched = []
+    monkeypatch.setattr(PathManager, "get_local_path", lambda path: fetched.append(path) or path)
+    entry = "{name: theirs, json_file: 'https://example.org/a.json', image_root: images}"
+    (folder / "config.yaml").write_text(f"DATASETS: {{CUSTOM: [{entry}], TRAIN: [theirs]}}\n")
+    config = str(folder / "config.yaml")
+    with refused(r"names https://example\.org/a\.json in DATASETS\.CUSTOM: .* takes nothing from the network"):
+        load_config(config)
+    assert fetched == [config]
+    assert load_config(config, ["DATASETS.CUSTOM", "[]"]).DATASETS.CUSTOM == []
 
 
 def test_files_of_proposals_are_not_unpickled(shapes_root, folder, repo):

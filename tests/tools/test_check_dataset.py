@@ -1,10 +1,14 @@
 """tools/check_dataset.py: what it prints and writes, and its exit status."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
 import pytest
+
+from detr_d2.data import check_test_sets
+from detr_d2.engine import load_config
 
 
 @pytest.fixture
@@ -88,6 +92,27 @@ def test_classes_of_test_sets(check, own_data, repo, tmp_path, capsys):
     assert (
         "'three' (DATASETS.TEST) has the class 'owl', which 'one' (DATASETS.TRAIN) does not" in capsys.readouterr().out
     )
+
+
+def test_a_name_of_two_classes_stands_for_neither(check, own_data, repo, tmp_path, capsys):
+    """For the check as for training: the same files are taken, others cannot be mapped by name."""
+    entries = own_data("twice", {0: "cat", 1: "cat", 2: "dog"}), own_data("once", {0: "cat"})
+    config = tmp_path / "own.yaml"
+    config.write_text(
+        f"_BASE_: {repo / 'configs' / 'Shapes' / 'detr_R_18.yaml'}\n"
+        f"DATASETS: {{CUSTOM: {json.dumps(entries)}, TRAIN: [twice], TEST: [twice]}}\n"
+    )
+    words = ["--config-file", str(config), "--no-images"]
+    assert check(words) == 0
+    assert "duplicate-category-name" in capsys.readouterr().out
+    check_test_sets(load_config(str(config)))
+    for train, test in (("twice", "once"), ("once", "twice")):
+        more = ["DATASETS.TRAIN", f"({train!r},)", "DATASETS.TEST", f"({test!r},)"]
+        assert check([*words, *more]) == 1
+        says = f"has the class 'cat', which it or {train!r} (DATASETS.TRAIN) has more than once"
+        assert says in capsys.readouterr().out
+        with pytest.raises(ValueError, match=re.escape(says)):
+            check_test_sets(load_config(str(config), more))
 
 
 def test_registered_names(check, shapes_root, capsys):

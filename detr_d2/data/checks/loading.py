@@ -167,12 +167,13 @@ def check_test_classes(cfg: CfgNode, name: str) -> None:
     names, known = class_names_of(cfg, name), model_class_names(cfg)
     if names is None or known is None or names == known:
         return
-    unknown = [other for other in names if other not in known or names.count(other) > 1]
-    if unknown:
+    unclear = [other for other in names if known.count(other) != 1 or names.count(other) > 1]
+    if unclear:
+        label, train = unclear[0], f"{cfg.DATASETS.TRAIN[0]!r} (DATASETS.TRAIN)"
         raise ValueError(
-            f"Dataset {name!r} (DATASETS.TEST) has the class {unknown[0]!r}, which {cfg.DATASETS.TRAIN[0]!r} "
-            f"(DATASETS.TRAIN) {'does not have' if unknown[0] not in known else 'has in another order'}, so that no "
-            "class of the model can be said to be it: rename it, or take it out."
+            f"Dataset {name!r} (DATASETS.TEST) has the class {label!r}, which "
+            f"{f'it or {train} has more than once' if label in known else f'{train} does not have'}, so that no class "
+            "of the model can be said to be it: rename it, or take it out."
         )
 
 
