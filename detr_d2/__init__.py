@@ -1,10 +1,11 @@
 """DETR, Deformable DETR and FCOS for Detectron2; importing this registers their models, datasets and mappers."""
 
-from ._detectron2 import require_detectron2
+from ._detectron2 import require_detectron2, require_opencv
 
 __version__ = "0.1.0"
 
 require_detectron2()  # before the imports below, which fail without it and would not say what to do
+require_opencv()
 
 from . import data, modeling  # noqa: E402
 from ._own_modules import import_own_modules  # noqa: E402

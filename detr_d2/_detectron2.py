@@ -1,6 +1,7 @@
-"""The check that Detectron2 can be imported, before the rest of the package asks for parts of it."""
+"""The check that Detectron2 can be imported and OpenCV is there, before the rest of the package asks for them."""
 
 import importlib
+import importlib.util
 import sys
 
 # What of Detectron2 ``import detr_d2`` itself needs.
@@ -32,3 +33,17 @@ def require_detectron2() -> None:
             "missing, or says what does not fit together.",
             name="detectron2",
         ) from error
+
+
+def require_opencv() -> None:
+    """OpenCV is no requirement of the wheel, since pip would put one of its packages into the folder of another.
+
+    Raises:
+        ImportError: none of them is installed.
+    """
+    if importlib.util.find_spec("cv2") is None:
+        raise ImportError(
+            "detr_d2 needs OpenCV, which is not installed: `pip install opencv-python-headless`, or, to show "
+            "windows, `pip install opencv-python`; one of them, not both.",
+            name="cv2",
+        )

@@ -1,4 +1,4 @@
-"""What the scripts of ``tools/`` share: errors of one line, exit status, and what is to be written."""
+"""What the command lines share: errors of one line, exit status, overrides, and what is to be written."""
 
 import argparse
 import ast
@@ -15,9 +15,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from detectron2.config import get_cfg
 from torch.distributed import DistError
 from torch.multiprocessing import ProcessRaisedException
 
+from .config import add_detr_d2_config
 from .files import whole_file
 
 # Set to anything, it shows the whole traceback of an error.
@@ -42,10 +44,12 @@ def command_line_tool(main: Main) -> Main:
     the script ends without a word and with status 141, as other programs do. A letter that the terminal does not know,
     or a part of a file's name that is none, is written as its number.
     """
-    script = Path(main.__globals__["__file__"]).name
+    file = Path(main.__globals__["__file__"]).name
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> int:
+        called = Path(sys.argv[0]).name
+        script = called if called.startswith("detr-d2 ") else file
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -97,6 +101,54 @@ def one_line(error: BaseException | str) -> str:
     if "Original Traceback" in text:  # from a worker of a data loader, which puts all of it into the message
         text = re.split(rf"^(?:\w+\.)*{type(error).__name__}: ", text, flags=re.MULTILINE)[-1]
     return " ".join(text.split()) or type(error).__name__
+
+
+# Options as they were called before.
+_OLD_NAMES = {"--data-config": "--config-file", "--force": "--overwrite"}
+
+
+class ToolParser(argparse.ArgumentParser):
+    """A parser of a module's docstring and options; `add_overrides` takes ``KEY VALUE`` overrides of the config, which
+    may stand anywhere, behind options of several values as well.
+    """
+
+    _takes_overrides = False
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def add_overrides(self, text: str = "overrides of the config, such as MODEL.WEIGHTS FILE") -> None:
+        """Add the overrides, as ``opts`` of the result."""
+        self._takes_overrides = True
+        self.add_argument("opts", nargs="*", metavar="KEY VALUE", help=text)
+
+    def parse_args(self, argv: Sequence[str] | None = None) -> argparse.Namespace:  # of one signature with argparse's
+        words = [_OLD_NAMES.get(word, word) for word in (sys.argv[1:] if argv is None else argv)]
+        if not self._takes_overrides:
+            return super().parse_args(words)
+        words, opts = split_overrides(words)
+        args = super().parse_args(words)
+        args.opts = [*args.opts, *opts]
+        return args
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The other words, and the ``KEY VALUE`` pairs among ``words``: a key begins as keys of configs do, and is no file.
+    What follows ``--opts``, which some tools once needed, are overrides, whatever they are.
+    """
+    cfg = get_cfg()
+    add_detr_d2_config(cfg)
+    left, opts, words = [], [], list(words)
+    while words:
+        word = words.pop(0)
+        if word == "--opts":
+            return left, opts + words
+        if word.split(".")[0] in cfg and not os.path.exists(word):
+            opts += [word, *words[:1]]
+            del words[:1]
+        else:
+            left.append(word)
+    return left, opts
 
 
 def positive(text: str) -> int:

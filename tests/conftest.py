@@ -53,10 +53,11 @@ def repo() -> Path:
 
 @pytest.fixture(scope="session")
 def load_tool() -> Callable[[str], ModuleType]:
-    """``load_tool("compare")`` -> ``tools/compare.py`` as a module, whose ``main(argv)`` gives the exit status; scripts
-    belong to no package."""
+    """``load_tool("compare")`` -> the module behind ``tools/compare.py``, whose ``main(argv)`` gives the status."""
 
     def load(name: str) -> ModuleType:
+        if (REPO / "detr_d2" / "cli" / f"{name}.py").is_file():
+            return importlib.import_module(f"detr_d2.cli.{name}")
         spec = importlib.util.spec_from_file_location(name, REPO / "tools" / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -8,7 +8,6 @@ as a full disk, with any number of workers. Weights and optimizer must be the sa
 """
 
 import argparse
-import importlib.util
 import multiprocessing
 import os
 import random
@@ -51,15 +50,13 @@ def main() -> int:
 
 def tool() -> Callable[[list[str]], int]:
     """The ``main`` of tools/train_net.py, imported once for all runs, which are forked; and the images."""
-    spec = importlib.util.spec_from_file_location("train_net", REPO / "tools" / "train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    from detr_d2.cli.train_net import main
     from detr_d2.data.datasets.shapes_generator import generate_shapes
 
     for split, count in (("train", 24), ("val", 4)):
         generate_shapes(Path(os.environ["DETECTRON2_DATASETS"]), split=split, num_images=count)
     torch.set_num_threads(1)
-    return module.main
+    return main
 
 
 def soak(args: argparse.Namespace, folder: Path, train: Callable[[list[str]], int]) -> None:

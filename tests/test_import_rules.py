@@ -26,7 +26,11 @@ ALLOWED = {
     "_detectron2": (),
     "_own_modules": (),
     "_stock": (),
-    "command_line": ("files",),
+    "cli": (
+        *("command_line", "files", "facts", "config", "data", "checkpoint", "engine", "evaluation", "analysis"),
+        *("visualization", "demo", "export", "measure"),
+    ),
+    "command_line": ("files", "config"),
     "files": (),
     "fonts": (),
     "config": (),
@@ -64,6 +68,7 @@ THIRD_PARTY = {
 }
 # Modules that are imported only where the optional package that they are written for is installed.
 OPTIONAL = {
+    "cli.run_onnx": "onnxruntime",
     "kernels.ms_deform_attn.triton": "triton",
     "kernels.ms_deform_attn.external": "torch_ms_deform_attn",
 }

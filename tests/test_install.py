@@ -76,10 +76,10 @@ def test_check_reads_the_requirements_that_setup_declares(check, monkeypatch):
     exec(compile((REPO / "setup.py").read_text(), "setup.py", "exec"), {"__file__": str(REPO / "setup.py")})
     assert declared["name"] == "detr_d2"
     assert list(map(str, check.requirements(dev=False))) == [
-        str(check.Requirement(text)) for text in declared["install_requires"]
+        str(check.Requirement(text)) for text in [*declared["install_requires"], *declared["extras_require"]["opencv"]]
     ]
     assert len(list(check.requirements(dev=True))) == len(
-        declared["install_requires"] + declared["extras_require"]["dev"]
+        declared["install_requires"] + declared["extras_require"]["opencv"] + declared["extras_require"]["dev"]
     )
 
 

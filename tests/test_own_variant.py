@@ -309,7 +309,7 @@ def test_pictures(name: str, trained: dict[str, Path], load_tool, image: str, tm
     words[1] = str(results / ("panoptic_predictions.json" if family.is_panoptic else "coco_instances_results.json"))
     assert load_tool("analyze_errors").main([*words, "--output", str(tmp_path / "errors"), "--worst", "1"]) == 0
     if family.is_panoptic:
-        assert load_tool("visualize_results").main([*words, *sheet, "--num", "1", *config, *weights]) == 0
+        assert load_tool("visualize_results").main([*words, *sheet, "--num", "1", "--queries", "2", *weights]) == 0
 
 
 def test_the_environment_variable_is_enough(configs, own_file: Path, repo: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def requirements(dev: bool) -> Iterator[Requirement]:
         for statement in tree.body
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.List)
     }
-    for name in ("REQUIRED", "DETECTRON2_NEEDS", *(["DEV"] if dev else [])):
+    for name in ("REQUIRED", "DETECTRON2_NEEDS", "OPENCV", *(["DEV"] if dev else [])):
         yield from map(Requirement, lists[name])
 
 

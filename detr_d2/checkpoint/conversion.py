@@ -101,7 +101,7 @@ def convert_checkpoint(
         FileNotFoundError, FileExistsError, ValueError: with what is wrong and what to do.
     """
     if os.path.exists(target) and not overwrite:
-        raise FileExistsError(f"{target} exists; pass --force to replace it.")
+        raise FileExistsError(f"{target} exists; pass --overwrite to replace it.")
     folder = os.path.dirname(target) or "."
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"The folder {folder} of the output does not exist.")

@@ -117,6 +117,6 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; name a folder to write.")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise FileExistsError(f"{folder} exists and is not empty; pass --force to replace the model in it.")
+        raise FileExistsError(f"{folder} exists and is not empty; pass --overwrite to replace the model in it.")
     if not folder.absolute().parent.is_dir():
         raise FileNotFoundError(f"The folder {folder.absolute().parent} of the output does not exist.")

@@ -6,7 +6,8 @@ A name is a config of ``configs/`` with or without its suffix, such as ``COCO-De
 import os
 from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+CONFIGS = next((p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()), _PACKAGE / "configs")
 MIRROR = "DETR_D2_MODEL_ZOO"
 
 _DETR = "https://dl.fbaipublicfiles.com/detr/"

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.utils.file_io import PathManager
 
+from ..checkpoint.published import get_config_file
 from ..config import add_detr_d2_config
 from ..data import register_datasets
 from ..data.datasets.custom import custom_datasets
@@ -34,8 +35,7 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = _default_config()
     known = list(key_names(cfg))
-    if config_file and not os.path.isfile(config_file) and "://" not in config_file:
-        raise FileNotFoundError(f"Config file {config_file!r} does not exist.")
+    config_file = found_config(config_file)
     if len(opts) % 2:
         raise ValueError(f"Overrides come as KEY VALUE pairs, got an odd number of words: {' '.join(opts)}")
     for key in opts[::2]:
@@ -50,6 +50,21 @@ def load_config(config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     register_datasets(cfg)
     follow_dataset(cfg, opts[::2])
     return cfg
+
+
+def found_config(config_file: str) -> str:
+    """The config itself, or where there is no such file the one that the package holds under this name, with or without
+    ``configs/`` before it and its suffix behind it.
+
+    Raises:
+        FileNotFoundError: neither is there.
+    """
+    if not config_file or os.path.isfile(config_file) or "://" in config_file:
+        return config_file
+    try:
+        return get_config_file(config_file.removeprefix("configs/"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Config file {config_file!r} does not exist.") from None
 
 
 # Far more than the config of a training has; a file of twice as many nodes takes seconds to read.

@@ -21,7 +21,7 @@ from ..checkpoint.published import get_checkpoint_url, get_config_file, is_publi
 from ..data import batches_of_one_size, build_dataset_mapper
 from ..data.image_files import convert_image, convert_pil, read_image
 from ..facts import model_facts, value_of
-from .config import load_config, prepare_device
+from .config import found_config, load_config, prepare_device
 from .json_outputs import output_to_dict
 from .model_lock import ModelLock
 from .step import autocast
@@ -170,6 +170,8 @@ def _read_config(path: str, weights: str | os.PathLike | None, opts: Sequence[An
     words = [str(word) for word in opts]
     if weights is None and not os.path.exists(path) and is_published(path):
         path, weights = get_config_file(path), get_checkpoint_url(path)
+    elif weights is not None and not os.path.exists(path):
+        path = found_config(path)
     if weights is None and os.path.isfile(os.path.join(path, CONFIG)):
         keys, described = config_keys(path)
         return load_config("", [*keys, *words]), described

@@ -44,14 +44,11 @@ class Budget:
     num_gpus: int = 1
 
 
-def train(
-    model: ComparedModel, budget: Budget, folder: Path, script: Path, opts: list[str], say: Callable[[str], object]
-) -> Path:
+def train(model: ComparedModel, budget: Budget, folder: Path, opts: list[str], say: Callable[[str], object]) -> Path:
     """The output folder of a complete training below ``folder``.
 
     Args:
         model: its config is trained from the ``MODEL.WEIGHTS`` that it names.
-        script: ``tools/train_net.py``.
         opts: overrides that were given for all models.
         say: called with what is going on.
 
@@ -62,7 +59,7 @@ def train(
     output = folder / f"train-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     if (output / "model_final.pth").is_file():
         return output
-    run = partial(_run, model, script, [*opts, "SEED", str(budget.seed)], budget.num_gpus, say)
+    run = partial(_run, model, [*opts, "SEED", str(budget.seed)], budget.num_gpus, say)
     run(output, budget.iterations or _fit(run, budget, output))
     return output
 
@@ -123,7 +120,6 @@ def _fit(run: Callable[..., None], budget: Budget, output: Path) -> int:
 
 def _run(
     model: ComparedModel,
-    script: Path,
     opts: list[str],
     num_gpus: int,
     say: Callable[[str], object],
@@ -134,7 +130,7 @@ def _run(
     """One training in processes of its own, resumed if it was begun; ``more`` overrides come last."""
     output.mkdir(parents=True, exist_ok=True)
     log = output / "train.log"
-    command = [sys.executable, str(script), "--config-file", str(model.config_file), "--resume"]
+    command = [sys.executable, "-m", "detr_d2.cli.train_net", "--config-file", str(model.config_file), "--resume"]
     command += ["--num-gpus", str(num_gpus), *(["--dist-url", "auto"] if num_gpus > 1 else []), *opts]
     command += ["MODEL.DEVICE", model.cfg.MODEL.DEVICE, *stretched(model.cfg, iterations), *more]
     command += ["OUTPUT_DIR", str(output)]

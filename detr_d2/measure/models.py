@@ -96,7 +96,7 @@ def read_models(
             raise ValueError(f"Two models are called {label!r}: name them, as in {label}_a=PATH.")
     devices = {model.cfg.MODEL.DEVICE for model in models}
     if len(devices) > 1:
-        raise ValueError(f"MODEL.DEVICE differs between the models ({', '.join(sorted(devices))}): set it with --opts.")
+        raise ValueError(f"MODEL.DEVICE differs between the models ({', '.join(sorted(devices))}): set it for all.")
     first, names = models[0], {dataset: image_names(dataset) for dataset in {model.dataset for model in models}}
     for model in models[1:]:
         if names[model.dataset] != names[first.dataset]:

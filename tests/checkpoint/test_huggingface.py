@@ -369,7 +369,7 @@ def test_decoder_with_heads_of_another_value(cfg_of):
 
 def test_an_existing_folder(cfg_of, folder):
     cfg = cfg_of("small")
-    with pytest.raises(FileExistsError, match="--force"):
+    with pytest.raises(FileExistsError, match="--overwrite"):
         write_huggingface(cfg, model_of(cfg).state_dict(), folder)
     (folder / "README.md").write_text("mine")
     other = model_of(cfg, seed=3)

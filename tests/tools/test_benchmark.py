@@ -1,7 +1,6 @@
 """tools/benchmark.py as a user runs it, on models of a fraction of the published width."""
 
 import functools
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -31,11 +30,8 @@ QUICK = ["--size", "64", "64", "--rounds", "2", "--threads", "1", "--warmup", "1
 
 
 @pytest.fixture
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_tool", REPO / "tools" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool) -> ModuleType:
+    return load_tool("benchmark")
 
 
 def row_of(text: str, title: str, name: str) -> list[str]:

@@ -1,7 +1,6 @@
 """tools/compare.py as a user runs it: two families on a few images of Shapes."""
 
 import csv
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +22,8 @@ QUICK += ["--resamples", "20", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare_tool", REPO / "tools" / "compare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool) -> ModuleType:
+    return load_tool("compare")
 
 
 @pytest.fixture(scope="module")

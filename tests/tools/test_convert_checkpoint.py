@@ -76,7 +76,7 @@ def test_errors_are_one_line(run, official, tmp_path):
     (tmp_path / "existing.pth").write_bytes(b"old")
     (tmp_path / "page.pth").write_bytes(b"<html>404</html>")
     cases = {
-        (official, "existing.pth"): "existing.pth exists; pass --force",
+        (official, "existing.pth"): "existing.pth exists; pass --overwrite",
         ("nothing.pth", "out.pth"): "no checkpoint file nothing.pth",
         ("page.pth", "out.pth"): "page.pth is not a complete checkpoint; it is an HTML",
         (official, "no/folder/out.pth"): "folder no/folder",
@@ -114,19 +114,19 @@ def test_to_and_from_hugging_face(repo, run, tmp_path, small_deformable_cfg):
     assert "hf exists and is not empty" in run(
         "back.pth", "hf", "--to", "huggingface", "--config-file", config, status=1
     )
-    run("back.pth", "hf", "--force", "--to", "huggingface", "--config-file", config, "MODEL.DETR.DROPOUT", "0.2")
+    run("back.pth", "hf", "--overwrite", "--to", "huggingface", "--config-file", config, "MODEL.DETR.DROPOUT", "0.2")
     assert transformers.AutoConfig.from_pretrained(tmp_path / "hf").dropout == 0.2
 
 
-def test_the_documented_commands_ask_for_what_the_layouts_can_express(repo):
+def test_the_documented_commands_ask_for_what_the_layouts_can_express(repo, load_tool):
     """``output/detr`` is a Shapes model there, whose four classes are not COCO's."""
-    script = runpy.run_path(str(repo / "tools" / "convert_checkpoint.py"))
+    tool = load_tool("convert_checkpoint")
     lines = [line.split() for line in (repo / "tools" / "README.md").read_text().splitlines()]
     commands = [words[2:] for words in lines if words[:2] == ["python", "tools/convert_checkpoint.py"]]
     assert [words[words.index("--to") + 1] for words in commands if "--to" in words] == ["official", "huggingface"]
     for words in commands:
-        args = script["parse_args"](words)
-        script["check_args"](args)
+        args = tool.parse_args(words)
+        tool.check_args(args)
         if args.to == "huggingface":
             check_expressible(load_config(str(repo / args.config_file)))
         if args.to == "official" and args.input.startswith("output/detr/"):

@@ -343,7 +343,7 @@ def test_help_names_every_option(tool: ModuleType, capsys) -> None:
         tool.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--input", "--webcam", "--output", "--window", "--json", "--panoptic-json", "--show", "--opts"):
+    for option in ("--input", "--webcam", "--output", "--window", "--json", "--panoptic-json", "--show"):
         assert option in text
 
 

@@ -1,6 +1,5 @@
 """tools/generate_shapes.py as a user runs it."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,11 +16,8 @@ TOOL = REPO / "tools" / "generate_shapes.py"
 
 
 @pytest.fixture
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_shapes_tool", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool) -> ModuleType:
+    return load_tool("generate_shapes")
 
 
 def test_tool_writes_to_the_root_of_the_environment(tmp_path: Path) -> None:

@@ -58,10 +58,10 @@ def run_check(tmp_path: Path):
     return run
 
 
-def test_every_command_of_the_check_is_understood(run_check) -> None:
+def test_every_command_of_the_check_is_understood(run_check, load_tool) -> None:
     calls = run_check(GPU)
     assert len(calls) == len(PARTS)
-    benchmark = load(REPO / "tools" / "benchmark.py")
+    benchmark = load_tool("benchmark")
     seen = set()
     for call in calls:
         script, *words = call

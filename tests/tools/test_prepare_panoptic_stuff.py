@@ -1,6 +1,5 @@
 """tools/prepare_panoptic_stuff.py as its users run it: then Detectron2's separated data set loads."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,12 +9,8 @@ from detectron2.data.datasets import register_coco_panoptic_separated
 
 
 @pytest.fixture
-def tool(repo):
-    path = repo / "tools" / "prepare_panoptic_stuff.py"
-    spec = importlib.util.spec_from_file_location("prepare_panoptic_stuff", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("prepare_panoptic_stuff")
 
 
 def test_detectron2_reads_what_it_writes(tool, coco_root, tmp_path, capsys):

@@ -70,7 +70,7 @@ sys.exit(tool.main(["model.onnx", sys.argv[2]]))
 
 def test_a_terminal_of_few_letters_and_a_reader_that_goes(repo, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
-    words = [sys.executable, "-c", MANY, str(repo / "tools" / "run_onnx.py"), str(tmp_path / "image.png")]
+    words = [sys.executable, "-c", MANY, str(repo / "detr_d2" / "cli" / "run_onnx.py"), str(tmp_path / "image.png")]
     script = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "ascii"}
     )

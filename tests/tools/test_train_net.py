@@ -1,6 +1,5 @@
 """tools/train_net.py as its users run it, on a few Shapes images."""
 
-import importlib.util
 import json
 import math
 import os
@@ -25,12 +24,8 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def train_net(repo):
-    """The script as a module; a package called ``tools`` could be anybody's."""
-    spec = importlib.util.spec_from_file_location("train_net", repo / "tools" / "train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def train_net(load_tool):
+    return load_tool("train_net")
 
 
 @pytest.fixture

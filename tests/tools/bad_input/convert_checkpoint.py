@@ -122,7 +122,7 @@ CASES = [
         ("in.pth", "holds no tensor of the model"),
     ),
     ("a file as the output", with_file_as_output, ("out is a file",)),
-    ("a folder that is in use", with_full_folder_as_output, ("out exists", "--force")),
+    ("a folder that is in use", with_full_folder_as_output, ("out exists", "--overwrite")),
     (
         "a web page",
         lambda folder: with_file(folder, b"<html>404</html>", "{}/out.pth"),
@@ -136,7 +136,7 @@ CASES = [
     (
         "an output that is there already",
         lambda folder: with_file(folder, WEIGHTS, "{}/in.pth"),
-        ("exists", "--force"),
+        ("exists", "--overwrite"),
     ),
     (
         "an output in a folder that is not there",

@@ -6,7 +6,7 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "Shapes"
 def with_config(folder: Path, config: str) -> list[str]:
     (folder / "x.json").write_text("[]")
     words = ["--input", f"{folder}/x.json", "--dataset", "shapes_val", "--output", f"{folder}/x.png"]
-    return [*words, "--config-file", config]
+    return [*words, "--queries", "1", "--config-file", config]
 
 
 CASES = [
@@ -34,6 +34,11 @@ CASES = [
         "attention of a model without masks",
         lambda folder: with_config(folder, str(CONFIGS / "detr_R_18.yaml")),
         ("detr_R_18.yaml", "need a panoptic DETR"),
+    ),
+    (
+        "attention of no model",
+        lambda folder: [*with_config(folder, "")[:-2], "--config-file", ""],
+        ("--queries", "--config-file"),
     ),
     (
         "an unknown config key",
