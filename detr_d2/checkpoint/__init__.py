@@ -10,22 +10,3 @@ from .planning import reinit_parts
 from .reading import UnreadableCheckpoint, read_checkpoint
 from .report import LoadReport
 from .translation import ClassHead, translate_when_loading
-
-__all__ = [
-    "LAYOUTS",
-    "ClassHead",
-    "DetrCheckpointer",
-    "Layout",
-    "LoadReport",
-    "TorchvisionHandler",
-    "UnreadableCheckpoint",
-    "check_frozen_weights",
-    "convert_checkpoint",
-    "loading_options",
-    "read_checkpoint",
-    "recognise",
-    "reinit_parts",
-    "to_detr_d2",
-    "to_official",
-    "translate_when_loading",
-]

@@ -13,19 +13,6 @@ from .mask_former import add_mask_former_config
 from .panoptic_detr import add_panoptic_detr_config
 from .swin import add_swin_config
 
-__all__ = [
-    "add_common_config",
-    "add_deformable_detr_config",
-    "add_detr_config",
-    "add_detr_d2_config",
-    "add_dino_config",
-    "add_fcos_config",
-    "add_mask_former_config",
-    "add_panoptic_detr_config",
-    "add_swin_config",
-    "extends_config",
-]
-
 AddKeys = Callable[[CfgNode], None]
 _OWN_KEYS: list[AddKeys] = []
 

@@ -18,23 +18,3 @@ from .build import (
 from .dataset_mappers import DetrDatasetMapper
 from .datasets.custom import register_datasets
 from .panoptic_mapper import Mask2FormerPanopticMapper, PanopticDatasetMapper
-
-__all__ = [
-    "AUGMENTATION_REGISTRY",
-    "DetrDatasetMapper",
-    "Mask2FormerPanopticMapper",
-    "PanopticDatasetMapper",
-    "batches_of_one_size",
-    "build_augmentation",
-    "build_dataset_mapper",
-    "build_detr_augmentation",
-    "build_large_scale_jitter",
-    "build_test_loader",
-    "build_train_loader",
-    "build_validation_loader",
-    "check_test_sets",
-    "datasets",
-    "evaluation_images",
-    "register_datasets",
-    "training_images",
-]

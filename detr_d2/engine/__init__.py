@@ -8,17 +8,3 @@ from .run_folder import claimed_folder
 from .step import StepTrainer, autocast
 from .trained_model import load_trained_model
 from .trainer import Trainer
-
-__all__ = [
-    "Predictor",
-    "StepTrainer",
-    "Trainer",
-    "autocast",
-    "claimed_folder",
-    "described_group",
-    "launch",
-    "load_config",
-    "load_trained_model",
-    "prepare_device",
-    "restarted_job",
-]

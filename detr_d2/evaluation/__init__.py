@@ -4,11 +4,3 @@ from .build import build_evaluator
 from .coco import HotCOCOEvaluator
 from .panoptic import PanopticQualityEvaluator
 from .semantic import SemanticEvaluator, UnifiedSemanticEvaluator
-
-__all__ = [
-    "HotCOCOEvaluator",
-    "PanopticQualityEvaluator",
-    "SemanticEvaluator",
-    "UnifiedSemanticEvaluator",
-    "build_evaluator",
-]

@@ -1,9 +1,7 @@
 """Models as ONNX files and `torch.export` programs, which run without Detectron2 and without this package."""
 
-from . import fcos, panoptic  # noqa: F401 (register their graphs)
+from . import fcos, panoptic  # which register their graphs
 from .check import Difference
 from .formats import FORMATS
 from .graphs import Graph, exports, graph_of
 from .run import ExportSettings, export_model
-
-__all__ = ["FORMATS", "Difference", "ExportSettings", "Graph", "export_model", "exports", "graph_of"]

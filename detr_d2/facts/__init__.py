@@ -29,27 +29,3 @@ from .models import (
     stated_models,
     value_of,
 )
-
-__all__ = [
-    "DATASET_MAPPER_REGISTRY",
-    "FOLLOW_DATASET",
-    "ModelFacts",
-    "box_model_of",
-    "class_keys_for",
-    "class_name",
-    "class_names_in",
-    "class_names_of",
-    "facts_of",
-    "itself",
-    "max_objects_of",
-    "methods",
-    "model_class_names",
-    "model_facts",
-    "num_classes_of",
-    "reads_segments",
-    "separate_stuff",
-    "stated_models",
-    "thing_classes_of",
-    "unified_class_names",
-    "value_of",
-]

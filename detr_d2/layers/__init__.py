@@ -9,20 +9,3 @@ from .inverse_sigmoid import inverse_sigmoid
 from .masked_group_norm import MaskedGroupNorm, masked_group_norm
 from .mlp import MLP
 from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine, sine_features
-
-__all__ = [
-    "MLP",
-    "ConvNorm",
-    "DeformConv",
-    "MSDeformAttn",
-    "MaskedGroupNorm",
-    "ModulatedDeformConv",
-    "MultiheadAttention",
-    "PositionEmbeddingLearned",
-    "PositionEmbeddingSine",
-    "generalized_box_iou",
-    "inverse_sigmoid",
-    "masked_group_norm",
-    "offset_conv",
-    "sine_features",
-]

@@ -6,22 +6,3 @@ from .masks import DETR_MASK_HEAD_REGISTRY
 from .meta_arch import DETR, DINO, DeformableDETR, Mask2Former, PanopticDeformableDETR, PanopticDETR
 from .set_prediction import HungarianMatcher, SetCriterion
 from .transformer import QUERY_SELECTION_REGISTRY, TRANSFORMER_REGISTRY
-
-__all__ = [
-    "DETR",
-    "DETR_MASK_HEAD_REGISTRY",
-    "DINO",
-    "FCOS",
-    "QUERY_SELECTION_REGISTRY",
-    "TRANSFORMER_REGISTRY",
-    "DeformableDETR",
-    "HungarianMatcher",
-    "Mask2Former",
-    "PanopticDETR",
-    "PanopticDeformableDETR",
-    "SetCriterion",
-    "backbone",
-    "detectron2_models",
-    "masks",
-    "transformer",
-]

@@ -5,18 +5,3 @@ from .padded_images import Frames, PaddedImages
 from .panoptic_ids import SegmentMap, decode_ids, encode_ids, map_segments
 from .predictions import DotMasks, Predictions, QueryMasks
 from .targets import Matches, Targets
-
-__all__ = [
-    "DotMasks",
-    "FeatureLevels",
-    "Frames",
-    "Matches",
-    "PaddedImages",
-    "Predictions",
-    "QueryMasks",
-    "SegmentMap",
-    "Targets",
-    "decode_ids",
-    "encode_ids",
-    "map_segments",
-]

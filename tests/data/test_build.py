@@ -173,7 +173,7 @@ def test_detectron2s_own_mapper(cfg, datasets):
     assert len(list(build_test_loader(cfg, "build_b"))) == 7
 
 
-@pytest.mark.parametrize("name", [name for name in meta_arch.__all__ if name in META_ARCH_REGISTRY])
+@pytest.mark.parametrize("name", [name for name in vars(meta_arch) if name in META_ARCH_REGISTRY])
 def test_the_classes_of_every_model_of_this_package_are_checked(cfg, name):
     cfg.MODEL.META_ARCHITECTURE = name
     cfg.DATASETS.TRAIN = ("coco_2017_train",)

@@ -11,16 +11,3 @@ from .loading import (
     readable_annotations,
 )
 from .problems import ERROR, Demands, Problem, Problems
-
-__all__ = [
-    "ERROR",
-    "Demands",
-    "Problem",
-    "Problems",
-    "check_dataset_dicts",
-    "check_dataset_name",
-    "check_same_classes",
-    "check_test_classes",
-    "check_weights_classes",
-    "readable_annotations",
-]

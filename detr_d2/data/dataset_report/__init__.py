@@ -1,5 +1,3 @@
 """All problems of a dataset by the rules of `detr_d2.data.checks`, each with file and id, and its summary."""
 
 from .report import DatasetReport, report_dataset
-
-__all__ = ["DatasetReport", "report_dataset"]

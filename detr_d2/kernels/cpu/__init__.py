@@ -3,13 +3,3 @@
 from .convolution import conv2d, conv_add_relu, overwritable
 from .dropout import Dropout, is_drawn_here, relu_dropout_
 from .dropped_attention import attention_with_dropout
-
-__all__ = [
-    "Dropout",
-    "attention_with_dropout",
-    "conv2d",
-    "conv_add_relu",
-    "is_drawn_here",
-    "overwritable",
-    "relu_dropout_",
-]

@@ -2,5 +2,3 @@
 
 from .backends import BACKENDS, VARIABLE
 from .op import even_points, ms_deform_attn, ms_deform_attn_flops
-
-__all__ = ["BACKENDS", "VARIABLE", "even_points", "ms_deform_attn", "ms_deform_attn_flops"]

@@ -4,13 +4,3 @@ from .deformable import DeformBottleneckBlock
 from .fpn import build_torchvision_resnet_fpn_backbone, build_torchvision_resnet_fpn_p6p7_backbone
 from .resnet import TorchvisionResNet, build_torchvision_resnet_backbone
 from .swin import SwinTransformer, build_swin_backbone
-
-__all__ = [
-    "DeformBottleneckBlock",
-    "SwinTransformer",
-    "TorchvisionResNet",
-    "build_swin_backbone",
-    "build_torchvision_resnet_backbone",
-    "build_torchvision_resnet_fpn_backbone",
-    "build_torchvision_resnet_fpn_p6p7_backbone",
-]

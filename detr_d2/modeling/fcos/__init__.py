@@ -1,5 +1,3 @@
 """FCOS, from its model down to its losses."""
 
 from .model import FCOS
-
-__all__ = ["FCOS"]

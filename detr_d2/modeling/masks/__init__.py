@@ -9,21 +9,3 @@ from .losses import MaskLosses
 from .panoptic_merge import instance_masks, merge_panoptic
 from .point_losses import PointMaskCost, PointMaskLosses
 from .results import InstanceMasks, MaskReader, PanopticMap, SemanticMap
-
-__all__ = [
-    "DETR_MASK_HEAD_REGISTRY",
-    "DetrMaskHead",
-    "InstanceMasks",
-    "MaskInputs",
-    "MaskLosses",
-    "MaskReader",
-    "MultiHeadAttentionMap",
-    "PanopticMap",
-    "PointMaskCost",
-    "PointMaskLosses",
-    "SemanticMap",
-    "build_detr_mask_head",
-    "dense_class_loss",
-    "instance_masks",
-    "merge_panoptic",
-]

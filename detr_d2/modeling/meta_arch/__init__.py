@@ -6,14 +6,3 @@ from .detr import DETR
 from .dino import DINO
 from .mask2former import Mask2Former
 from .panoptic import PanopticDeformableDETR, PanopticDETR
-
-__all__ = [
-    "DETR",
-    "DINO",
-    "BoxSetPredictor",
-    "DeformableDETR",
-    "Mask2Former",
-    "PanopticDETR",
-    "PanopticDeformableDETR",
-    "SetPredictor",
-]

@@ -5,18 +5,3 @@ from .criterion import BoxLosses, LossTerm, SetCriterion, mean_number_of_objects
 from .matcher import CostTerm, HungarianMatcher
 from .postprocessing import boxes_to_instances, output_sizes
 from .scoring import Scoring, SigmoidScoring, SoftmaxScoring
-
-__all__ = [
-    "BoxLosses",
-    "CostTerm",
-    "HungarianMatcher",
-    "LossTerm",
-    "Scoring",
-    "SetCriterion",
-    "SigmoidScoring",
-    "SoftmaxScoring",
-    "boxes_to_instances",
-    "build_criterion",
-    "mean_number_of_objects",
-    "output_sizes",
-]

@@ -8,23 +8,3 @@ from .dino_transformer import DINOQueries, DINOTransformer
 from .masked_transformer import MaskedOutput, MaskedTransformer
 from .pixel_decoder import PixelDecoder
 from .query_selection import QUERY_SELECTION_REGISTRY, Heads, Proposals
-
-__all__ = [
-    "QUERY_SELECTION_REGISTRY",
-    "TRANSFORMER_REGISTRY",
-    "DINOQueries",
-    "DINOTransformer",
-    "DeformableOutput",
-    "DeformableTransformer",
-    "Denoising",
-    "DenoisingQueries",
-    "DetrTransformer",
-    "Heads",
-    "MaskedOutput",
-    "MaskedTransformer",
-    "NoisedObjects",
-    "PixelDecoder",
-    "Proposals",
-    "build_position_encoding",
-    "build_transformer",
-]
