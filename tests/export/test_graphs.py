@@ -37,6 +37,19 @@ def test_a_padded_batch_gives_what_the_model_gives(family: str):
 
 
 @torch.no_grad()
+def test_sizes_that_are_lost_are_found():
+    """By what the padding then does."""
+    model = tiny_model(tiny_cfg("detr"))
+    graph = graph_of(type(model))(model)
+
+    def broken(batch: torch.Tensor, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+        return run(graph, batch, torch.full_like(sizes, 64))
+
+    with pytest.raises(ValueError, match="it differs from the model"):
+        compare(graph, broken, images(SIZES), Shape(1, 96, 96, False, 1)).check(1e-2)
+
+
+@torch.no_grad()
 def test_masks_of_stuff_are_compared():
     """And those of queries whose score is too low for the model's own instances."""
     model = tiny_model(tiny_cfg("panoptic", "MODEL.PANOPTIC_DETR.INSTANCE_MIN_SCORE", "0.9"))
