@@ -40,9 +40,11 @@ from ..engine import (
     Trainer,
     claimed_folder,
     described_group,
+    fit_minutes,
     launch,
     load_config,
     prepare_device,
+    quiet_screen,
     restarted_job,
 )
 from ..files import full_disk_named
@@ -92,12 +94,14 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict | None:
             stack.enter_context(claimed_folder(cfg, resume=args.resume, job=job, is_restarted=is_restarted))
         args.resume |= is_restarted and not args.eval_only
         stack.enter_context(full_disk_named(Path(cfg.OUTPUT_DIR) / "log.txt"))
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
         start_log(cfg, args)
         stack.enter_context(tracebacks_in_the_log(cfg.OUTPUT_DIR))
+        if not args.eval_only:
+            cfg = fit_minutes(cfg, args.resume)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
         if args.eval_only:
             return evaluate(args, cfg)
-        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
@@ -112,6 +116,7 @@ def start_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     logger = logging.getLogger("detectron2.train_net")
     for handler in logging.getLogger("detectron2").handlers:
         logging.getLogger("detr_d2").addHandler(handler)
+    quiet_screen(logging.getLogger(name) for name in ("fvcore", "detectron2"))
     logger.info(f"Process {rank} of {comm.get_world_size()}. Environment:\n{collect_env_info()}")
     logger.info(f"Command line: {args}\nFull config:\n{cfg.dump()}")
 

@@ -73,6 +73,11 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # The images of a step, IMS_PER_BATCH, go through the model in this many small batches, whose gradients are those of
     # one large batch; it must divide them. An iteration is a step.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # How long to train, in place of MAX_ITER: passes over the training images, or minutes of training on this machine,
+    # beside evaluation (tools/train_net.py times some steps first). 0: MAX_ITER counts. Steps of the learning rate,
+    # warm-up and periods of evaluation and checkpoints keep their share.
+    cfg.SOLVER.EPOCHS = 0
+    cfg.SOLVER.MAX_MINUTES = 0
     # Training ends when this many evaluations in a row brought no better TEST.BEST_METRIC; 0: never before MAX_ITER.
     cfg.SOLVER.EARLY_STOPPING = 0
     # "float16" (with loss scaling, GPUs only) or "bfloat16"; read when SOLVER.AMP.ENABLED.

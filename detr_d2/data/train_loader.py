@@ -61,6 +61,11 @@ class TrainLoader:
             self._given += batch
             yield samples
 
+    @property
+    def num_images(self) -> int:
+        """How many images training draws from."""
+        return self._order["dataset_size"]
+
     def state_dict(self) -> dict[str, int]:
         """The seed, and how many images all processes were given."""
         return {"seed": self._seed, "images": self._given} | self._order

@@ -90,12 +90,9 @@ def check_resumed_config(cfg: CfgNode) -> None:
     Raises:
         ValueError: a key that decides what the model is, or the kind of the optimizer, has another value.
     """
-    logger, file = logging.getLogger(__name__), config_file(cfg)
-    try:
-        with PathManager.open(file) as stream:
-            before = CfgNode(yaml.safe_load(stream))
-    except (OSError, ValueError, TypeError, AssertionError, yaml.YAMLError, RecursionError) as error:
-        logger.warning(f"{file} cannot be compared with the config of this job ({type(error).__name__}).")
+    logger, file, before = logging.getLogger(__name__), config_file(cfg), config_of_run(cfg)
+    if before is None:
+        logger.warning(f"{file} cannot be compared with the config of this job.")
         return
     now = CfgNode(yaml.safe_load(cfg.dump()))
     names = set(key_names(now)).intersection(key_names(before))
@@ -110,6 +107,15 @@ def check_resumed_config(cfg: CfgNode) -> None:
                 f"{name} is {new!r}, but {old!r} in the run that is resumed (in {file}). Set it to that, or begin a "
                 "new run in another OUTPUT_DIR, from the weights of this one with MODEL.WEIGHTS."
             )
+
+
+def config_of_run(cfg: CfgNode) -> CfgNode | None:
+    """What ``config.yaml`` of ``OUTPUT_DIR`` says; None where there is none that can be read."""
+    try:
+        with PathManager.open(config_file(cfg)) as stream:
+            return CfgNode(yaml.safe_load(stream))
+    except (OSError, ValueError, TypeError, AssertionError, yaml.YAMLError, RecursionError):
+        return None
 
 
 def config_file(cfg: CfgNode) -> str:

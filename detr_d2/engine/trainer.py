@@ -25,6 +25,7 @@ from ..data import build_test_loader, build_train_loader, check_test_sets, regis
 from ..data.train_loader import mixed_seed
 from ..evaluation import build_evaluator
 from ..solver import build_optimizer, fitted_state, parameter_names
+from ..solver.budget import fit_epochs
 from .ema import build_average
 from .hooks import BestCheckpointer, EarlyStopping, PreciseBNOfAverage, best_metric
 from .recompute import recompute_activations
@@ -58,6 +59,9 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
+        num_images = getattr(data_loader, "num_images", None)
+        cfg = fit_epochs(cfg, num_images)
+        self.epochs = num_images and cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / num_images
         self.average = build_average(cfg, model)
         recompute_activations(cfg, model)
         model = wrap_ddp(model)
@@ -211,7 +215,7 @@ class Trainer(DefaultTrainer):
         return result
 
     def build_writers(self) -> list[EventWriter]:
-        return build_writers(self.cfg, self.max_iter)
+        return build_writers(self.cfg, self.max_iter, self.epochs)
 
     def evaluate_average(self) -> OrderedDict[str, dict]:
         """`test` of the average of the weights."""

@@ -1,6 +1,7 @@
 """Where the training's metrics go: the screen, ``metrics.json``, and what ``LOGGERS`` names."""
 
 import importlib.util
+import math
 import os
 import re
 from abc import abstractmethod
@@ -9,6 +10,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils.events import (
     CommonMetricPrinter,
+    EventStorage,
     EventWriter,
     JSONWriter,
     TensorboardXWriter,
@@ -16,6 +18,26 @@ from detectron2.utils.events import (
 )
 
 _WINDOW = 20  # iterations whose median is written, as in metrics.json
+
+
+class _Printer(CommonMetricPrinter):
+    """Detectron2's line on the screen, with the epoch.
+
+    Args:
+        max_iter: the last iteration.
+        epochs: passes over the images until then; None where they cannot be counted.
+    """
+
+    def __init__(self, max_iter: int, epochs: float | None) -> None:
+        super().__init__(max_iter)
+        self._epochs = epochs
+
+    def _get_eta(self, storage: EventStorage) -> str | None:
+        eta = super()._get_eta(storage)
+        if not self._epochs:
+            return eta
+        epoch = min(math.floor(storage.iter / self._max_iter * self._epochs) + 1, math.ceil(self._epochs))
+        return f"{eta or '-'}  epoch: {epoch}/{math.ceil(self._epochs)}"
 
 
 class _TrackerWriter(EventWriter):
@@ -111,8 +133,13 @@ def check_loggers(cfg: CfgNode) -> None:
             raise ValueError(f"LOGGERS names {name!r}, which is not installed: pip install {name}, or leave it out.")
 
 
-def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
-    """Writers to the screen, to ``metrics.json``, and those of ``LOGGERS``; for the main process."""
+def build_writers(cfg: CfgNode, max_iter: int, epochs: float | None = None) -> list[EventWriter]:
+    """Writers to the screen, to ``metrics.json``, and those of ``LOGGERS``; for the main process.
+
+    Args:
+        cfg: ``OUTPUT_DIR`` and ``LOGGERS``.
+        max_iter, epochs: the training's length.
+    """
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    files = [CommonMetricPrinter(max_iter), JSONWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))]
+    files = [_Printer(max_iter, epochs), JSONWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json"))]
     return [*files, *(LOGGERS[name](cfg) for name in cfg.LOGGERS)]

@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 
 from ..analysis.training_log import TrainingLog
 from ..files import read_json, whole_file
+from ..solver import budget as solver
 from .models import ComparedModel
 from .store import ResultFile
 
@@ -88,18 +89,9 @@ def record_training(
 
 
 def stretched(cfg: CfgNode, iterations: int) -> list[str]:
-    """Overrides that make a training of the cfg ``iterations`` long."""
-    share = iterations / cfg.SOLVER.MAX_ITER
+    """Overrides that make a training of the cfg ``iterations`` long, with `EVALUATIONS`."""
     period = max(1, -(-iterations // EVALUATIONS))
-    # Detectron2 wants steps to rise.
-    steps = sorted({min(iterations, max(1, round(step * share))) for step in cfg.SOLVER.STEPS})
-    values = {
-        "SOLVER.MAX_ITER": iterations,
-        "SOLVER.STEPS": tuple(steps),
-        "SOLVER.WARMUP_ITERS": min(cfg.SOLVER.WARMUP_ITERS, round(cfg.SOLVER.WARMUP_ITERS * share)),
-        "SOLVER.CHECKPOINT_PERIOD": period,
-        "TEST.EVAL_PERIOD": period,
-    }
+    values = solver.stretched(cfg, iterations) | {"SOLVER.CHECKPOINT_PERIOD": period, "TEST.EVAL_PERIOD": period}
     return [word for key, value in values.items() for word in (key, str(value))]
 
 

@@ -1,6 +1,7 @@
 """tools/train_net.py as its users run it, on a few Shapes images."""
 
 import json
+import logging
 import math
 import os
 import re
@@ -14,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 from PIL import Image
+
+from detr_d2.engine import fit_minutes, load_config
 
 SMALL = [
     *["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "4"],
@@ -94,7 +98,7 @@ def test_trains_evaluates_and_resumes(run, tmp_path):
     run("SOLVER.MAX_ITER", "6", flags=("--resume",))
     assert [line["iteration"] for line in metrics(out)][-1] == 6
     state = torch.load(out / "model_final.pth", weights_only=True)
-    assert state["iteration"] == 5
+    assert state["iteration"] == 7
     steps = [entry["step"] for entry in state["trainer"]["_trainer"]["optimizer"]["state"].values()]
     assert {int(step) for step in steps} == {6}  # none skipped, none twice
     assert state["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 6
@@ -298,3 +302,41 @@ def test_bad_input_ends_in_one_clear_error(run, overrides, error, message):
         overrides = [*overrides, "INPUT.MAX_SIZE_TRAIN", "1200"]
     with pytest.raises(error, match=re.escape(message)):
         run(*overrides)
+
+
+def test_a_budget_of_epochs_and_the_screen(run, shapes_root, tmp_path, capsys, monkeypatch):
+    """24 images in batches of 4: two epochs are 12 iterations."""
+    for logger in ("detectron2", "detr_d2", "fvcore"):
+        monkeypatch.setattr(logging.getLogger(logger), "handlers", [])
+    setup_logger.cache_clear()
+    run("SOLVER.EPOCHS", "2", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.CHECKPOINT_PERIOD", "4")
+    setup_logger.cache_clear()
+    screen, log = capsys.readouterr().out, (tmp_path / "out" / "log.txt").read_text()
+    config = load_config(str(tmp_path / "out" / "config.yaml"))
+    assert (config.SOLVER.MAX_ITER, config.SOLVER.EPOCHS, config.SOLVER.CHECKPOINT_PERIOD) == (12, 2, 12)
+    assert "epoch: 2/2  iter: 11" in screen
+    assert "Serializing" in log
+    assert "Serializing" not in screen
+    assert re.search(r"Model: \(\d+ lines, in log.txt\)", screen)
+    assert "(class_embed): " in log
+    assert len(screen.splitlines()) < 70 < len(log.splitlines())
+    assert "\x1b" not in screen + log
+
+
+def test_a_budget_of_minutes_and_its_resumption(run, words, train_net, tmp_path, monkeypatch):
+    monkeypatch.setattr("detr_d2.engine.budget._seconds_of_a_step", lambda cfg: 15.0)
+    run("SOLVER.MAX_MINUTES", "1", "DATASETS.TEST", "()")
+    config = tmp_path / "out" / "config.yaml"
+    assert load_config(str(config)).SOLVER.MAX_ITER == 4
+    monkeypatch.setattr("detr_d2.engine.budget._seconds_of_a_step", lambda cfg: pytest.fail("timed again"))
+    run("SOLVER.MAX_MINUTES", "2", "DATASETS.TEST", "()", flags=("--resume",))
+    assert load_config(str(config)).SOLVER.MAX_ITER == 8
+    assert torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["iteration"] == 7
+
+
+def test_steps_are_timed_before_a_budget_of_minutes(words, train_net, tmp_path):
+    cfg = load_config(words()[1], [*words("SOLVER.MAX_MINUTES", "2")[2:]])
+    fitted = fit_minutes(cfg, resume=False)
+    assert fitted.SOLVER.MAX_ITER > 4
+    assert not (tmp_path / "out").exists()
+    assert fit_minutes(load_config(words()[1], words()[2:]), resume=False).SOLVER.MAX_ITER == 4
