@@ -59,10 +59,12 @@ class Detector:
         outputs = {name: x[0] for name, x in zip(self.output_names, self.session.run(None, inputs), strict=True)}
         kept = np.flatnonzero((outputs["scores"] >= threshold) & (outputs["scores"] > 0))
         kept = kept[np.argsort(-outputs["scores"][kept], kind="stable")]
+        height, width = size[0]
+        if "boxes" not in outputs:
+            return self.detections_of_masks(outputs, kept, (width, height), image.size)
         if "nms_threshold" in self.facts:
             best = suppress(outputs["boxes"][kept], outputs["classes"][kept], self.facts["nms_threshold"])
             kept = kept[best][: self.facts["max_detections"]]
-        height, width = size[0]
         scale = np.array([image.width / width, image.height / height] * 2)
         boxes = outputs["boxes"][kept] * scale
         has_area = (boxes[:, 2:] > boxes[:, :2]).all(1)
@@ -97,11 +99,31 @@ class Detector:
         batch[0, :, :height, :width] = pixels.transpose(2, 0, 1)
         return batch, np.array([[height, width]], np.int64)
 
+    def detections_of_masks(
+        self, outputs: dict[str, np.ndarray], kept: np.ndarray, size: tuple[int, int], image_size: tuple[int, int]
+    ) -> Detections:
+        """Of a Mask2Former, with the boxes of masks that are not empty; sizes are (width, height)."""
+        logits = [Image.fromarray(self.resized(outputs["masks"][i], size)) for i in kept]
+        masks = np.array([np.asarray(x.resize(image_size, Image.Resampling.BILINEAR)) > 0 for x in logits], bool)
+        masks = masks.reshape(-1, *image_size[::-1])
+        some = masks.any((1, 2))
+        masks, kept = masks[some], kept[some]
+        spans = [[mask.any(axis).nonzero()[0][[0, -1]] for axis in (0, 1)] for mask in masks]  # of columns, of rows
+        boxes = np.array([[x[0], y[0], x[1] + 1, y[1] + 1] for x, y in spans], float).reshape(-1, 4)
+        return Detections(boxes, outputs["scores"][kept], outputs["classes"][kept], masks)
+
+    def resized(self, logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Mask logits -> height x width of the image as the model took it; ``size`` is (width, height)."""
+        stride, multiple = self.facts["mask_stride"], self.facts.get("frame_multiple", 1)
+        width, height = (-(-side // multiple) * multiple for side in size)
+        logits = np.ascontiguousarray(logits[: -(-height // stride), : -(-width // stride)])
+        return np.asarray(Image.fromarray(logits).resize((width, height), Image.Resampling.BILINEAR))[
+            : size[1], : size[0]
+        ]
+
     def mask(self, logits: np.ndarray, size: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
         """Mask logits -> height x width of the image, boolean; sizes are (width, height)."""
-        stride = self.facts["mask_stride"]
-        logits = np.ascontiguousarray(logits[: -(-size[1] // stride), : -(-size[0] // stride)])
-        inside = np.asarray(Image.fromarray(logits).resize(size, Image.Resampling.BILINEAR)) > 0
+        inside = self.resized(logits, size) > 0
         rows, columns = (np.arange(n) * side // n for n, side in zip(image_size[::-1], size[::-1], strict=True))
         return inside[rows][:, columns]
 

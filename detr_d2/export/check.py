@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -37,6 +38,7 @@ class Difference:
         box: of a coordinate, in parts of the image's longer side.
         mask: pixels that only one of them has, as a share of all pixels in the masks of an image.
         logit: of a mask's logits at any location, in parts of the largest of the image.
+        map: pixels of an image that belong to another segment, or whose likeliest class is another, as a share.
         seconds: that model and program took.
     """
 
@@ -46,6 +48,7 @@ class Difference:
     box: float = 0.0
     mask: float = 0.0
     logit: float = 0.0
+    map: float = 0.0
     seconds: tuple[float, float] = (0.0, 0.0)
 
     def __add__(self, other: "Difference") -> "Difference":
@@ -56,14 +59,15 @@ class Difference:
             max(self.box, other.box),
             max(self.mask, other.mask),
             max(self.logit, other.logit),
+            max(self.map, other.map),
             (self.seconds[0] + other.seconds[0], self.seconds[1] + other.seconds[1]),
         )
 
     def check(self, tolerance: float) -> None:
         """Raise a ValueError unless there was something to compare, which differs by no more than ``tolerance`` in
-        scores and boxes, and 10 times that in masks, whose pixels at the border are a matter of rounding.
+        scores and boxes, and 10 times that in masks and maps, whose pixels at a border are a matter of rounding.
         """
-        if self.unmatched or max(self.score, self.box, self.mask / 10, self.logit / 10) > tolerance:
+        if self.unmatched or max(self.score, self.box, self.mask / 10, self.logit / 10, self.map / 10) > tolerance:
             raise ValueError(f"it differs from the model by more than {tolerance:g} ({self}).")
         if not self.detections:
             raise ValueError(
@@ -75,7 +79,7 @@ class Difference:
         text = f"{self.detections} detections, {self.unmatched} unmatched; differences: scores {self.score:.1e}, boxes "
         text += f"{self.box:.1e} of the image's side"
         masks = f", masks {self.mask:.1e} of their pixels and {self.logit:.1e} of their largest logit"
-        return text + masks * (max(self.mask, self.logit) > 0)
+        return text + masks * (max(self.mask, self.logit) > 0) + f", maps {self.map:.1e} of pixels" * (self.map > 0)
 
 
 def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tensor]:
@@ -147,7 +151,7 @@ def compare(graph: Graph, program: Program, images: Sequence[Tensor], shape: Sha
         if tuple(sizes.amax(0).tolist()) != tuple(batch.shape[-2:]):
             inputs.append({"image": torch.zeros(3, *batch.shape[-2:], dtype=torch.uint8)})
         start = time.perf_counter()
-        expected = [output["instances"].to("cpu") for output in graph.model(inputs)]
+        expected = graph.model(inputs)
         middle = time.perf_counter()
         outputs = program(batch, sizes)
         seconds = (middle - start) * len(group) / len(inputs), time.perf_counter() - middle
@@ -155,8 +159,10 @@ def compare(graph: Graph, program: Program, images: Sequence[Tensor], shape: Sha
         own = dict(zip(graph.output_names, graph(batch, sizes), strict=True)) if "masks" in outputs else {}
         for i, size in enumerate(sizes.tolist()):
             of_image = {name: x[i] for name, x in outputs.items()}
-            found = graph.instances(of_image, tuple(size))
-            total += difference(expected[i], found, graph.least_score(of_image))
+            found = graph.results(of_image, tuple(size))
+            instances = expected[i]["instances"].to("cpu")
+            total += difference(instances, found["instances"], graph.least_score(of_image))
+            total += map_difference(expected[i], found)
             if own:
                 places = [-(-side // graph.mask_stride) for side in size]
                 total += logit_difference({name: x[i] for name, x in own.items()}, of_image, places)
@@ -166,13 +172,25 @@ def compare(graph: Graph, program: Program, images: Sequence[Tensor], shape: Sha
 
 def logit_difference(own: dict[str, Tensor], found: dict[str, Tensor], places: Sequence[int]) -> Difference:
     """Between the mask logits (D x h x w) of one image of ``places`` locations, by the order of the queries; of those
-    with equal scores, whose order may differ, each is compared if its box is the same.
+    with equal scores, whose order may differ, each is compared if its box, where it has one, is the same.
     """
-    same = (own["boxes"] - found["boxes"]).abs().amax(-1) < 0.5
+    same = (own["boxes"] - found["boxes"]).abs().amax(-1) < 0.5 if "boxes" in own else slice(None)
     logits, theirs = (x["masks"][same, : places[0], : places[1]] for x in (own, found))
     if not logits.numel():
         return Difference()
     return Difference(logit=float((logits - theirs).abs().max() / logits.abs().max().clamp(min=1e-6)))
+
+
+def map_difference(expected: dict[str, Any], found: dict[str, Any]) -> Difference:
+    """Between those maps of one image that a graph's results have."""
+    total = Difference()
+    for name, other in found.items():
+        if name == "instances":
+            continue
+        own = expected[name]
+        maps = [x[0] if name == "panoptic_seg" else x.argmax(0) for x in (own, other)]
+        total += Difference(map=float((maps[0] != maps[1]).float().mean()))
+    return total
 
 
 def difference(expected: Instances, found: Instances, least_score: float = -1.0) -> Difference:

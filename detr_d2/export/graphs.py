@@ -70,7 +70,9 @@ class Graph(nn.Module, ABC):
 
     def __init__(self, model: nn.Module, max_detections: int | None = None) -> None:
         if max_detections is not None:
-            raise ValueError(f"--max-detections is for models with masks, not for {type(model).__name__}.")
+            raise ValueError(
+                f"--max-detections is for models with masks that cost time each, not for {type(model).__name__}."
+            )
         super().__init__()
         self.model = model
         self.facts: dict[str, Any] = {}
@@ -94,6 +96,10 @@ class Graph(nn.Module, ABC):
         result = Instances(size, pred_boxes=Boxes(outputs["boxes"]), scores=outputs["scores"])
         result.pred_classes = outputs["classes"]
         return result[result.pred_boxes.nonempty()]
+
+    def results(self, outputs: dict[str, Tensor], size: tuple[int, int]) -> dict[str, Any]:
+        """One image's outputs as all of the model's results that are compared, by their names."""
+        return {"instances": self.instances(outputs, size)}
 
     def least_score(self, outputs: dict[str, Tensor]) -> float:
         """Of detections of one image with a score up to this, either result may lack some; below 0: of none."""

@@ -62,8 +62,10 @@ def test_masks_count_by_their_pixels():
 
 
 def test_the_largest_of_several_counts():
-    total = Difference(3, 0, 0.1, 0.0, 0.0, 0.4, (1.0, 2.0)) + Difference(2, 1, 0.0, 0.2, 0.3, 0.0, (1.0, 1.0))
-    assert total == Difference(5, 1, 0.1, 0.2, 0.3, 0.4, (2.0, 3.0))
+    total = Difference(3, 0, 0.1, 0.0, 0.0, 0.4, 0.5, (1.0, 2.0)) + Difference(
+        2, 1, 0.0, 0.2, 0.3, 0.0, 0.1, (1.0, 1.0)
+    )
+    assert total == Difference(5, 1, 0.1, 0.2, 0.3, 0.4, 0.5, (2.0, 3.0))
 
 
 def test_batches_and_padding():

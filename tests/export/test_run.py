@@ -8,15 +8,19 @@ import onnx
 import pytest
 import torch
 from detectron2.data.detection_utils import read_image
+from PIL import Image
+from torch.nn import functional as F
 
-from detr_d2.export import FORMATS, ExportSettings, Graph, export_model
-from detr_d2.export.capture import MIN_SIDE
-from detr_d2.export.check import SAME_OBJECT, Difference
+from detr_d2.engine import load_trained_model
+from detr_d2.export import FORMATS, ExportSettings, Graph, export_model, graph_of
+from detr_d2.export.capture import MIN_SIDE, Shape
+from detr_d2.export.check import SAME_OBJECT, Difference, compare, read_images
 
 from .tiny import tiny_cfg, tiny_checkpoint
 
 # Of scores, and of boxes in parts of the image: what onnxruntime's arithmetic and torch's differ by.
 TOLERANCE = 4e-5
+BOXES = ("boxes", "scores", "classes")
 # Of this machine, which files do not name.
 HERE = str(Path(__file__).resolve().parents[2]).encode()
 FREE = ExportSettings("onnx", size=(64, 96), dynamic_size=True, tolerance=TOLERANCE)
@@ -32,7 +36,7 @@ def write(folder: Path, family: str, settings: ExportSettings, *opts: str, **ext
 
 
 def run(path: Path, count: int, height: int, width: int) -> dict[str, torch.Tensor]:
-    names = ("boxes", "scores", "classes")
+    names = tuple(output.name for output in onnx.load(path).graph.output) if path.suffix == ".onnx" else BOXES
     program = FORMATS["onnx" if path.suffix == ".onnx" else "torch_export"].load(path, names)
     sizes = torch.tensor([[height, width]]).repeat(count, 1)
     return program(torch.full((count, 3, height, width), 99.0), sizes)
@@ -113,6 +117,56 @@ def test_panoptic_detr_gives_masks(tmp_path: Path, shapes_root: Path):
 def test_panoptic_deformable_detr_of_one_image(tmp_path: Path, shapes_root: Path):
     path, _ = write(tmp_path, "panoptic deformable", replace(FIXED, batch=1))
     assert metadata(path)["batch_size"] == 1
+
+
+@pytest.fixture(scope="module")
+def mask2former(tmp_path_factory: pytest.TempPathFactory, shapes_root: Path) -> tuple[Path, Difference]:
+    return write(tmp_path_factory.mktemp("mask2former"), "mask2former", FIXED)
+
+
+def test_mask2former_gives_masks_and_what_maps_are_made_of(mask2former: tuple[Path, Difference], load_tool):
+    path, found = mask2former
+    assert found.detections > 10
+    facts = metadata(path)
+    assert (facts["mask_stride"], facts["frame_multiple"], facts["overlap_threshold"]) == (4, 16, 0.3)
+    assert facts["thing_classes"] == [0, 1, 2]
+    outputs = run(path, 3, 64, 96)
+    assert outputs["masks"].shape == (3, 8, 16, 24)
+    torch.testing.assert_close(outputs["probabilities"].sum(-1), torch.ones(3, 8))
+
+    found = load_tool("run_onnx").Detector(str(path))(Image.new("RGB", (90, 60), (99, 99, 99)))  # fills the height
+    outputs = run(path, 1, 64, 96)
+    full = F.interpolate(outputs["masks"], (64, 96), mode="bilinear")[0]
+    full = F.interpolate(full[None], (60, 90), mode="bilinear")[0] > 0
+    order = [i for i in outputs["scores"][0].argsort(descending=True).tolist() if full[i].any()]
+    assert found.classes.tolist() == outputs["classes"][0, order].tolist()
+    assert (found.masks == full[order].numpy()).mean() > 0.99  # Pillow takes more pixels into account
+    left, top, right, bottom = found.boxes[0].astype(int)
+    assert found.masks[0, top:bottom, left:right].sum() == found.masks[0].sum()
+    assert found.masks[0, top].any()
+    assert found.masks[0, :, right - 1].any()
+
+
+def test_mask2former_on_real_images(mask2former: tuple[Path, Difference], coco_root: Path):
+    """Instances, panoptic and semantic maps of the file's outputs against the model's own."""
+    path, _ = mask2former
+    cfg = tiny_cfg("mask2former", "MODEL.WEIGHTS", str(path.with_name("model.pth")))
+    model = load_trained_model(cfg)
+    graph, shape = graph_of(type(model))(model), Shape(None, 64, 96, False, 16)
+    images = read_images(sorted((coco_root / "coco" / "val2017").glob("*.jpg"))[:4], cfg, shape)
+    program = FORMATS["onnx"].load(path, graph.output_names)
+    found = compare(graph, program, images, shape)
+    assert found.detections > 40
+    found.check(TOLERANCE)
+    with torch.no_grad():
+        segments = [len(result["panoptic_seg"][1]) for result in graph.model([{"image": x} for x in images])]
+    assert sum(segments) > 4
+
+    def mirrored(batch: torch.Tensor, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs = program(batch, sizes)
+        return outputs | {"masks": outputs["masks"].flip(-1)}
+
+    assert compare(graph, mirrored, images[:2], shape).map > 0.1
 
 
 def test_fcos_takes_multiples_of_its_stride(tmp_path: Path):

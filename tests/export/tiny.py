@@ -20,6 +20,19 @@ SMALL = [
 TWO_STAGE = ["MODEL.DEFORMABLE_DETR.QUERY_SELECTION", "TwoStageQueries"]
 ONE_HEAD = ["MODEL.DEFORMABLE_DETR.BOX_REFINE", "False"]
 THINGS = ["MODEL.PANOPTIC_DETR.THING_CLASSES", "(0, 1, 2)"]
+MASKS = [
+    *[
+        "MODEL.MASK_FORMER.HIDDEN_DIM",
+        "32",
+        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES",
+        "8",
+        "MODEL.MASK_FORMER.DEC_LAYERS",
+        "3",
+    ],
+    *["MODEL.SEM_SEG_HEAD.MASK_DIM", "32", "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", "0.2"],
+    *["MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", "0.3"],
+    *["MODEL.MASK_FORMER.THING_CLASSES", "(0, 1, 2)", "TEST.DETECTIONS_PER_IMAGE", "20"],
+]
 # Name -> config and overrides.
 FAMILIES = {
     "detr": ("detr_R_18", []),
@@ -29,6 +42,7 @@ FAMILIES = {
     "panoptic": ("panoptic_detr_R_18", THINGS),
     "panoptic deformable": ("panoptic_deformable_detr_R_18", THINGS),
     "fcos": ("fcos_R_18", []),
+    "mask2former": ("mask2former_R_18", MASKS),
 }
 
 

@@ -106,7 +106,7 @@ class MaskedTransformer(nn.Module):
         inside = None if beyond is None else [~mask[:, None] for mask in levels.split(beyond)]  # B x 1 x N each
         with torch.no_grad():  # products of resized features are resized products
             small = [frames.resize(mask_features, shape).flatten(2) for shape in levels.spatial_shapes]
-        x = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        x = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)  # len() would fix an export's batch
         states = [self.norm(x)]
         embeddings = [mask_embed(states[0])]
         for i, layer in enumerate(self.layers):
