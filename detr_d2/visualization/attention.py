@@ -8,16 +8,19 @@ Legend: Q object queries.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from detectron2.structures import BitMasks
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from ..facts import facts_of
 from ..layers import MSDeformAttn, MultiheadAttention
+from ..structures import DotMasks
 from .attention_maps import AttentionMap, Level
 from .sampling_points import SamplingPoints
 
@@ -106,7 +109,9 @@ class Recording(NamedTuple):
         if not 0 <= level < len(self.levels):
             raise ValueError(f"There is no level {level}: the model has levels 0 to {len(self.levels) - 1}.")
         (_, width), (rows, columns) = self.levels[level]
-        row, column = (min(int(x * count), count - 1) for x, count in zip(point[::-1], (rows, columns), strict=True))
+        row, column = (
+            min(int(x * count), math.ceil(count) - 1) for x, count in zip(point[::-1], (rows, columns), strict=True)
+        )
         before = sum(h * w for (h, w), _ in self.levels[:level])
         return Location(before + row * width + column, level, point)
 
@@ -126,21 +131,35 @@ def record(model: nn.Module, item: dict[str, Any]) -> Recording:
     """
     model = facts_of(type(model)).attention(model)
     images = model.preprocess([item])
+    parts = model.attention_parts()
     stacks = {
-        "encoder": [layer.self_attn for layer in model.transformer.encoder.layers],
-        "decoder": [cross_attention(layer) for layer in model.transformer.decoder.layers],
+        "encoder": [layer.self_attn for layer in parts.encoder],
+        "decoder": [cross_attention(layer) for layer in parts.decoder],
     }
     modules = {(name, i): module for name, stack in stacks.items() for i, module in enumerate(stack)}
-    with recorded_inputs({"position": model.position_encoding, **modules}) as inputs:
+    with recorded_inputs({"position": parts.position_encoding, **modules}) as inputs:
         predictions = model.detect(images).predictions
     scores, labels = model.scoring.best(predictions.pred_logits)
+    size = images.image_sizes[0]
+    frame = images.frame_sizes[0] if parts.frames else size
+    boxes = predictions.boxes
     return Recording(
-        levels=[level_of(next(iter(call.values()))) for call in inputs["position"]],
+        levels=[level_of(next(iter(call.values())), size, frame) for call in inputs["position"]],
         layers={name: [(module, inputs[name, i][0]) for i, module in enumerate(stacks[name])] for name in stacks},
         scores=scores[0],
         labels=labels[0],
-        boxes=box_convert(predictions.pred_boxes[0], "cxcywh", "xyxy"),
+        boxes=mask_boxes(predictions.masks, size) if boxes is None else box_convert(boxes[-1][0], "cxcywh", "xyxy"),
     )
+
+
+def mask_boxes(masks: DotMasks, size: tuple[int, int]) -> Tensor:
+    """Q x 4, x0, y0, x1, y1 relative to the image of a batch of one, whose (height, width) are ``size``: around each
+    mask of the last layer, zeros around an empty one.
+    """
+    logits = torch.einsum("qc,chw->qhw", masks.embeddings_of(0)[-1], masks.features_of(0))
+    stride = masks.frames.batch[0] / masks.features.shape[-2]
+    boxes = BitMasks(logits > 0).get_bounding_boxes().tensor.to(logits.device) * stride
+    return (boxes / boxes.new_tensor([size[1], size[0]] * 2)).clamp(max=1)
 
 
 @torch.no_grad()
@@ -188,7 +207,12 @@ def cross_attention(layer: nn.Module) -> nn.Module:
     )
 
 
-def level_of(mask: Tensor) -> Level:
-    """Of a padding mask, 1 x H x W, True = padding, as position encodings read it."""
+def level_of(mask: Tensor, size: tuple[int, int], frame: tuple[int, int]) -> Level:
+    """Of a padding mask, 1 x H x W, True = padding, as position encodings read it, of an image of this size that a
+    frame of it counts for.
+    """
     valid = ~mask[0]
-    return Level(tuple(valid.shape), (int(valid[:, 0].sum()), int(valid[0].sum())))
+    sides = int(valid[:, 0].sum()), int(valid[0].sum())
+    if size == frame:
+        return Level(tuple(valid.shape), sides)
+    return Level(tuple(valid.shape), (sides[0] * size[0] / frame[0], sides[1] * size[1] / frame[1]))

@@ -15,6 +15,8 @@ from detr_d2.visualization.attention_maps import AttentionMap, Level
 from detr_d2.visualization.attention_sheet import AttentionDrawer
 from detr_d2.visualization.sampling_points import SamplingPoints, level_color
 
+from ..parity.mask2former.oracle import randomize, small_config
+
 SIZE = (64, 96)  # of the image
 
 
@@ -68,6 +70,32 @@ def test_maps_sum_to_one_over_the_image(detr, item) -> None:
     for look in looks:
         assert look.attention.weights.shape == (4, 2, 3)
         torch.testing.assert_close(look.attention.weights.sum((1, 2)), torch.ones(4))
+
+
+def test_masked_attention_layer_by_layer(item) -> None:
+    """Of Mask2Former each layer reads one level, the coarsest first, and of that what the query's mask covers."""
+    model = build_model(small_config("resnet")).eval()
+    randomize(model)
+    item["image"] = item["image"][:, :40, :75]  # of a frame of 64 x 96
+    recording = record(model, item)
+    assert [level.shape for level in recording.levels] == [(2, 3), (4, 6), (8, 12)]
+    assert recording.levels[2].valid == (5.0, 75 / 8)
+    queries = recording.queries([6, 1], 0)
+    layers = [recording.look("decoder", i, queries) for i in range(4)]
+    assert [looks[0].attention.weights.shape[1:] for looks in layers] == [(2, 3), (3, 5), (5, 10), (2, 3)]
+    for (_, inputs), looks in zip(recording.layers["decoder"], layers, strict=True):
+        shape = next(level.shape for level in recording.levels if np.prod(level.shape) == inputs["key"].shape[1])
+        for look in looks:
+            weights = look.attention.weights
+            allowed = inputs["attn_mask"][0, 0, look.who.index].view(shape)[: weights.shape[1], : weights.shape[2]]
+            assert torch.equal((weights > 0).all(0), allowed)
+    assert sum(int(not inputs["attn_mask"].all()) for _, inputs in recording.layers["decoder"]) > 1
+    picture = np.zeros((40, 75, 3), np.uint8)
+    assert layers[2][0].attention.draw(picture, 40).shape == (40, 75, 3)
+    assert all(0 <= x <= 1 for query in queries for x in query.box.tolist())
+    (look,) = recording.look("encoder", 1, [recording.location((0.9, 0.2), 2)])
+    assert look.who.index == 6 + 24 + 1 * 12 + 8
+    torch.testing.assert_close(look.attention.reference, torch.tensor([8.5 / (75 / 8), 1.5 / 5]))
 
 
 def test_padding_gets_no_attention_and_leaves_the_maps_as_they_are(detr, item, monkeypatch) -> None:

@@ -6,7 +6,7 @@ Legend: B batch, Q queries.
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -22,6 +22,21 @@ from ...structures import Matches, PaddedImages, Targets
 from ..masks import MaskInputs
 from ..set_prediction import Scoring, SetCriterion, boxes_to_instances, output_sizes
 from ..workers import one_step
+
+
+class AttentionParts(NamedTuple):
+    """Where a model attends to an image, for pictures of it.
+
+    Attributes:
+        position_encoding: it is given the padding mask of each level, in the order of the tokens.
+        encoder, decoder: layers; the decoder's second attention reads all levels, or one of them.
+        frames: what an image alone is padded with is not in those masks.
+    """
+
+    position_encoding: nn.Module
+    encoder: Sequence[nn.Module]
+    decoder: Sequence[nn.Module]
+    frames: bool = False
 
 
 class SetPredictor(nn.Module, ABC):
@@ -190,6 +205,10 @@ class BoxSetPredictor(SetPredictor):
         boxes = detection.predictions.pred_boxes.gather(1, query[..., None].expand(-1, -1, 4))
         results = boxes_to_instances(scores, classes, boxes, images.image_sizes, output_sizes(images, batched_inputs))
         return [{"instances": instances} for instances in results]
+
+    def attention_parts(self) -> AttentionParts:
+        """Of a model whose facts claim ``attention``."""
+        return AttentionParts(self.position_encoding, self.transformer.encoder.layers, self.transformer.decoder.layers)
 
     @abstractmethod
     def mask_inputs(self, detection: Any, in_feature: str, finer: Sequence[str]) -> MaskInputs:
