@@ -122,8 +122,8 @@ def _recognise(state: Mapping[str, Tensor]) -> Layout:
         raise ValueError(
             f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR, Deformable DETR and "
             "DINO in the layouts of the official releases, mmdetection and detr_d2, the first two in transformers', "
-            "DETR in its Detectron2 wrapper's, DETR and DINO in detrex's, Mask2Former in the official release's and "
-            "transformers', FCOS in the original release's, AdelaiDet's and torchvision's, ResNets of torchvision, "
-            "Detectron2 and Caffe2, and Swin Transformers of the official release and transformers."
+            "DETR in its Detectron2 wrapper's, DETR and DINO in detrex's, Mask2Former in the official release's, "
+            "transformers' and mmdetection's, FCOS in the original release's, AdelaiDet's and torchvision's, ResNets "
+            "of torchvision, Detectron2 and Caffe2, and Swin Transformers of the official release and transformers."
         )
     return layout

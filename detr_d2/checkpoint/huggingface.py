@@ -19,13 +19,14 @@ from .huggingface_config import (
     processor_config,
 )
 from .layouts.huggingface import to_hub
+from .layouts.mask2former import HUGGINGFACE_MASK2FORMER
 from .names import COUNTER, TRAINING_ONLY
 
 CONFIG = "config.json"
 # Of one folder the first counts, which cannot hold code.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PROCESSOR = "preprocessor_config.json"
-MODEL_TYPES = ("detr", "deformable_detr")
+MODEL_TYPES = ("detr", "deformable_detr", "mask2former")
 
 
 def weights_in_folder(folder: str) -> str:
@@ -47,7 +48,7 @@ def weights_in_folder(folder: str) -> str:
         raise ValueError(f"{config} is not the config of a transformers model ({type(error).__name__}).") from error
     if model_type not in MODEL_TYPES:
         raise ValueError(
-            f"{config} is of a {model_type!r} model; of transformers' models, {' and '.join(MODEL_TYPES)} can be read."
+            f"{config} is of a {model_type!r} model; of transformers' models, {', '.join(MODEL_TYPES)} can be read."
         )
     found = [path for name in WEIGHTS if os.path.isfile(path := os.path.join(folder, name))]
     if not found:
@@ -74,8 +75,8 @@ def write_huggingface(
     class_names: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a model so that ``transformers`` opens it: ``AutoModelForObjectDetection.from_pretrained(folder)``, or for
-    panoptic models ``AutoModelForImageSegmentation``, and ``AutoImageProcessor``.
+    """Write a model so that ``transformers`` opens it: by the class of its `AUTO_CLASSES`, such as
+    ``AutoModelForObjectDetection.from_pretrained(folder)``, and ``AutoImageProcessor``.
 
     Classes keep their contiguous numbers. The files are whole or not there.
 
@@ -101,8 +102,12 @@ def write_huggingface(
     tensors = {
         key: value for key, value in state.items() if not (key.startswith(TRAINING_ONLY) or key.endswith(COUNTER))
     }
-    refine = kind_of_model(cfg) == "deformable" and cfg.MODEL.DEFORMABLE_DETR.BOX_REFINE
-    tensors = to_hub({key: value.cpu() for key, value in tensors.items()}, backbone_of(cfg), refine=refine)
+    tensors, kind = {key: value.cpu() for key, value in tensors.items()}, kind_of_model(cfg)
+    if kind == "mask2former":
+        tensors = {key: value.contiguous() for key, value in HUGGINGFACE_MASK2FORMER.to_theirs(tensors).items()}
+    else:
+        refine = kind == "deformable" and cfg.MODEL.DEFORMABLE_DETR.BOX_REFINE
+        tensors = to_hub(tensors, backbone_of(cfg), refine=refine)
     target = Path(folder)
     check_folder(target, overwrite=overwrite)
     with whole_files(target) as partial:

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 
 from ..facts import model_facts, num_classes_of, thing_classes_of
 from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
+from . import huggingface_mask2former as mask2former
 from .layouts.huggingface import Backbone, Kind
 
 # ``model_type`` of the counterpart of a box model, and whether a model is panoptic -> its kind.
@@ -13,12 +14,22 @@ _KINDS: dict[tuple[str, bool], Kind] = {
     ("detr", False): "detr",
     ("detr", True): "panoptic",
     ("deformable_detr", False): "deformable",
+    ("mask2former", True): "mask2former",
+    ("mask2former", False): "mask2former",
 }
 # Kind -> ``model_type``, the class with heads, and that of the image processor.
 MODELS: dict[Kind, tuple[str, str, str]] = {
     "detr": ("detr", "DetrForObjectDetection", "DetrImageProcessor"),
     "panoptic": ("detr", "DetrForSegmentation", "DetrImageProcessor"),
     "deformable": ("deformable_detr", "DeformableDetrForObjectDetection", "DeformableDetrImageProcessor"),
+    "mask2former": ("mask2former", "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor"),
+}
+# What opens a folder.
+AUTO_CLASSES: dict[Kind, str] = {
+    "detr": "AutoModelForObjectDetection",
+    "panoptic": "AutoModelForImageSegmentation",
+    "deformable": "AutoModelForObjectDetection",
+    "mask2former": "AutoModelForUniversalSegmentation",
 }
 _TRANSFORMERS = {"detr": "DetrTransformer", "panoptic": "DetrTransformer", "deformable": "DeformableTransformer"}
 # The temperature of sine encodings, which ``transformers`` has as a constant.
@@ -36,7 +47,7 @@ def kind_of_model(cfg: CfgNode) -> Kind:
     if kind is None:
         raise ValueError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}, which transformers has no model for: it has "
-            "DETR, panoptic DETR and Deformable DETR."
+            "DETR, panoptic DETR, Deformable DETR and Mask2Former."
         )
     return kind
 
@@ -53,6 +64,8 @@ def inexpressible_keys(cfg: CfgNode) -> list[str]:
         ValueError: see `kind_of_model`.
     """
     model, detr, resnets, kind = cfg.MODEL, cfg.MODEL.DETR, cfg.MODEL.RESNETS, kind_of_model(cfg)
+    if kind == "mask2former":
+        return [key for key, is_refused in mask2former.refusals(cfg).items() if is_refused]
     bottleneck = has_bottlenecks(resnets.DEPTH)
     used = list(model.DEFORMABLE_DETR.IN_FEATURES) if kind == "deformable" else [detr.IN_FEATURE]
     published_widths = (resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS) == (64, 256) and bottleneck
@@ -113,9 +126,10 @@ def model_config(cfg: CfgNode, backbone: Backbone | None = None) -> dict[str, ob
     """
     kind, detr = kind_of_model(cfg), cfg.MODEL.DETR
     model_type, architecture, _ = MODELS[kind]
-    config: dict[str, object] = {
-        "model_type": model_type,
-        "architectures": [architecture],
+    config: dict[str, object] = {"model_type": model_type, "architectures": [architecture]}
+    if kind == "mask2former":
+        return config | mask2former.model_config(cfg, _resnet_config(cfg, [1, 2, 3, 4]))
+    config |= {
         "backbone_config": _backbone_config(cfg, kind, backbone or backbone_of(cfg)),
         # What version 4 needs to take the config of the backbone above.
         **{"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None},
@@ -176,6 +190,12 @@ def _backbone_config(cfg: CfgNode, kind: Kind, backbone: Backbone) -> dict[str, 
             "out_indices": stages,
             **({"output_stride": 16} if resnets.RES5_DILATION > 1 else {}),
         }
+    return _resnet_config(cfg, stages)
+
+
+def _resnet_config(cfg: CfgNode, stages: Sequence[int]) -> dict[str, object]:
+    """Of ``transformers``' own ResNet, which returns the features of these stages."""
+    resnets = cfg.MODEL.RESNETS
     return {
         "model_type": "resnet",
         "embedding_size": resnets.STEM_OUT_CHANNELS,
@@ -207,9 +227,13 @@ def processor_config(cfg: CfgNode) -> dict[str, object]:
     kind, data = kind_of_model(cfg), cfg.INPUT
     if data.FORMAT != "RGB":
         raise ValueError(f"INPUT.FORMAT is {data.FORMAT!r}, but image processors of transformers read RGB.")
+    if kind == "mask2former":
+        own = {"size_divisor": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY, "ignore_index": 255, "do_reduce_labels": False}
+    else:
+        own = {"format": "coco_panoptic" if kind == "panoptic" else "coco_detection", "do_pad": True}
     return {
         "image_processor_type": MODELS[kind][2],
-        "format": "coco_panoptic" if kind == "panoptic" else "coco_detection",
+        **own,
         "do_resize": data.MIN_SIZE_TEST > 0,
         "size": {"shortest_edge": data.MIN_SIZE_TEST or 800, "longest_edge": data.MAX_SIZE_TEST},
         "do_rescale": True,
@@ -217,5 +241,4 @@ def processor_config(cfg: CfgNode) -> dict[str, object]:
         "do_normalize": True,
         "image_mean": [value / 255 for value in cfg.MODEL.PIXEL_MEAN],
         "image_std": [value / 255 for value in cfg.MODEL.PIXEL_STD],
-        "do_pad": True,
     }

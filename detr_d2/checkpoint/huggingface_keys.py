@@ -7,6 +7,7 @@ from typing import Any
 
 from ..facts.resnets import BLOCKS_PER_STAGE, has_bottlenecks
 from ..files import read_json
+from . import huggingface_mask2former as mask2former
 from .class_rows import COCO_THINGS, NUM_COCO_PANOPTIC
 from .huggingface import CONFIG, PROCESSOR, weights_in_folder
 
@@ -23,6 +24,7 @@ _OF_TYPE: dict[str, dict[str, Any]] = {
         **{"num_feature_levels": 4, "encoder_n_points": 4, "decoder_n_points": 4},
         **{"with_box_refine": False, "two_stage": False, "two_stage_num_proposals": 300},
     },
+    "mask2former": mask2former.DEFAULTS,
 }
 _RESNET = {
     **{"embedding_size": 64, "hidden_sizes": [256, 512, 1024, 2048]},
@@ -52,6 +54,20 @@ def config_keys(folder: str) -> tuple[list[Any], dict[str, Any]]:
 def _config_keys(folder: str, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     file, given = Path(folder, CONFIG), {key: value for key, value in given.items() if value is not None}
     config = _DEFAULTS | _OF_TYPE[given["model_type"]] | given
+    labels = config.get("id2label", {})
+    names = [str(labels[str(i)]) for i in range(len(labels))]
+    num_classes, inputs = len(names) or config.get("num_labels", 2), _input_keys(Path(folder, PROCESSOR))
+    are_known = not all(name.startswith("LABEL_") for name in names)
+    if given["model_type"] == "mask2former":
+        backbone = {} if config["backbone_config"]["model_type"] == "swin" else _backbone_keys(config, file)
+        try:
+            own = mask2former.config_keys(config, num_classes, backbone)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from error
+        things = own["MODEL.MASK_FORMER.THING_CLASSES"]
+        keys = {"MODEL.WEIGHTS": folder, **inputs, **own}
+        described = _metadata(names, things if len(things) < num_classes else None) if are_known else {}
+        return [word for pair in keys.items() for word in pair], described
     is_deformable = given["model_type"] == "deformable_detr"
     differing = [
         name for name in ("attention_heads", "ffn_dim") if config[f"encoder_{name}"] != config[f"decoder_{name}"]
@@ -59,13 +75,11 @@ def _config_keys(folder: str, given: Mapping[str, Any]) -> tuple[list[Any], dict
     if differing or config["activation_function"] != "relu":
         what = f"{' and '.join(differing)} of encoder and decoder differ" if differing else "its activation is not relu"
         raise ValueError(f"{file}: no model of this package is like it: {what}.")
-    labels = config.get("id2label", {})
-    names = [str(labels[str(i)]) for i in range(len(labels))]
     keys = {
         "MODEL.WEIGHTS": folder,
         "MODEL.META_ARCHITECTURE": "DeformableDETR" if is_deformable else "DETR",
         "MODEL.DETR.TRANSFORMER": "DeformableTransformer" if is_deformable else "DetrTransformer",
-        "MODEL.DETR.NUM_CLASSES": len(names) or config.get("num_labels", 2),
+        "MODEL.DETR.NUM_CLASSES": num_classes,
         "MODEL.DETR.NUM_OBJECT_QUERIES": config["num_queries"],
         "MODEL.DETR.HIDDEN_DIM": config["d_model"],
         "MODEL.DETR.NHEADS": config["encoder_attention_heads"],
@@ -74,13 +88,12 @@ def _config_keys(folder: str, given: Mapping[str, Any]) -> tuple[list[Any], dict
         "MODEL.DETR.DEC_LAYERS": config["decoder_layers"],
         "MODEL.DETR.POSITION_EMBEDDING": config["position_embedding_type"],
         **_backbone_keys(config, file),
-        **_input_keys(Path(folder, PROCESSOR)),
+        **inputs,
     }
     if is_deformable:
         keys |= _deformable_keys(config, keys.pop("MODEL.DETR.IN_FEATURE"))
     if any("Segmentation" in name for name in config.get("architectures", ())):
         keys |= _panoptic_keys(config, keys["MODEL.DETR.NUM_CLASSES"], file)
-    are_known = not all(name.startswith("LABEL_") for name in names)
     described = _metadata(names, keys.get("MODEL.PANOPTIC_DETR.THING_CLASSES")) if are_known else {}
     return [word for pair in keys.items() for word in pair], described
 

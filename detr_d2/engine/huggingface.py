@@ -8,7 +8,8 @@ from detectron2.config import CfgNode
 
 from ..checkpoint.class_names import class_names_of_weights
 from ..checkpoint.huggingface import check_expressible, check_folder, write_huggingface
-from ..facts import model_facts, num_classes_of
+from ..checkpoint.huggingface_config import AUTO_CLASSES, kind_of_model
+from ..facts import num_classes_of
 from .trained_model import load_trained_model
 
 
@@ -32,8 +33,7 @@ def save_for_huggingface(cfg: CfgNode, folder: str | os.PathLike, *, overwrite: 
     if names is None:
         logging.getLogger(__name__).warning("The names of the classes are unknown, so they are LABEL_0, LABEL_1, ...")
     written = write_huggingface(cfg, model.state_dict(), folder, class_names=names, overwrite=overwrite)
-    task = "ImageSegmentation" if model_facts(cfg).is_panoptic else "ObjectDetection"
     return (
         f"{written}: {cfg.MODEL.META_ARCHITECTURE} with {num_classes} classes from {cfg.MODEL.WEIGHTS}; "
-        f"open it with transformers.AutoModelFor{task}.from_pretrained({str(written)!r})."
+        f"open it with transformers.{AUTO_CLASSES[kind_of_model(cfg)]}.from_pretrained({str(written)!r})."
     )

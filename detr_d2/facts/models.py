@@ -37,7 +37,7 @@ class ModelFacts:
         max_objects: key of the most objects that a training image may hold.
         thing_classes: key of the contiguous ids of those classes that are things.
         semantic_classes: key of the number of classes of semantic maps, which it learns from.
-        is_panoptic: it returns ``panoptic_seg``.
+        is_panoptic: it returns ``panoptic_seg``. panoptic_key: the key that says so, where not all of its models do.
         box_model: the model that it is built on, whose facts count where its own claim nothing: the key that names it,
             or its registered name.
         weights: regular expressions, for each of which a state dict of this model has a fitting name. A checkpoint is
@@ -45,7 +45,7 @@ class ModelFacts:
         transformers: the ``model_type`` of the counterpart of its box model in Hugging Face's ``transformers``.
         postprocessing: what makes results of its raw outputs.
         heads_in_postprocessing: what that calls although it is a part of the model.
-        attention: its part with an encoder and a decoder whose attention `detr_d2.visualization.attention` can draw.
+        attention: its part with ``attention_parts``, which `detr_d2.visualization.attention` can draw.
         mask_attention: its masks are made of attention maps, which its `mask_looks` gives.
     """
 
@@ -54,6 +54,7 @@ class ModelFacts:
     thing_classes: str = ""
     semantic_classes: str = ""
     is_panoptic: bool = False
+    panoptic_key: str = ""
     box_model: str = ""
     weights: tuple[str, ...] = ()
     transformers: str = ""
@@ -93,6 +94,8 @@ def model_facts(cfg: CfgNode) -> ModelFacts:
     No facts are claimed for a name that is not registered: building the model is where that is an error.
     """
     facts = _facts_of_name(cfg.MODEL.META_ARCHITECTURE)
+    if facts.panoptic_key:
+        facts = replace(facts, is_panoptic=value_of(cfg, facts.panoptic_key))
     return facts.upon(_facts_of_name(box_model_of(cfg))) if facts.box_model else facts
 
 

@@ -339,7 +339,7 @@ def test_broken_folders(cfg_of, folder, snapshot, assert_untouched):
     weights.unlink()
     refused(r"holds a config.json but no weights: expected model.safetensors", FileNotFoundError)
     config.write_text(text.replace('"model_type": "detr"', '"model_type": "yolos"'))
-    refused(r"MODEL\.WEIGHTS: .*config.json is of a 'yolos' model; .* detr and deformable_detr can be read")
+    refused(r"MODEL\.WEIGHTS: .*config.json is of a 'yolos' model; .* detr, deformable_detr, mask2former can be read")
     config.write_text("{")
     refused("is not the config of a transformers model")
     config.unlink()

@@ -16,7 +16,7 @@ from ..names import as_held, bare_state, has_mask_stage
 from .deformable import SELECTION_PARTS
 from .layout import Layout, Pairs, inverse, renamed, resnet_pairs, stacked
 
-Kind = Literal["detr", "panoptic", "deformable"]
+Kind = Literal["detr", "panoptic", "deformable", "mask2former"]
 Backbone = Literal["resnet", "timm"]
 
 _SELECTION = "transformer.query_selection."

@@ -130,6 +130,18 @@ def renamed(state: Mapping[str, Tensor], pairs: Pairs) -> dict[str, Tensor]:
     return result
 
 
+def unstacked(state: Mapping[str, Tensor], whole: str, parts: str) -> dict[str, Tensor]:
+    """The inverse of `stacked`: ``whole`` is a regular expression with groups for the module and for weight or bias,
+    ``parts`` a name with places for the module, for q, k or v, and for weight or bias.
+    """
+    result = {}
+    for name, value in state.items():
+        match = re.fullmatch(whole, name)
+        names = [name] if match is None else [parts.format(match[1], part, match[2]) for part in "qkv"]
+        result |= dict(zip(names, value.chunk(len(names)), strict=True))
+    return result
+
+
 def stacked(state: Mapping[str, Tensor], parts: str, whole: str) -> dict[str, Tensor]:
     """The state dict with projections to queries, keys and values in one.
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...checkpoint import ClassHead, reinit_parts
-from ...facts import ModelFacts, methods, num_classes_of
+from ...facts import ModelFacts, itself, methods, num_classes_of
 from ...layers import MLP
 from ...structures import DotMasks, FeatureLevels, PaddedImages, Predictions, Targets
 from ..masks import InstanceMasks, MaskReader, PanopticMap, PointMaskCost, PointMaskLosses, SemanticMap
 from ..set_prediction import HungarianMatcher, SetCriterion, SoftmaxScoring, output_sizes
 from ..transformer import MaskedTransformer, PixelDecoder
-from .base import SetPredictor, checked_thing_classes, ground_truth_masks, require_features
+from .base import AttentionParts, SetPredictor, checked_thing_classes, ground_truth_masks, require_features
 
 Size = tuple[int, int]
 
@@ -72,6 +72,8 @@ class Mask2Former(SetPredictor):
         max_objects="MODEL.MASK_FORMER.NUM_OBJECT_QUERIES",
         thing_classes="MODEL.MASK_FORMER.THING_CLASSES",
         is_panoptic=True,
+        panoptic_key="MODEL.MASK_FORMER.TEST.PANOPTIC_ON",
+        transformers="mask2former",
         weights=(
             r"(^|\.)transformer\.query_feat\.",
             r"(^|\.)pixel_decoder\.encoder\.",
@@ -79,6 +81,7 @@ class Mask2Former(SetPredictor):
             r"(^|\.)mask_embed\.",
         ),
         postprocessing=methods("postprocess"),
+        attention=itself,
     )
 
     @configurable
@@ -185,6 +188,10 @@ class Mask2Former(SetPredictor):
         out = self.transformer(levels, mask_features, self.mask_embed, frames, all_layers=all_layers)
         masks = DotMasks(out.mask_embeddings, mask_features, frames)
         return MaskDetection(levels, Predictions(self.class_embed(out.hidden_states), masks=masks))
+
+    def attention_parts(self) -> AttentionParts:
+        pixels = self.pixel_decoder
+        return AttentionParts(pixels.position_encoding, pixels.encoder.layers, self.transformer.layers, frames=True)
 
     def losses(self, detection: MaskDetection, targets: Targets) -> dict[str, Tensor]:
         return self.criterion(detection.predictions, targets)
