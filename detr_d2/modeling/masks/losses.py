@@ -26,7 +26,7 @@ class MaskLosses:
         target = target.flatten(1).to(logits.dtype)
         return {
             "loss_mask": focal_mask_loss(logits, target)[None] / num_objects,
-            "loss_dice": dice_mask_loss(logits, target)[None] / num_objects,
+            "loss_dice": dice_mask_loss(logits, target).sum()[None] / num_objects,
         }
 
 
@@ -36,7 +36,7 @@ def focal_mask_loss(logits: Tensor, target: Tensor, *, alpha: float = 0.25, gamm
 
 
 def dice_mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - Dice coefficient with 1 added to both its sides (Milletari et al., 3DV 2016), summed: M x P, M x P -> ()."""
+    """1 - Dice coefficient with 1 added to both its sides (Milletari et al., 3DV 2016): M x P, M x P -> M."""
     probability = logits.sigmoid()
     overlap = 2 * (probability * target).sum(1)
-    return (1 - (overlap + 1) / (probability.sum(1) + target.sum(1) + 1)).sum()
+    return 1 - (overlap + 1) / (probability.sum(1) + target.sum(1) + 1)

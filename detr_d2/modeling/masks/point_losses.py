@@ -76,23 +76,26 @@ class PointMaskLosses:
     ) -> dict[str, Tensor]:
         masks, counts = predictions.masks, targets.counts
         nothing = 0.0 * (masks.embeddings.float().sum() + masks.features.float().sum())  # keeps every gradient there
-        entropy, dice = ([nothing] * len(predictions.logits) for _ in range(2))
+        entropy = dice = nothing.expand(len(predictions.logits))
         pairs = zip(matches.query.split(counts, dim=1), matches.target.split(counts, dim=1), strict=True)
         for image, (queries, objects) in enumerate(pairs):  # L x T_b
             if not counts[image]:
                 continue
-            embeddings, features = masks.embeddings_of(image), masks.features_of(image)
-            own = own_masks(targets, masks, image)
-            for layer, (query, index) in enumerate(zip(queries, objects, strict=True)):
-                with torch.autocast(features.device.type, enabled=False):
-                    logits = torch.einsum("mc,chw->mhw", embeddings[layer, query], features)
-                    predicted, target = self.at_points(logits, own[index].to(logits.dtype))
-                    loss = F.binary_cross_entropy_with_logits(predicted, target, reduction="none").mean(1).sum()
-                    entropy[layer], dice[layer] = entropy[layer] + loss, dice[layer] + dice_mask_loss(predicted, target)
-        return {"loss_mask": torch.stack(entropy) / num_objects, "loss_dice": torch.stack(dice) / num_objects}
+            query = queries.gather(1, objects.argsort(1)).T  # T_b x L, in the order of the objects
+            features = masks.features_of(image)
+            embeddings = masks.embeddings_of(image)[torch.arange(query.shape[1], device=query.device), query]
+            with torch.autocast(features.device.type, enabled=False):
+                logits = torch.einsum("mc,chw->mhw", embeddings.flatten(0, 1), features)
+                predicted, target = self.at_points(logits, own_masks(targets, masks, image).to(logits.dtype))
+                loss = F.binary_cross_entropy_with_logits(predicted, target, reduction="none").mean(1)
+                entropy = entropy + loss.view_as(query).sum(0)
+                dice = dice + dice_mask_loss(predicted, target).view_as(query).sum(0)
+        return {"loss_mask": entropy / num_objects, "loss_dice": dice / num_objects}
 
     def at_points(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """M x h x w logits and M x H x W ground truth -> both at each mask's points, M x P."""
+        """Logits, M x h x w, M / T of them of each object in turn, and the objects' ground truth, T x H x W -> both at
+        each mask's points, M x P.
+        """
         with torch.no_grad():
             count = int(self.importance * self.num_points)
             drawn = torch.rand(len(logits), int(self.oversampling * self.num_points), 2, device=logits.device)
@@ -100,7 +103,7 @@ class PointMaskLosses:
             chosen = sampled(logits, drawn).abs().topk(count, dim=1, largest=False).indices
             others = torch.rand(len(logits), self.num_points - count, 2, device=logits.device).to(logits.dtype)
             points = torch.cat([drawn.gather(1, chosen[..., None].expand(-1, -1, 2)), others], dim=1)
-        return sampled(logits, points), sampled(target, points)
+        return sampled(logits, points), sampled(target, points.view(len(target), -1, 2)).view(len(logits), -1)
 
 
 def own_masks(targets: Targets, masks: DotMasks, image: int) -> Tensor:

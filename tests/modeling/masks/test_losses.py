@@ -35,7 +35,10 @@ def test_losses_are_of_upsampled_logits_of_matched_queries() -> None:
     losses = MaskLosses()(*matched(logits, masks), torch.tensor(4.0))
     full = F.interpolate(logits.flip(0)[None], size=(15, 18), mode="bilinear", align_corners=False)[0].flatten(1)
     flat = masks.flatten(1).float()
-    expected = {"loss_mask": focal_mask_loss(full, flat)[None] / 4, "loss_dice": dice_mask_loss(full, flat)[None] / 4}
+    expected = {
+        "loss_mask": focal_mask_loss(full, flat)[None] / 4,
+        "loss_dice": dice_mask_loss(full, flat).sum()[None] / 4,
+    }
     torch.testing.assert_close(losses, expected)
 
 

@@ -134,7 +134,7 @@ def test_training_makes_no_mask_of_a_query_without_object(monkeypatch: pytest.Mo
     einsum = torch.einsum
     monkeypatch.setattr(torch, "einsum", lambda rule, *x: sizes.append(einsum(rule, *x)) or sizes[-1])
     model([item(2), item(1)])
-    assert [len(x) for x in sizes] == [2] * 5 + [1] * 5
+    assert [len(x) for x in sizes] == [2 * 5, 1 * 5]  # in all five predictions
 
 
 def test_the_official_file(tmp_path: Path) -> None:
