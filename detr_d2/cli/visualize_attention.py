@@ -1,6 +1,7 @@
 """Draw what a detection transformer looks at: attention of object queries to the image (decoder) and of points of the
 image to the rest of it (encoder). For DETR and panoptic DETR it is a map; for Deformable DETR the points that it reads,
-larger where their weight is, in the colour of the feature level that they are read from.
+larger where their weight is, in the colour of the feature level that they are read from. Each layer of Mask2Former
+shows the map of the one level that it looks at, of that what the query's mask covers.
 
     python tools/visualize_attention.py --config-file output/run/config.yaml MODEL.WEIGHTS output/run/model_final.pth \\
         --input street.jpg --output attention.jpg

@@ -96,7 +96,7 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_transformers(state: Mapping[str, Tensor], version: int = 5) -> dict[str, Tensor]:
-    """Our state dict under the names of the modules (5) or of files (4). Their Swin Transformer has one norm more, which
+    """Our state dict under the names of the modules (5) or of files (4). Their Swin Transformer has one norm more, that
     nothing reads.
     """
     split = unstacked(parted(state), r"(transformer\.layers\.\d+\.self_attn)\.in_proj_(weight|bias)", "{}.{}_proj.{}")
