@@ -98,14 +98,15 @@ def keep_queries(ours: OurWorkload, share: float = KEPT_QUERIES) -> None:
     model = ours.model
     logits = model.detect(model.preprocess(ours.inputs)).predictions.pred_logits
     wanted = share * logits.shape[0] * logits.shape[1]
+    box_model, threshold = model.box_model, model.object_mask_threshold
 
     def distance(scale: float) -> float:
-        kept = (model.detr.scoring.segments(scale * image, model.object_mask_threshold)[0] for image in logits)
+        kept = (box_model.scoring.segments(scale * image, threshold)[0] for image in logits)
         return abs(sum(map(len, kept)) - wanted)
 
     scale = min(torch.logspace(-1, 2, 241).tolist(), key=distance)
-    model.detr.class_embed.weight *= scale
-    model.detr.class_embed.bias *= scale
+    box_model.class_embed.weight *= scale
+    box_model.class_embed.bias *= scale
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from ..checkpoint import DetrCheckpointer, loading_options
 from ..facts import box_model_of, model_facts
-from ..modeling import DETR, FCOS, DeformableDETR
+from ..modeling import DETR, FCOS, DeformableDETR, Mask2Former
 from .inputs import Settings, make_inputs
 from .random_weights import (
     keep_queries,
@@ -24,6 +24,7 @@ from .random_weights import (
     spread_scores,
 )
 from .torchvision_reference import TorchvisionWorkload
+from .transformers_mask2former import Mask2FormerTransformersWorkload
 from .transformers_reference import (
     DeformableTransformersWorkload,
     PanopticTransformersWorkload,
@@ -62,6 +63,7 @@ PAIRINGS: dict[tuple[type, bool], Pairing] = {
         "transformers", DeformableTransformersWorkload, as_trained=(spread_samples,), distinct=(separate_classes,)
     ),
     (DeformableDETR, True): Pairing(as_trained=(spread_samples,)),
+    (Mask2Former, True): Pairing("transformers", Mask2FormerTransformersWorkload, as_trained=(keep_queries,)),
     (FCOS, False): Pairing("torchvision", TorchvisionWorkload, as_trained=(spread_scores,)),
 }
 

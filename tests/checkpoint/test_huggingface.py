@@ -407,5 +407,5 @@ def test_a_model_of_another_name_has_the_counterpart_of_its_base(cfg_of, tmp_pat
 
 def test_a_model_without_counterpart(cfg_of):
     cfg = cfg_of("panoptic", "MODEL.META_ARCHITECTURE", "FCOS")
-    with pytest.raises(ValueError, match="FCOS', which transformers has no model for: it has DETR, panoptic DETR and"):
+    with pytest.raises(ValueError, match="FCOS', which transformers has no model for: it has DETR, panoptic DETR, Def"):
         check_expressible(cfg)

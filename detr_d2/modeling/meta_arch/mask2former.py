@@ -163,6 +163,11 @@ class Mask2Former(SetPredictor):
             "reinit": reinit_parts(cfg),
         }
 
+    @property
+    def object_mask_threshold(self) -> float:
+        """What a query's best class must exceed to enter the panoptic map."""
+        return self.settings.object_mask_threshold
+
     def preprocess(self, batched_inputs: list[dict]) -> PaddedImages:
         return PaddedImages.from_inputs(batched_inputs, self.pixel_mean, self.pixel_std, self.size_divisibility)
 
