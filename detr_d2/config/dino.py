@@ -14,7 +14,7 @@ def add_dino_config(cfg: CN) -> None:
     cfg.MODEL.DINO.DENOISING_QUERIES = 100
     # Besides each of them one with more noise, which is to be no object.
     cfg.MODEL.DINO.CONTRASTIVE = True
-    # Half of it is the share of their classes that are drawn anew.
+    # Half of it is the share of their classes that are drawn anew: with few classes, draw all (2.0).
     cfg.MODEL.DINO.LABEL_NOISE = 0.5
     # How far corners of their boxes move, in halves of the box's size.
     cfg.MODEL.DINO.BOX_NOISE = 1.0
