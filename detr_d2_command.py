@@ -23,6 +23,7 @@ COMMANDS = {
     "attention": ("visualize_attention", (), "draw what a transformer looks at"),
     "data": ("visualize_data", (), "draw what a model sees: images after augmentation"),
     "subset": ("make_subset", (), "some categories of a dataset, split for training and validation"),
+    "voc": ("convert_voc", (), "Pascal VOC's annotations to COCO's format"),
     "shapes": ("generate_shapes", (), "generate the Shapes dataset"),
     "panoptic-stuff": ("prepare_panoptic_stuff", (), "the semantic maps that Panoptic FPN learns from"),
 }

@@ -43,7 +43,7 @@ def inputs(cfg: CfgNode) -> list[dict]:
 def test_every_folder_is_read():
     """Those for COCO are listed in ``published_recipes.py``; a yaml that is forgotten there fails its test."""
     assert {path.parent.name for path in YAMLS} == {
-        *("COCO-Detection", "COCO-InstanceSegmentation", "COCO-PanopticSegmentation", "Custom", "Shapes")
+        *("BloodCells", "COCO-Detection", "COCO-InstanceSegmentation", "COCO-PanopticSegmentation", "Custom", "Shapes")
     }
     shapes = {path.stem for path in YAMLS if path.parent.name == "Shapes"}
     assert shapes >= {"detr_R_18", "panoptic_detr_R_18", "deformable_detr_R_18", "fcos_R_18", "faster_rcnn_R_18"}
@@ -64,11 +64,11 @@ class Outputs(DatasetEvaluator):
 
 @pytest.fixture
 def custom_data(own_data, tmp_path, monkeypatch):
-    """The datasets that configs/Custom name, below the working directory."""
+    """The datasets that configs/Custom and configs/BloodCells name, below the working directory."""
     monkeypatch.chdir(tmp_path)
-    for name, stuff in (("custom", None), ("custom_panoptic", {3: "sky"})):
+    for name, stuff in (("custom", None), ("bccd", None), ("custom_panoptic", {3: "sky"})):
         own_data(f"datasets/{name}", {1: "cat", 2: "dog"}, stuff)
-        for split in ("train", "val"):
+        for split in ("train", "val", "test"):
             shutil.copy(f"datasets/{name}/boxes.json", f"datasets/{name}/{split}.json")
             if stuff:
                 shutil.copy(f"datasets/{name}/panoptic.json", f"datasets/{name}/panoptic_{split}.json")
@@ -76,7 +76,7 @@ def custom_data(own_data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_trains_and_infers(path: Path, request: pytest.FixtureRequest):
-    if path.parent.name == "Custom":
+    if path.parent.name in ("BloodCells", "Custom"):
         request.getfixturevalue("custom_data")
     cfg = load_config(str(path), SMALL)
     if cfg.MODEL.RESNETS.DEPTH >= 50:
