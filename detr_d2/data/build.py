@@ -11,16 +11,19 @@ import torch
 import torch.utils.data as torchdata
 from detectron2.config import CfgNode
 from detectron2.data import (
-    DatasetFromList,
+    DatasetCatalog,
     DatasetMapper,
     MapDataset,
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
-    print_instances_class_histogram,
 )
-from detectron2.data.build import trivial_batch_collator
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+    trivial_batch_collator,
+)
 from detectron2.data.samplers import InferenceSampler
+from tabulate import tabulate
 
 from ..facts import DATASET_MAPPER_REGISTRY, class_names_of, reads_segments
 from .augmentation import build_augmentation
@@ -34,6 +37,8 @@ from .checks import (
     readable_annotations,
 )
 from .checks.files import check_size
+from .checks.rules import Records
+from .image_lists import class_counts, joined, parts_of, shared, sizes_of
 from .train_loader import TrainLoader, small_batch
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
@@ -68,12 +73,12 @@ def build_train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         ValueError, FileNotFoundError: what ``detr_d2.data.checks`` finds.
     """
     images, mapper = training_images(cfg), build_dataset_mapper(cfg, is_train=True)
-    if isinstance(images, list):
+    if isinstance(images, Sequence):
         return TrainLoader(cfg, images, mapper)
     return build_detection_train_loader(cfg, dataset=images, mapper=mapper, total_batch_size=small_batch(cfg))
 
 
-def training_images(cfg: CfgNode) -> list[dict[str, Any]] | torchdata.Dataset:
+def training_images(cfg: CfgNode) -> Sequence[dict[str, Any]] | torchdata.Dataset:
     """The images of ``DATASETS.TRAIN`` that training draws from, checked; what the mapper takes."""
     return _checked_dataset(cfg, cfg.DATASETS.TRAIN, is_train=True)
 
@@ -89,12 +94,12 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLoader:
     """
     images, mapper = evaluation_images(cfg, dataset_name), build_dataset_mapper(cfg, is_train=False)
     workers, size = cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_BATCH
-    if not isinstance(images, list):
+    if not isinstance(images, Sequence):
         return build_detection_test_loader(images, mapper=mapper, batch_size=size, num_workers=workers)
     mine = list(InferenceSampler(len(images)))
-    shapes = [(images[i].get("height"), images[i].get("width")) for i in mine]
+    shapes = list(map(tuple, sizes_of(images)[mine].tolist()))
     return torchdata.DataLoader(
-        MapDataset(DatasetFromList(images, copy=False), mapper),
+        MapDataset(shared(images), mapper),
         batch_sampler=[[mine[i] for i in batch] for batch in batches_of_one_size(shapes, size)],
         num_workers=workers,
         collate_fn=trivial_batch_collator,
@@ -113,7 +118,7 @@ def build_validation_loader(cfg: CfgNode, dataset_name: str) -> torchdata.DataLo
     mapper = build_dataset_mapper(cfg, is_train=True)
     mapper.augmentations = build_dataset_mapper(cfg, is_train=False).augmentations
     return torchdata.DataLoader(
-        MapDataset(DatasetFromList(images, copy=False) if isinstance(images, list) else images, mapper),
+        MapDataset(shared(images) if isinstance(images, Sequence) else images, mapper),
         sampler=InferenceSampler(len(images)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
@@ -140,20 +145,20 @@ def check_test_sets(cfg: CfgNode) -> None:
         if cfg.TEST.LOSSES:
             build_validation_loader(cfg, name)
         images = evaluation_images(cfg, name)
-        if isinstance(images, list):
+        if isinstance(images, Sequence):
             with ThreadPoolExecutor() as pool:
                 problems = Problems(chain.from_iterable(pool.map(check_size, images)))
             problems.raise_first(name)
 
 
-def evaluation_images(cfg: CfgNode, dataset_name: str) -> list[dict[str, Any]] | torchdata.Dataset:
+def evaluation_images(cfg: CfgNode, dataset_name: str) -> Sequence[dict[str, Any]] | torchdata.Dataset:
     """The images of ``dataset_name`` as evaluation reads them, checked; what the mapper takes."""
     return _checked_dataset(cfg, [dataset_name], is_train=False)
 
 
 def _checked_dataset(
     cfg: CfgNode, names: Sequence[str], *, is_train: bool, keeps_empty: bool = False
-) -> list[dict[str, Any]] | torchdata.Dataset:
+) -> Sequence[dict[str, Any]] | torchdata.Dataset:
     """What Detectron2's ``get_detection_dataset_dicts`` gives for these names, with each dataset checked; with
     ``keeps_empty``, images without objects stay, whatever ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says.
 
@@ -172,13 +177,9 @@ def _checked_dataset(
     for name in names:
         check_dataset_name(name)
         with readable_annotations(name):
-            dataset = get_detection_dataset_dicts(
-                name,
-                filter_empty=is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not keeps_empty,
-                min_keypoints=keypoints,
-                check_consistency=False,
-            )
-        if isinstance(dataset, list):
+            filters = is_train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not keeps_empty
+            dataset = _filtered(name, DatasetCatalog.get(name), filters, keypoints)
+        if isinstance(dataset, Sequence):
             # The metadata of some datasets names the classes once they are loaded.
             class_names = class_names_of(cfg, name)
             demands = Demands.of(cfg, is_train=is_train)
@@ -191,11 +192,40 @@ def _checked_dataset(
             logging.getLogger(__name__).info(f"Dataset {name!r} is a torch Dataset: not checked.")
         datasets.append(dataset)
 
-    if not all(isinstance(dataset, list) for dataset in datasets):
+    if not all(isinstance(dataset, Sequence) for dataset in datasets):
         return datasets[0] if len(datasets) == 1 else torchdata.ConcatDataset(datasets)
-    dataset_dicts, segments = list(chain.from_iterable(datasets)), reads_segments(cfg)
+    images = joined(datasets)
     if is_train:
         check_same_classes(cfg, names)
-    if not segments and class_names is not None and all("annotations" in d for d in dataset_dicts):
-        print_instances_class_histogram(dataset_dicts, class_names)
-    return dataset_dicts
+    if not reads_segments(cfg) and class_names is not None and all(map(_has_annotations, parts_of(images))):
+        _log_class_counts(images, class_names)
+    return images
+
+
+def _filtered(
+    name: str, images: Sequence[dict[str, Any]] | torchdata.Dataset, filter_empty: bool, min_keypoints: int
+) -> Sequence[dict[str, Any]] | torchdata.Dataset:
+    """What Detectron2's ``get_detection_dataset_dicts`` makes of the images of a dataset."""
+    if isinstance(images, torchdata.Dataset):
+        return images
+    assert len(images), f"Dataset {name!r} is empty!"
+    has_instances = "annotations" in images[0]
+    if filter_empty and has_instances:
+        images = (
+            images.with_objects() if isinstance(images, Records) else filter_images_with_only_crowd_annotations(images)
+        )
+    if min_keypoints > 0 and has_instances:
+        images = filter_images_with_few_keypoints(images, min_keypoints)
+    assert len(images), f"No valid data found in {name}."
+    return images
+
+
+def _has_annotations(images: Sequence[dict[str, Any]]) -> bool:
+    return images.has("annotations") if isinstance(images, Records) else all("annotations" in d for d in images)
+
+
+def _log_class_counts(images: Sequence[dict[str, Any]], class_names: Sequence[str]) -> None:
+    counts = class_counts(images, len(class_names)).tolist()
+    rows = [*zip(class_names, counts, strict=True), ("total", sum(counts))]
+    table = tabulate(rows, headers=["category", "#instances"], tablefmt="pipe")
+    logging.getLogger(__name__).info(f"Distribution of instances among all {len(class_names)} categories:\n{table}")

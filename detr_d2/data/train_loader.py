@@ -5,7 +5,7 @@ goes on where it stopped.
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 import torch.utils.data as torchdata
 from detectron2.config import CfgNode
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
-from detectron2.data.common import DatasetFromList
 from detectron2.utils import comm
+
+from .image_lists import only_classes, shared, sizes_of
 
 # What decides, beside seed and position, which images are in which batch.
 _ORDER = ("dataset_size", "batch", "processes")
@@ -37,12 +38,12 @@ class TrainLoader:
         ValueError: the processes cannot share a batch, or an unknown sampler.
     """
 
-    def __init__(self, cfg: CfgNode, images: list[dict[str, Any]], mapper: Callable) -> None:
+    def __init__(self, cfg: CfgNode, images: Sequence[dict[str, Any]], mapper: Callable) -> None:
         batch, processes = small_batch(cfg), comm.get_world_size()
         self._cfg, self._mapper = cfg, mapper
-        group = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-        self._bucket_of = [int(group and d.get("width", 0) > d.get("height", 0)) for d in images]
-        self._images = DatasetFromList(images, copy=False)
+        sizes = sizes_of(images)
+        self._bucket_of = ((sizes[:, 0] > sizes[:, 1]) & cfg.DATALOADER.ASPECT_RATIO_GROUPING).astype(np.int8)
+        self._images, self._of_sampler = shared(images), only_classes(images)
         self._order = {"dataset_size": len(images), "batch": batch, "processes": processes}
         self.load_state_dict({"seed": comm.shared_random_seed(), "images": 0} | self._order)
 
@@ -80,7 +81,7 @@ class TrainLoader:
                 f"The order of the data is no longer that of the run that is resumed: {', '.join(changed)}."
             )
         with seeded(self._seed):  # Detectron2's samplers draw their own seeds
-            self.sampler = _train_loader_from_config(self._cfg, self._mapper, dataset=self._images)["sampler"]
+            self.sampler = _train_loader_from_config(self._cfg, self._mapper, dataset=self._of_sampler)["sampler"]
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
         """Batches of (position, index of the image), from the first."""
@@ -115,14 +116,14 @@ def small_batch(cfg: CfgNode) -> int:
 class _Samples(torchdata.Dataset):
     """Mapped images by (position, index), each under a random state of its own."""
 
-    def __init__(self, images: DatasetFromList, mapper: Callable, bucket_of: list[int], key: tuple[int, ...]) -> None:
+    def __init__(self, images: Sequence, mapper: Callable, bucket_of: np.ndarray, key: tuple[int, ...]) -> None:
         self.images, self.mapper, self.bucket_of, self.key = images, mapper, bucket_of, key
 
     def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
         position, index = sample
         with seeded(*self.key, position):
             while (mapped := self.mapper(self.images[index])) is None:
-                index = random.choice([i for i, b in enumerate(self.bucket_of) if b == self.bucket_of[index]])
+                index = random.choice(np.flatnonzero(self.bucket_of == self.bucket_of[index]).tolist())
             return mapped
 
 

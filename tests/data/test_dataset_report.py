@@ -308,8 +308,8 @@ def test_summary(own_data):
     assert ticks == [12] * 12  # images and PNGs
     summary = report.summary
     assert (summary["images"], summary["images_without_objects"]) == (6, 2)
-    assert summary["objects_per_image"] == [0, 1, 2, 0, 1, 2]
-    assert summary["image_sizes"][:2] == [[48, 64], [64, 48]]
+    assert summary["objects_per_image"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert summary["image_sizes"][:2].tolist() == [[48, 64], [64, 48]]
     rows = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in summary["classes"]}
     assert rows["cat"] == {"id": 0, "isthing": True, "objects": 2, "images": 3, "crowds": 1, "S": 2, "M": 0, "L": 0}
     assert rows["dog"] == {"id": 17, "isthing": True, "objects": 3, "images": 3, "crowds": 0, "S": 2, "M": 0, "L": 1}

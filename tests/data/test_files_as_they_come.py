@@ -231,7 +231,7 @@ def test_a_class_that_training_does_not_know(own_data, config):
 
 def test_categories_of_a_test_set_that_are_none_of_its_classes(own_data, config):
     cfg = config(own_data("train", THINGS), own_data("test", THINGS))
-    records = DatasetCatalog.get("test")
+    records = list(DatasetCatalog.get("test"))
     records[1]["annotations"][0]["category_id"] = 7
     DatasetCatalog.register("made", lambda: records)
     MetadataCatalog.get("made").thing_classes = list(THINGS.values())

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..image_files import read_head
 from .problems import Problems
+from .rules import Records
 
 
 def check_files(records: Iterable[dict[str, Any]], key: str, *, is_error: bool) -> Problems:
@@ -15,22 +16,30 @@ def check_files(records: Iterable[dict[str, Any]], key: str, *, is_error: bool) 
 
     Each folder is listed once: a stat per file takes minutes for COCO on a network disk. URLs cannot be listed.
     """
-    idents = {record[key]: record.get("image_id") for record in records if key in record}
-    by_folder: dict[str, dict[str, str]] = {}
-    for file_name in idents:
-        if "://" not in file_name:
-            folder, name = os.path.split(file_name)
-            by_folder.setdefault(folder, {})[name] = file_name
-    absent = {path: why for folder, names in by_folder.items() for path, why in _absent(folder, names).items()}
+    if isinstance(records, Records) and key == "file_name":
+        files, idents = records.files()
+    else:
+        named = [record for record in records if key in record]
+        files, idents = [record[key] for record in named], [record.get("image_id") for record in named]
+    by_folder: dict[str, list[int]] = {}
+    for i, file in enumerate(files):
+        if "://" not in file:
+            by_folder.setdefault(os.path.dirname(file), []).append(i)
+    absent: dict[int, str] = {}
+    for folder, places in by_folder.items():
+        why = _absent(folder, {os.path.basename(files[i]) for i in places})
+        absent |= {i: why[name] for i in places if why and (name := os.path.basename(files[i])) in why}
     problems, kind = Problems(), "missing-image" if key == "file_name" else "missing-png"
-    is_error |= len(absent) == len(idents)
-    for file in (file for file in idents if file in absent):
-        problems.add(kind, file, idents[file], absent[file], is_error=is_error)
+    is_error |= len(absent) == len(files)
+    # One problem a file, with the id of the last image that names it.
+    of_file = {files[i]: i for i in sorted(absent)}
+    for file, i in of_file.items():
+        problems.add(kind, file, idents[i], absent[i], is_error=is_error)
     return problems
 
 
-def _absent(folder: str, names: dict[str, str]) -> dict[str, str]:
-    """Paths by name -> what to say of those that are not in the folder."""
+def _absent(folder: str, names: Iterable[str]) -> dict[str, str]:
+    """What to say of those names that are not in the folder."""
     try:
         with os.scandir(folder or os.curdir) as entries:
             there = {entry.name for entry in entries if entry.is_symlink() or entry.is_file()}  # without a stat
@@ -40,9 +49,9 @@ def _absent(folder: str, names: dict[str, str]) -> dict[str, str]:
         return {}
     composed = {unicodedata.normalize("NFC", name) for name in there if not name.isascii()}
     return {
-        path: "there is no such file"
+        name: "there is no such file"
         + (" in this form of Unicode, but in another: rename it" * (unicodedata.normalize("NFC", name) in composed))
-        for name, path in names.items()
+        for name in names
         if name not in there
     }
 

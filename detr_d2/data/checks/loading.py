@@ -17,6 +17,7 @@ from .files import check_files
 from .problems import BadDatasetError, Demands, Problems, datasets_root
 from .rules import (
     Objects,
+    Records,
     check_categories,
     check_classes,
     check_records,
@@ -81,11 +82,11 @@ def readable_annotations(dataset_name: str) -> Iterator[None]:
 
 
 def check_dataset_dicts(
-    dataset_dicts: list[dict[str, Any]],
+    dataset_dicts: Sequence[dict[str, Any]],
     dataset_name: str,
     demands: Demands,
     class_names: Sequence[str] | None = None,
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     """Check one dataset against what the model asks for and the disk. About 1 s for COCO's 118 thousand images.
 
     Args:
@@ -107,10 +108,10 @@ def check_dataset_dicts(
     problems = Problems()
     if not dataset_dicts:
         problems.error("no-images", "", None, "is empty: its annotation file names no image")
-    keys = [key for key in ("annotations", "segments_info") if any(key in d for d in dataset_dicts)]
+    keys = [key for key in ("annotations", "segments_info") if _have(dataset_dicts, key)]
     if demands.learns_segments:  # beside which a dataset may have annotations in a class space of their own
         keys = [key for key in keys if key != "annotations"]
-    objects = Objects(dataset_dicts, *(keys[:1] or ["annotations"]))
+    objects = Objects.of(dataset_dicts, *(keys[:1] or ["annotations"]))
     things = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
     things = None if things is None else list(things.values())
     problems += check_classes(demands, class_names, things, separate_stuff(dataset_name))
@@ -128,6 +129,10 @@ def check_dataset_dicts(
     problems.log_warnings(dataset_name)
     drops = demands.is_train and objects.key == "annotations"
     return objects.usable(objects.degenerate & objects.counts & drops)
+
+
+def _have(records: Sequence[dict[str, Any]], key: str) -> bool:
+    return records.has(key) if isinstance(records, Records) else any(key in record for record in records)
 
 
 def check_same_classes(cfg: CfgNode, names: Iterable[str]) -> None:

@@ -1,9 +1,10 @@
 """The rules that a dataset must keep for a model, on Detectron2's dicts: what the loaders raise, and the tool lists.
 
-Legend: N objects of all images.
+Legend: I images, N objects of all images.
 """
 
-from collections.abc import Collection, Container, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -17,7 +18,32 @@ _BOX_MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 _SHOWN = 5  # names of classes that a message lists
 _CROWD_FLAGS = {None: 0, 0: 0, 1: 1, "": 0, "0": 0, "1": 1, "false": 0, "true": 1}
 _MAX_COORDINATE = 1e9  # of a box, in pixels
+_BLOCK = 2**20  # objects that are looked at together
 _SURE = 10  # boxes from which on their format can be told
+
+
+class Records(Sequence[dict[str, Any]]):
+    """Images in Detectron2's format that are made when they are asked for: what is asked of all is in columns."""
+
+    @abstractmethod
+    def has(self, key: str) -> bool:
+        """Whether the dicts have an entry of that name."""
+
+    @abstractmethod
+    def with_objects(self) -> "Records":
+        """Those with annotations that are no crowds."""
+
+    @abstractmethod
+    def objects(self) -> "Objects":
+        """Their annotations."""
+
+    @abstractmethod
+    def sizes(self) -> np.ndarray:
+        """I x 2, width and height of each."""
+
+    @abstractmethod
+    def files(self) -> tuple[list[str], list[Any]]:
+        """The files of all images, and their ids."""
 
 
 class Objects:
@@ -35,14 +61,23 @@ class Objects:
     def __init__(self, records: Sequence[dict[str, Any]], key: str) -> None:
         self.records, self.key = records, key
         per_image = [record.get(key) or () for record in records]
-        self.items: list[dict[str, Any]] = list(chain.from_iterable(per_image))
+        self.items: Sequence[dict[str, Any]] = list(chain.from_iterable(per_image))
         self.image = np.repeat(np.arange(len(records)), [len(objects) for objects in per_image])
+
+    @classmethod
+    def of(cls, records: Sequence[dict[str, Any]], key: str) -> "Objects":
+        """From columns where the records have them."""
+        return records.objects() if isinstance(records, Records) and key == "annotations" else cls(records, key)
 
     def where(self, index: int) -> tuple[str, Any]:
         """The image of the object with this index in ``items``, and its id, or its place in the image."""
         image = self.image[index]
         place = index - int(np.searchsorted(self.image, image))
         return file_of(self.records[image]), self.items[index].get("id", f"{self.key}[{place}]")
+
+    def blocks(self) -> Iterator[slice]:
+        """Parts of the N objects that are small beside the memory."""
+        return (slice(i, min(i + _BLOCK, len(self.items))) for i in range(0, len(self.items), _BLOCK))
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -69,20 +104,58 @@ class Objects:
         return np.array([int(mode) if mode in _BOX_MODES else -1 for mode in modes], dtype=np.int64)
 
     @cached_property
-    def xyxy(self) -> np.ndarray:
-        """N x 4, the corners of the boxes."""
-        corners = self.boxes.copy()
-        corners[:, 2:] += np.where((self.modes == BoxMode.XYWH_ABS)[:, None], self.boxes[:, :2], 0)
+    def sizes(self) -> np.ndarray:
+        """I x 2, width and height of each image; infinite where it does not say them."""
+        if isinstance(self.records, Records):
+            return self.records.sizes()
+        sizes = [(record.get("width", np.inf), record.get("height", np.inf)) for record in self.records]
+        return np.array(sizes, dtype=np.float64).reshape(-1, 2)
+
+    @cached_property
+    def has_mask(self) -> np.ndarray:
+        """N, whether each has a segmentation."""
+        return np.array([has_mask(item) for item in self.items], dtype=bool)
+
+    def has_class_in(self, known: range) -> np.ndarray:
+        """N, whether the category of each is one of these."""
+        return np.array([is_in(item.get("category_id"), known) for item in self.items], dtype=bool)
+
+    def class_counts(self, number: int) -> np.ndarray:
+        """How many objects but crowds there are of each of this many classes, of which all objects are."""
+        counted = (item["category_id"] for item, counts in zip(self.items, self.counts, strict=True) if counts)
+        return np.bincount(np.fromiter(counted, np.int64), minlength=number)
+
+    def used_categories(self) -> set[str]:
+        """Every category, as text, that an object is of."""
+        return {str(item.get("category_id")) for item in self.items}
+
+    def corners(self, part: slice) -> np.ndarray:
+        """The corners of some boxes: x, y, x, y."""
+        corners = np.array(self.boxes[part])
+        corners[:, 2:] += np.where((self.modes[part] == BoxMode.XYWH_ABS)[:, None], corners[:, :2], 0)
         return corners
+
+    @cached_property
+    def malformed(self) -> np.ndarray:
+        """N, whether each has no box of four finite numbers."""
+        return self._of_blocks(lambda part: ~np.isfinite(self.boxes[part]).all(axis=1))
 
     @cached_property
     def degenerate(self) -> np.ndarray:
         """N, whether each has a box of zero or negative size."""
-        with np.errstate(invalid="ignore"):
-            sizes = self.boxes[:, 2:] - np.where((self.modes == BoxMode.XYXY_ABS)[:, None], self.boxes[:, :2], 0)
-        return np.isfinite(self.boxes).all(axis=1) & (sizes <= 0).any(axis=1)
 
-    def usable(self, dropped: np.ndarray) -> list[dict[str, Any]]:
+        def has_no_area(part: slice) -> np.ndarray:
+            boxes = self.boxes[part]
+            with np.errstate(invalid="ignore"):
+                sizes = boxes[:, 2:] - np.where((self.modes[part] == BoxMode.XYXY_ABS)[:, None], boxes[:, :2], 0)
+            return (sizes <= 0).any(axis=1)
+
+        return self._of_blocks(has_no_area) & ~self.malformed
+
+    def _of_blocks(self, of: Callable[[slice], np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.zeros(0, dtype=bool), *map(of, self.blocks())])
+
+    def usable(self, dropped: np.ndarray) -> Sequence[dict[str, Any]]:
         """The records less the objects that ``dropped``, N, marks, with 0 or 1 as ``iscrowd`` of annotations. What
         changes is copied; where nothing does, these are the given ones.
         """
@@ -100,12 +173,12 @@ class Objects:
 def check_categories(objects: Objects, demands: Demands) -> Problems:
     """Objects whose category is no class of the model, as far as its number of them is known."""
     problems, key = Problems(), demands.key("num_classes")
-    known = range(demands.num_classes or 0)
-    for i, item in enumerate(objects.items if demands.num_classes is not None else ()):
-        if not is_in(item.get("category_id"), known):
-            message = f"category_id {item.get('category_id')!r}, but {key} is {demands.num_classes}"
-            message += ": ids must be contiguous from 0 (register_coco_instances makes them so)"
-            problems.error("unknown-category", *objects.where(i), message)
+    if demands.num_classes is None:
+        return problems
+    for i in np.flatnonzero(~objects.has_class_in(range(demands.num_classes))):
+        message = f"category_id {objects.items[i].get('category_id')!r}, but {key} is {demands.num_classes}"
+        message += ": ids must be contiguous from 0 (register_coco_instances makes them so)"
+        problems.error("unknown-category", *objects.where(i), message)
     return problems
 
 
@@ -120,10 +193,9 @@ def check_records(objects: Objects, demands: Demands) -> Problems:
     if objects.key == "annotations":
         learnt &= ~_check_boxes(objects, learnt, demands, problems)
         if demands.needs_masks:
-            for i in np.flatnonzero(objects.counts):
-                if not has_mask(objects.items[i]):
-                    message = "no usable segmentation, of which MODEL.MASK_ON needs one of every object"
-                    problems.error("no-segmentation", *objects.where(i), message)
+            for i in np.flatnonzero(objects.counts & ~objects.has_mask):
+                message = "no usable segmentation, of which MODEL.MASK_ON needs one of every object"
+                problems.error("no-segmentation", *objects.where(i), message)
     _check_numbers(objects, learnt, demands.key("max_objects"), demands.max_objects, problems)
     return problems
 
@@ -145,7 +217,7 @@ def _check_numbers(objects: Objects, counted: np.ndarray, key: str, limit: int |
 
 def _check_boxes(objects: Objects, learnt: np.ndarray, demands: Demands, problems: Problems) -> np.ndarray:
     """Problems of boxes are appended; N, which boxes cannot be learnt from. Crowds' may be anything."""
-    malformed, modeless = ~np.isfinite(objects.boxes).all(axis=1), objects.modes < 0
+    malformed, modeless = objects.malformed, objects.modes < 0
     _check_box_format(objects, learnt & ~malformed, problems)
     for i in np.flatnonzero(malformed):
         message = f"bbox {objects.items[i].get('bbox')!r} is not four finite numbers"
@@ -165,22 +237,26 @@ def _check_boxes(objects: Objects, learnt: np.ndarray, demands: Demands, problem
 
 def _check_box_format(objects: Objects, learnt: np.ndarray, problems: Problems) -> None:
     """Boxes x, y, w, h that are none: fractions of their images, or x, y, x, y. Few boxes may happen to look so."""
-    learnt = np.flatnonzero(learnt & (objects.modes == BoxMode.XYWH_ABS))
-    sizes = [(record.get("width", np.inf), record.get("height", np.inf)) for record in objects.records]
-    sizes = np.array(sizes, dtype=np.float64).reshape(-1, 2)[objects.image[learnt]]
-    boxes = objects.boxes[learnt]
-    if len(learnt) < _SURE:
+    learnt = learnt & (objects.modes == BoxMode.XYWH_ABS)
+    count, largest, leave, fit = int(np.count_nonzero(learnt)), -np.inf, 0, True
+    if count < _SURE:
         return
-    if boxes.max() <= 1:
-        message = f"bbox {list(boxes[0])} and all others lie in 0..1: they must be x, y, w, h in pixels"
-    elif ((boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(axis=1).mean() > 0.5) and (
-        (boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= sizes + 1)
-    ).all():
-        message = f"bbox {list(boxes[0])} and all others fit as x, y, x, y, but leave the image as x, y, w, h, as which"
-        message += " they are read"
+    for part in objects.blocks():
+        boxes, sizes = objects.boxes[part][learnt[part]], objects.sizes[objects.image[part][learnt[part]]]
+        largest = max(largest, boxes.max(initial=-np.inf))
+        leave += int((boxes[:, :2] + boxes[:, 2:] > sizes + 1).any(axis=1).sum())
+        fit = fit and bool(((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= sizes + 1)).all())
+    first = int(np.argmax(learnt))
+    box = list(objects.boxes[first])
+    if largest <= 1:
+        message = f"bbox {box} and all others lie in 0..1: they must be x, y, w, h in pixels"
+    elif leave / count > 0.5 and fit:
+        message = (
+            f"bbox {box} and all others fit as x, y, x, y, but leave the image as x, y, w, h, as which they are read"
+        )
     else:
         return
-    problems.error("box-format", *objects.where(int(learnt[0])), message)
+    problems.error("box-format", *objects.where(first), message)
 
 
 def check_something_to_learn(objects: Objects, file: str = "") -> Problems:
@@ -226,8 +302,13 @@ def check_classes(
 def check_semantic_maps(records: Sequence[dict[str, Any]], demands: Demands, file: str = "") -> Problems:
     """An error where a model learns from semantic maps, and an image has none."""
     problems = Problems()
-    without = sum("sem_seg_file_name" not in record for record in records)
-    if demands.is_train and demands.semantic_classes is not None and without:
+    if not demands.is_train or demands.semantic_classes is None:
+        return problems
+    if isinstance(records, Records) and not records.has("sem_seg_file_name"):
+        without = len(records)
+    else:
+        without = sum("sem_seg_file_name" not in record for record in records)
+    if without:
         problems.error(
             *("no-semantic-maps", file, None),
             f"gives no semantic maps ('sem_seg_file_name') of {without} images, which the model learns from: use a "

@@ -16,18 +16,18 @@ def plot_summary(name: str, summary: dict[str, Any]) -> Figure:
     """Objects of each class by size, sizes of objects, objects of an image, sizes of images."""
     figure = Figure(figsize=(13, 9), layout="constrained")
     classes, sizes, counts, images = figure.subplots(2, 2).ravel()
-    figure.suptitle(f"{for_plots(name)}: {summary['images']} images, {sum(summary['objects_per_image'])} objects")
+    figure.suptitle(f"{for_plots(name)}: {summary['images']} images, {summary['objects_per_image'].sum()} objects")
     _plot_classes(classes, summary["classes"])
-    if summary["box_sizes"]:
-        sizes.hist(summary["box_sizes"], bins=np.geomspace(1, max(2, *summary["box_sizes"]), 40))
+    if len(summary["box_sizes"]):
+        sizes.hist(summary["box_sizes"], bins=np.geomspace(1, summary["box_sizes"].max(initial=2), 40))
     for limit in list(SIZES.values())[:2]:
         sizes.axvline(limit**0.5, color="black", linestyle=":")
     sizes.set(xscale="log", xlabel="square root of the area, pixels (dotted: small | medium | large)", ylabel="objects")
-    most = max(summary["objects_per_image"], default=0)
+    most = summary["objects_per_image"].max(initial=0)
     counts.hist(summary["objects_per_image"], bins=np.arange(-0.5, most + 1.5, max(1, most // 50)))
     counts.set(xlabel="objects of an image", ylabel="images")
-    if summary["image_sizes"]:
-        images.plot(*np.array(summary["image_sizes"]).T, ".", alpha=0.5)
+    if summary["images"]:
+        images.plot(*summary["image_sizes"].T, ".", alpha=0.5)
     images.set(xlabel="width, pixels", ylabel="height, pixels", title="images", xlim=(0, None), ylim=(0, None))
     return figure
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
 from ..checks import Demands, Problems
@@ -43,7 +44,9 @@ class DatasetReport:
         """For JSON."""
         problems = [asdict(problem) for problem in self.problems]
         files = self.dataset.as_entry()
-        return {**files, "trains": self.trains, "decoded": self.decoded, "problems": problems, "summary": self.summary}
+        lists = {key: value.tolist() for key, value in self.summary.items() if isinstance(value, np.ndarray)}
+        summary = {**self.summary, **lists}
+        return {**files, "trains": self.trains, "decoded": self.decoded, "problems": problems, "summary": summary}
 
     def __str__(self) -> str:
         lines = [f"{self.dataset.name}: {self.dataset.json_file}", *map(str, self.problems)]
@@ -85,7 +88,7 @@ def report_dataset(
     boxes, panoptic, records, problems = dataset.read()
     if not (boxes.is_readable and (panoptic is None or panoptic.is_readable)):
         return DatasetReport(dataset, problems, {}, False, demands.is_train)
-    objects, segments = Objects(records, "annotations"), Objects(records, "segments_info")
+    objects, segments = records.objects(), Objects(records if panoptic else [], "segments_info")
     problems += check_records(objects, demands)
     if demands.is_train and demands.learns_boxes and not (panoptic and demands.learns_segments):
         problems += check_something_to_learn(objects, boxes.file)
@@ -98,7 +101,7 @@ def report_dataset(
     problems += _check_classes(boxes, panoptic, dataset, demands)
     problems += check_semantic_maps(records, demands, boxes.file)
 
-    files = sum(key in record for record in records for key in ("file_name", "pan_seg_file_name"))
+    files = len(records) + (int(np.count_nonzero(records.segments.row >= 0)) if panoptic else 0)
     problems += check_images(records, demands, decode=decode, processes=processes, advance=progress(files))
     return DatasetReport(dataset, problems, summarize(boxes, panoptic, objects, segments), decode, demands.is_train)
 
@@ -117,11 +120,12 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
     columns = ["id", "name", "objects", "images", "crowds", *SIZES]
     rows = [[row[column] for column in columns] for row in summary["classes"]]
     lines = [tabulate(rows, headers=["id", "class", *columns[2:]])]
-    widths, heights = zip(*summary["image_sizes"], strict=True) if summary["image_sizes"] else ((0,), (0,))
+    sizes = summary["image_sizes"] if summary["images"] else np.zeros((1, 2), dtype=int)
+    (least_width, least_height), (width, height) = sizes.min(axis=0), sizes.max(axis=0)
     return [
         *lines,
         "",
-        f"{summary['images']} images of {min(widths)} x {min(heights)} to {max(widths)} x {max(heights)}, "
-        f"{summary['images_without_objects']} without objects; at most {max(summary['objects_per_image'], default=0)} "
+        f"{summary['images']} images of {least_width} x {least_height} to {width} x {height}, "
+        f"{summary['images_without_objects']} without objects; at most {summary['objects_per_image'].max(initial=0)} "
         "objects in one. S, M, L: areas below 32 x 32, below 96 x 96, and above.",
     ]

@@ -1,47 +1,48 @@
 """Files in COCO's formats: what can be used of them, in one form, and what is wrong with the rest."""
 
-import os
-import unicodedata
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
-from detectron2.utils.file_io import PathManager
 
-from ...files import read_json
 from ..checks.problems import Problems
-from ..checks.rules import crowd_flag, is_box, is_in
+from ..checks.rules import is_box, is_in
+from .array_file import ArrayFile
+from .packed_files import packed_file
+from .packing import CHANGED, NO_AREA, ODD, USABLE
+from .values import usable_segmentation
 
-_LISTS = ("images", "annotations", "categories")
 # After these the classes of a file mean nothing.
 _CATEGORY_ERRORS = ("format", "no-categories", "malformed-category", "duplicate-category-id")
-_MAX_PIXELS = 2**29  # of an image: more than PIL reads
 
 
-class CocoJson(NamedTuple):
-    """The usable content of one file.
+class CocoJson:
+    """The usable content of one file, which is read when it is asked for.
 
     Attributes:
         file: its name.
-        images: the images by id.
-        annotations: dicts, of whatever content but for ``image_id`` and ``iscrowd``.
+        arrays: its images and annotations, see `detr_d2.data.datasets.packing`; None where it could not be read.
         categories: names by id, in the order of the ids.
         stuff: names by id of those that are not things; a file of boxes has none.
         problems: of images and categories; of the file as a whole.
-        content: all of it; {} where it is not readable. Whole numbers that are written as text or floats are numbers,
-            crowds are 1 and other objects 0, backslashes of file names are slashes, and names of categories have the
-            composed form of Unicode (NFC).
+
+    Whole numbers that are written as text or floats are numbers, crowds are 1 and other objects 0, backslashes of file
+    names are slashes, and names of categories have the composed form of Unicode (NFC).
     """
 
-    file: str
-    images: dict[int, dict[str, Any]]
-    annotations: list[dict[str, Any]]
-    categories: dict[int, str]
-    stuff: dict[int, str]
-    problems: Problems
-    content: dict[str, Any]
+    def __init__(self, file: str, arrays: ArrayFile | None, problems: Problems) -> None:
+        self.file, self.arrays, self.problems = file, arrays, problems
+        about = arrays.about if arrays else {"categories": [], "problems": [], "is_panoptic": False}
+        listed = about["categories"]
+        by_id = {category["id"]: category["name"] for category in reversed(listed) if _is_category(category)}
+        self.categories: dict[int, str] = dict(sorted(by_id.items()))
+        things = [category.get("id") for category in listed if category.get("isthing") == 1]  # ids of any type
+        names = self.categories.items() if about["is_panoptic"] else ()
+        self.stuff: dict[int, str] = {ident: name for ident, name in names if ident not in things}
+        for is_error, kind, ident, message in about["problems"]:
+            problems.add(kind, file, ident, message, is_error=is_error)
 
     @property
     def things(self) -> dict[int, str]:
@@ -51,12 +52,30 @@ class CocoJson(NamedTuple):
     @property
     def is_readable(self) -> bool:
         """Whether it is JSON with the lists that COCO's formats have."""
-        return bool(self.content)
+        return self.arrays is not None
 
     @property
     def has_classes(self) -> bool:
         """Whether all of its categories could be read."""
         return not any(problem.kind in _CATEGORY_ERRORS for problem in self.problems)
+
+    @cached_property
+    def images(self) -> "Images":
+        """Its images, in the order of the file."""
+        return Images(self.arrays)
+
+    @cached_property
+    def annotations(self) -> "Annotations":
+        """Dicts of whatever content but for ``image_id`` and ``iscrowd``: image after image, then as in the file."""
+        return Annotations(self.arrays)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All of it, as JSON has it; {} where it is not readable."""
+        if self.arrays is None:
+            return {}
+        lists = {"images": self.images, "annotations": self.annotations, "categories": self.arrays.about["categories"]}
+        return {**self.arrays.about["others"], **lists}
 
     def require_classes(self) -> "CocoJson":
         """The file itself; a ValueError that says what is wrong where its categories could not be read."""
@@ -69,7 +88,7 @@ class CocoJson(NamedTuple):
 
 
 def read_coco_json(json_file: str, *, is_panoptic: bool = False) -> CocoJson:
-    """Read a file, however much of it is wrong.
+    """Read a file, however much of it is wrong. A large one is read once, and mapped from then on (`packed_file`).
 
     Args:
         json_file: its name, or address.
@@ -79,158 +98,108 @@ def read_coco_json(json_file: str, *, is_panoptic: bool = False) -> CocoJson:
         FileNotFoundError: it is missing, or a folder.
     """
     problems = Problems()
-    content = _load(json_file, problems)
-    if isinstance(content, dict) and not is_panoptic:
-        content.setdefault("annotations", [])  # which COCO's own test sets lack
-    lists = [content.get(key) if isinstance(content, dict) else None for key in _LISTS]
-    if not all(map(is_dicts, lists)):
-        if not problems:
-            message = "is not in COCO's format: it needs the lists images, annotations and categories"
-            problems.error("format", json_file, None, message)
-        return CocoJson(json_file, {}, [], {}, {}, problems, {})
-    images, annotations, categories = lists
-    by_id, names = _images(images, json_file, problems), _categories(categories, json_file, problems)
-    for annotation in annotations:
-        _change(annotation, "image_id", whole)
-        _change(annotation, "category_id", whole)
-        crowd = crowd_flag(annotation.get("iscrowd"))
-        if crowd is None:
-            message = f"iscrowd is {annotation['iscrowd']!r}, neither 0 nor 1: it is a crowd"
-            problems.warn("malformed-annotation", json_file, annotation.get("id"), message)
-        annotation["iscrowd"] = 0 if crowd == 0 else 1
-    stuff = {}
-    if is_panoptic:
-        for category in categories:
-            if category.get("isthing") not in (0, 1):
-                message = "it needs isthing: 1 a thing, 0 stuff"
-                problems.error("malformed-category", json_file, category.get("id"), message)
-        things = [category.get("id") for category in categories if category.get("isthing") == 1]  # ids of any type
-        stuff = {ident: name for ident, name in names.items() if ident not in things}
-    return CocoJson(json_file, by_id, annotations, names, stuff, problems, content)
-
-
-def _load(json_file: str, problems: Problems) -> Any:
-    """What a file holds; None where it is no JSON, which is then a problem."""
-    local = PathManager.get_local_path(json_file)
-    if not os.path.exists(local):
-        raise FileNotFoundError(f"The annotation file {json_file} does not exist.")
-    if os.path.isdir(local):
-        raise FileNotFoundError(f"{json_file} is a folder, not an annotation file.")
     try:
-        return read_json(local)
+        return CocoJson(json_file, packed_file(json_file, is_panoptic=is_panoptic), problems)
     except ValueError as error:
-        problems.error("format", json_file, None, f"{str(error).removeprefix(f'{local} ')} Was it copied completely?")
-        return None
+        problems.error("format", json_file, None, str(error))
+        return CocoJson(json_file, None, problems)
 
 
-def is_dicts(value: Any) -> bool:
-    """Whether it is a list of dicts."""
-    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+class Images(Sequence[dict[str, Any]]):
+    """The usable images of a file, in its order; each is made when it is asked for."""
+
+    def __init__(self, arrays: ArrayFile) -> None:
+        self._arrays = arrays
+        self._of_place = np.argsort(arrays["place"])
+
+    def __len__(self) -> int:
+        return len(self._of_place)
+
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        arrays, row = self._arrays, self._of_place[place]
+        image = {"id": int(arrays["image_id"][row]), "file_name": name_of(arrays, row)}
+        image |= {key: int(arrays[key][row]) for key in ("height", "width")}
+        return image | json_of(arrays, "image_rest", row)
 
 
-def whole(value: Any) -> Any:
-    """A whole number that is written as text or as a float, as an integer; anything else as it is."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
-        return int(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+class Annotations(Sequence[dict[str, Any]]):
+    """The annotations of a file, image after image; each is made when it is asked for."""
+
+    def __init__(self, arrays: ArrayFile) -> None:
+        self._arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self._arrays["image"])
+
+    def __getitem__(self, row: int | slice) -> Any:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        return annotations_of(self._arrays, row, row + 1)[0]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(self), 1000):
+            yield from annotations_of(self._arrays, start, min(start + 1000, len(self)))
 
 
-def _change(item: dict, key: str, change: Callable[[Any], Any]) -> None:
-    if key in item:
-        item[key] = change(item[key])
+def annotations_of(arrays: Mapping[str, np.ndarray], start: int, end: int) -> list[dict[str, Any]]:
+    """The annotations of some rows, as the file has them."""
+    rows = slice(start, end)
+    images = arrays["image_id"][arrays["image"][rows]].tolist() if len(arrays["image_id"]) else [0] * (end - start)
+    columns = (arrays[name][rows].tolist() for name in ("id", "category", "crowd", "box", "area", "integers", "flags"))
+    has_rest = "rest_size" in arrays and arrays["rest_size"][rows].any()
+    result = []
+    for i, (image, ident, category, crowd, box, area, integers, flags) in enumerate(zip(images, *columns, strict=True)):
+        rest = json_of(arrays, "rest", start + i) if has_rest else {}
+        if flags & ODD:
+            result.append(rest)
+            continue
+        if integers:
+            box = [int(x) if integers >> bit & 1 else x for bit, x in enumerate(box)]
+            area = int(area) if integers & 16 else area
+        annotation = {"id": ident, "image_id": image, "category_id": category, "bbox": box}
+        if not flags & NO_AREA:
+            annotation["area"] = area
+        result.append({**annotation, "iscrowd": crowd, **rest})
+    return result
 
 
-def _images(images: list[dict], file: str, problems: Problems) -> dict[int, dict]:
-    if not images:
-        problems.error("no-images", file, None, "lists no image")
-    by_id, names = {}, Counter()
-    for image in images:
-        for key in ("id", "height", "width"):
-            _change(image, key, whole)
-        _change(image, "file_name", lambda name: name.replace("\\", "/") if isinstance(name, str) else name)
-        wanted = {"id": int, "file_name": str, "height": int, "width": int}
-        wrong = [key for key, kind in wanted.items() if type(image.get(key)) is not kind]
-        wrong += [key for key in ("height", "width") if key not in wrong and not 0 < image[key] < _MAX_PIXELS]
-        if not wrong and image["height"] * image["width"] > _MAX_PIXELS:
-            wrong = ["height", "width"]
-        if wrong:
-            values = ", ".join(f"{key} {image.get(key)!r}" for key in wrong)
-            problems.error("malformed-image", file, image.get("id"), f"an image with {values}")
-        elif image["id"] in by_id:
-            message = f"images {by_id[image['id']]['file_name']} and {image['file_name']} share it"
-            problems.error("duplicate-image-id", file, image["id"], message)
-        else:
-            names[image["file_name"]] += 1
-            if names[image["file_name"]] == 2:
-                message = f"{image['file_name']} is listed more than once"
-                problems.warn("duplicate-image-file", file, image["id"], message)
-            by_id[image["id"]] = image
-    return by_id
+def usable_annotations_of(arrays: Mapping[str, np.ndarray], start: int, end: int) -> list[dict[str, Any]]:
+    """The annotations of some rows, all of listed images, with segmentations that can be learnt alone."""
+    annotations = annotations_of(arrays, start, end)
+    for i, flags in enumerate(arrays["flags"][start:end].tolist()):
+        if flags & CHANGED and flags & USABLE:
+            image = arrays["image"][start + i]
+            size = int(arrays["height"][image]), int(arrays["width"][image])
+            annotations[i]["segmentation"] = usable_segmentation(annotations[i]["segmentation"], *size)[0]
+        elif not flags & USABLE:
+            annotations[i].pop("segmentation", None)
+    return annotations
 
 
-def _categories(categories: list[dict], file: str, problems: Problems) -> dict[int, str]:
-    """Names by id, in the order of the ids."""
-    if not categories:
-        problems.error("no-categories", file, None, "lists no categories")
-    names, ids_of = {}, {}
-    for category in categories:
-        _change(category, "id", whole)
-        _change(category, "name", lambda name: unicodedata.normalize("NFC", name) if isinstance(name, str) else name)
-        ident, name = category.get("id"), category.get("name")
-        if type(ident) is not int or not isinstance(name, str):
-            message = f"the category {category} needs a whole number as id and a name"
-            problems.error("malformed-category", file, ident, message)
-        elif ident in names:
-            problems.error("duplicate-category-id", file, ident, f"categories {names[ident]!r} and {name!r} share it")
-        else:
-            names[ident] = name
-            if name in ids_of:
-                problems.warn("duplicate-category-name", file, ident, f"{name!r} is category {ids_of[name]}, too")
-            ids_of.setdefault(name, ident)
-    return dict(sorted(names.items()))
+def name_of(arrays: Mapping[str, np.ndarray], image: int) -> str:
+    """The ``file_name`` of an image."""
+    return _bytes_of(arrays, "name", image).decode("utf-8", "surrogatepass")
 
 
-def usable_segmentation(segmentation: Any, height: int, width: int) -> tuple[list | dict | None, str]:
-    """What of an object's segmentation can be learnt, polygons or compressed RLE, and what is wrong with the rest.
-
-    Args:
-        segmentation: as the file gives it.
-        height, width: of the image.
-
-    Returns:
-        None where nothing is usable; "" where nothing is wrong.
-    """
-    if isinstance(segmentation, list):
-        usable = [polygon for polygon in segmentation if _is_polygon(polygon)]
-        if len(usable) == len(segmentation):
-            return usable, ""
-        return usable or None, f"{len(segmentation) - len(usable)} of its {len(segmentation)} polygons are no polygons"
-    if not isinstance(segmentation, dict):
-        return None, "it is neither a list of polygons nor RLE"
-    counts, size = segmentation.get("counts"), segmentation.get("size")
-    if size != [height, width]:
-        return None, f"its RLE is of {size}, its image of {[height, width]} (height, width)"
-    try:
-        if isinstance(counts, list):
-            if sum(counts) != height * width or min(counts) < 0:
-                return None, f"its RLE does not count the {height * width} pixels of its image"
-            segmentation = mask_util.frPyObjects(segmentation, height, width)
-        if mask_util.decode(segmentation).any():
-            return segmentation, ""
-        return None, "its mask is empty"
-    except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
-        return None, f"its RLE cannot be read ({error})"
+def json_of(arrays: Mapping[str, np.ndarray], name: str, row: int) -> dict[str, Any]:
+    """What is kept as JSON of an image or an annotation."""
+    content = _bytes_of(arrays, name, row)
+    return json.loads(content) if content else {}
 
 
-def _is_polygon(polygon: Any) -> bool:
-    """Whether it is a list of three or more points, x and y in turn."""
-    if not isinstance(polygon, list) or len(polygon) % 2 or len(polygon) < 6:
-        return False
-    try:
-        points = np.array(polygon)
-    except ValueError:  # lists of several lengths
-        return False
-    return points.ndim == 1 and points.dtype.kind in "iuf" and bool(np.isfinite(points).all())
+def _bytes_of(arrays: Mapping[str, np.ndarray], name: str, row: int) -> bytes:
+    starts = arrays.get(f"{name}_start")
+    if starts is None or not len(starts):
+        return b""
+    start = int(starts[row])
+    return arrays.bytes[start : start + int(arrays[f"{name}_size"][row])].tobytes()
+
+
+def _is_category(category: Mapping[str, Any]) -> bool:
+    return type(category.get("id")) is int and isinstance(category.get("name"), str)
 
 
 def read_ground_truth(json_file: str) -> dict[str, Any]:
@@ -243,19 +212,33 @@ def read_ground_truth(json_file: str) -> dict[str, Any]:
     """
     coco = read_coco_json(json_file).require_classes()
     annotations = []
-    for annotation in coco.annotations:
-        image, box = annotation.get("image_id"), annotation.get("bbox")
-        if not (is_in(image, coco.images) and is_in(annotation.get("category_id"), coco.categories) and is_box(box)):
-            continue
-        size, area = (coco.images[image]["height"], coco.images[image]["width"]), annotation.get("area")
-        if not isinstance(area, (int, float)) or not area > 0:
-            area = max(0, box[2]) * max(0, box[3])
-        kept = {**annotation, "area": area, "iscrowd": annotation.get("iscrowd", 0)}
-        kept["segmentation"] = usable_segmentation(annotation.get("segmentation") or [], *size)[0]
-        annotations.append(kept if kept["segmentation"] else {k: v for k, v in kept.items() if k != "segmentation"})
+    first, end = coco.arrays["first"][[0, -1]].tolist()
+    for annotation in usable_annotations_of(coco.arrays, first, end):
+        box, area = annotation.get("bbox"), annotation.get("area")
+        if is_in(annotation.get("category_id"), coco.categories) and is_box(box):
+            if not isinstance(area, (int, float)) or not area > 0:
+                area = max(0, box[2]) * max(0, box[3])
+            annotations.append({**annotation, "area": area})
     idents = [annotation.get("id") for annotation in annotations]
     if any(type(ident) is not int or ident < 1 for ident in idents) or len(set(idents)) < len(idents):
         for number, annotation in enumerate(annotations, start=1):
             annotation["id"] = number
-    images, categories = list(coco.images.values()), list(coco.content["categories"])
+    images, categories = list(coco.images), list(coco.content["categories"])
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+def ground_truth_columns(coco: CocoJson) -> dict[str, np.ndarray]:
+    """The annotations of `read_ground_truth` in columns, N of each, without their segmentations: image_ids,
+    category_ids, boxes (N x 4), ids, area, iscrowd.
+    """
+    arrays = coco.arrays
+    known = np.isin(arrays["category"], np.array(list(coco.categories), dtype=np.int64))
+    rows = np.flatnonzero((arrays["image"] >= 0) & known & np.isfinite(arrays["box"]).all(axis=1))
+    boxes, area, ids = arrays["box"][rows], arrays["area"][rows], arrays["id"][rows]
+    area = np.where(area > 0, area, boxes[:, 2:].clip(min=0).prod(axis=1))
+    odd = (coco.annotations[row] for row in rows[arrays["flags"][rows] & ODD > 0])
+    has_ids = all(type(annotation.get("id")) is int for annotation in odd)
+    if not has_ids or (ids < 1).any() or len(np.unique(ids)) < len(ids):
+        ids = np.arange(1, len(rows) + 1)
+    columns = {"image_ids": arrays["image_id"][arrays["image"][rows]], "category_ids": arrays["category"][rows]}
+    return {**columns, "boxes": boxes, "ids": ids, "area": area, "iscrowd": arrays["crowd"][rows]}

@@ -10,6 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..checks.problems import Problems
 from .coco_json import CocoJson, read_coco_json
 from .panoptic_stuff import IGNORE_LABEL
-from .records import add_segments, make_records
+from .records import PackedRecords, add_segments, make_records
 
 _NEEDED = ("name", "json_file", "image_root")
 _OPTIONAL = ("panoptic_json", "panoptic_root", "sem_seg_root")
@@ -39,7 +40,7 @@ class Content(NamedTuple):
 
     boxes: CocoJson
     panoptic: CocoJson | None
-    records: list[dict[str, Any]]
+    records: PackedRecords | None
     problems: Problems
 
 
@@ -110,13 +111,13 @@ class CustomDataset(NamedTuple):
         panoptic = read_coco_json(self.panoptic_json, is_panoptic=True) if self.panoptic_json else None
         problems = Problems([*boxes.problems, *(panoptic.problems if panoptic else ())])
         if not (boxes.is_readable and (panoptic is None or panoptic.is_readable)):
-            return Content(boxes, panoptic, [], problems)
+            return Content(boxes, panoptic, None, problems)
         records = make_records(boxes, self.image_root, problems)
         if panoptic:
-            add_segments(records, boxes, panoptic, (self.panoptic_root, self.sem_seg_root), problems)
-        return Content(boxes, panoptic, list(records.values()), problems)
+            records = add_segments(records, panoptic, (self.panoptic_root, self.sem_seg_root), problems)
+        return Content(boxes, panoptic, records, problems)
 
-    def load(self) -> list[dict[str, Any]]:
+    def load(self) -> PackedRecords:
         """Detectron2's dicts with contiguous classes, one an image.
 
         Raises:
@@ -126,20 +127,12 @@ class CustomDataset(NamedTuple):
         boxes, panoptic, records, problems = self.read()
         problems.raise_first(self.name)
         problems.log_warnings(self.name)
-        things = _contiguous(boxes.categories)
-        classes = things if panoptic is None else _contiguous({**panoptic.things, **panoptic.stuff})
-        for record in records:
-            for item in record["annotations"]:
-                item["category_id"] = things[item["category_id"]]
-            segments = record.pop("segments_info", ())
-            if self.sem_seg_root:
-                record.pop("pan_seg_file_name")
-            elif panoptic:
-                record["segments_info"] = [
-                    {**s, "isthing": s["category_id"] in things, "category_id": classes[s["category_id"]]}
-                    for s in segments
-                ]
-        return records
+        segments = records.segments
+        if segments and self.sem_seg_root:
+            segments = replace(segments, png_root="", classes={})
+        elif segments:
+            segments = replace(segments, classes=_contiguous({**panoptic.things, **panoptic.stuff}))
+        return replace(records, classes=_contiguous(boxes.categories), segments=segments)
 
     def metadata(self) -> dict[str, Any]:
         """Detectron2's metadata, without the classes where the files cannot be read."""

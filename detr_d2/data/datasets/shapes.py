@@ -10,6 +10,7 @@ The two read the same files. Masks are RLE: Detectron2's own mapper wants ``INPU
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def register_shapes(root: Path | str) -> None:
             MetadataCatalog.get(name).set(**_metadata(root, split, separated))
 
 
-def load_shapes(root: Path | str, split: str, *, separated: bool = False) -> list[dict[str, Any]]:
+def load_shapes(root: Path | str, split: str, *, separated: bool = False) -> Sequence[dict[str, Any]]:
     """Detectron2's dicts, one per image.
 
     Keys: file_name, image_id, height, width, annotations (contiguous category ids, RLE masks, no crowds),
@@ -47,9 +48,10 @@ def load_shapes(root: Path | str, split: str, *, separated: bool = False) -> lis
     paths = split_paths(root, split)
     _check(root, paths)
     records = _dataset(paths, separated).load()
-    for record in records if not separated else ():
-        record["sem_seg_file_name"] = str(paths["sem_seg"] / Path(record["file_name"]).name)
-    return records
+    if separated:
+        return records
+    maps = str(paths["sem_seg"])
+    return [{**r, "sem_seg_file_name": os.path.join(maps, os.path.basename(r["file_name"]))} for r in records]
 
 
 def _dataset(paths: dict[str, Path], separated: bool) -> CustomDataset:
