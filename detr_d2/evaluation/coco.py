@@ -26,10 +26,9 @@ from ..data.datasets.coco_json import CocoJson, ground_truth_columns, read_coco_
 from ..data.datasets.packing import GIVEN
 from ..data.datasets.values import whole
 from .detections import Detections, joined
-from .kept import Keepable
 
 
-class HotCOCOEvaluator(COCOEvaluator, Keepable):
+class HotCOCOEvaluator(COCOEvaluator):
     """Detectron2's `COCOEvaluator` with another implementation of the AP of boxes and masks; results are its, and
     ``coco_instances_results.json``.
 
@@ -101,13 +100,6 @@ class HotCOCOEvaluator(COCOEvaluator, Keepable):
                 super().process([item], [output])
             else:
                 self._predictions.append(Detections.of(instances.to(self._cpu_device), item["image_id"]))
-
-    def take_last(self) -> dict[str, Any] | None:
-        last = self._predictions[-1] if self._predictions else None
-        return last.as_json() if isinstance(last, Detections) else None
-
-    def restore(self, part: dict[str, Any]) -> None:
-        self._predictions.append(Detections.from_json(part))
 
     def evaluate(self, img_ids: list[int] | None = None) -> OrderedDict[str, dict[str, float]]:
         """Figures of boxes and masks, in the main process; {} in others, and where nothing was predicted."""

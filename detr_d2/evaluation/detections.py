@@ -3,7 +3,6 @@
 Legend: N detections of an image, D of all.
 """
 
-from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -41,24 +40,6 @@ class Detections(NamedTuple):
         numbers = instances.scores.numpy(), instances.pred_classes.numpy().astype(np.int64)
         return cls(image_id, tuple(instances.image_size), np.asarray(boxes), *numbers, masks)
 
-    def as_json(self) -> dict[str, Any]:
-        """All of it, as JSON holds it."""
-        arrays = {key: b64encode(getattr(self, key).tobytes()).decode() for key in ("boxes", "scores", "classes")}
-        kinds = {"kinds": [self.boxes.dtype.str, self.scores.dtype.str]}
-        masks = None if self.masks is None else [counts.decode() for counts in self.masks]
-        return {"image_id": self.image_id, "size": self.size, **arrays, **kinds, "masks": masks}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "Detections":
-        """From what `as_json` gave."""
-        kinds = [*content["kinds"], "<i8"]
-        boxes, scores, classes = (
-            np.frombuffer(b64decode(content[key]), kind)
-            for key, kind in zip(("boxes", "scores", "classes"), kinds, strict=True)
-        )
-        masks = None if content["masks"] is None else [counts.encode() for counts in content["masks"]]
-        return cls(content["image_id"], tuple(content["size"]), boxes.reshape(-1, 4), scores, classes, masks)
-
     def results(self) -> Iterator[dict[str, Any]]:
         """COCO's format, as Detectron2's ``instances_to_coco_json`` gives it."""
         columns = self.classes.tolist(), self.boxes.tolist(), self.scores.tolist()
@@ -71,7 +52,6 @@ class Detections(NamedTuple):
 
 def joined(detections: Iterable[Detections], width: int, column: str) -> np.ndarray:
     """One of the arrays of all images, D or D x width, in fp64 or int64."""
-    arrays = [getattr(each, column) for each in detections]
     kind = np.int64 if column == "classes" else np.float64
     empty = np.zeros(0 if width == 1 else (0, width), dtype=kind)
     return np.concatenate([empty, *(getattr(each, column) for each in detections)]).astype(kind, copy=False)

@@ -130,7 +130,7 @@ class _Text:
                 if not (is_cut and self.read()):
                     raise
                 continue
-            if end < len(self.text) or not self.read():  # a number may go on
+            if end + 2 < len(self.text) or not self.read():  # a number may go on, after 1e+
                 self.i = end
                 return value
 
