@@ -115,6 +115,8 @@ class PackedAnnotations:
 
     def add(self, annotations: list[dict[str, Any]]) -> None:
         """Take over some of them."""
+        if not annotations:
+            return
         columns = self._plain(annotations)
         if columns is None and len(annotations) > 1:
             half = len(annotations) // 2
