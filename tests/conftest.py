@@ -195,6 +195,12 @@ def save_run() -> Callable[..., Path]:
     return save
 
 
+@pytest.fixture(scope="session")
+def narrow_cfg() -> Callable[..., CfgNode]:
+    """``narrow_cfg("COCO-Detection/detr_R_50_300ep", *overrides)`` -> that cfg, see `narrow`."""
+    return lambda name, *overrides: narrow(f"../{name}.yaml", *overrides)
+
+
 def narrow(config: str, *overrides: object) -> CfgNode:
     """The cfg of a yaml of ``configs/COCO-Detection``, narrow, with three decoder layers and 12 queries."""
     small = [

@@ -3,11 +3,16 @@ scaling on GPUs, or bf16 without on GPUs and CPUs.
 """
 
 import contextlib
+import math
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage
 
 PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -24,6 +29,38 @@ def autocast(cfg: CfgNode) -> torch.autocast:
     if amp.ENABLED and device == "cpu" and amp.PRECISION == "float16":
         raise ValueError('SOLVER.AMP.PRECISION "float16" needs a GPU; on a CPU set it to "bfloat16".')
     return torch.autocast(device, dtype=PRECISIONS[amp.PRECISION], enabled=amp.ENABLED)
+
+
+class Scalar(NamedTuple):
+    """What a model logs, before it is a number on the CPU; ``options`` are those of ``EventStorage.put_scalar``."""
+
+    name: str
+    value: torch.Tensor
+    options: dict[str, Any]
+
+
+@contextlib.contextmanager
+def later_scalars() -> Iterator[list[Scalar]]:
+    """Within it tensors that are put into the event storage are kept in a list, since each would be waited for."""
+    storage, kept = get_event_storage(), []
+
+    def put_scalar(name: str, value: float | torch.Tensor, *args: Any, **options: Any) -> None:
+        if isinstance(value, torch.Tensor) and not args:
+            kept.append(Scalar(storage._current_prefix + name, value, options))
+        else:
+            EventStorage.put_scalar(storage, name, value, *args, **options)
+
+    storage.put_scalar = put_scalar
+    try:
+        yield kept
+    finally:
+        del storage.put_scalar
+
+
+def _packed(values: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Single numbers as one vector, in fp32 at least."""
+    values = [value.detach().reshape(1) for value in values]
+    return torch.cat([value.to(torch.promote_types(value.dtype, torch.float32)) for value in values])
 
 
 class StepTrainer(SimpleTrainer):
@@ -53,7 +90,8 @@ class StepTrainer(SimpleTrainer):
         data_time = time.perf_counter() - start
         means: dict[str, torch.Tensor] = {}
         one_step = getattr(getattr(self.model, "module", self.model), "one_step", None)
-        with one_step(batches) if one_step and self.num_batches > 1 else contextlib.nullcontext():
+        shared = one_step(batches) if one_step and self.num_batches > 1 else contextlib.nullcontext()
+        with shared, later_scalars() as scalars:
             for i, batch in enumerate(batches):
                 is_last = i == len(batches) - 1
                 with contextlib.nullcontext() if is_last else getattr(self.model, "no_sync", contextlib.nullcontext)():
@@ -68,9 +106,40 @@ class StepTrainer(SimpleTrainer):
                     means[name] = means.get(name, 0) + value.detach() / len(batches)
         self.grad_scaler.unscale_(self.optimizer)  # clipping in optimizer.step() needs the true gradients
         self.after_backward()
-        self._write_metrics(means, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        self._write(means, scalars, data_time)
+
+    def _write(self, losses: dict[str, torch.Tensor], scalars: list[Scalar], data_time: float) -> None:
+        """Put losses, as means over the workers, and this worker's ``scalars`` into the event storage. They cross to
+        the CPU together, when all of the step is under way.
+
+        Raises:
+            FloatingPointError: the losses are infinite or NaN.
+        """
+        mine = _packed(losses.values())
+        mine = torch.cat([mine, mine.new_full((1,), data_time)])
+        rows = [torch.empty_like(mine) for _ in range(comm.get_world_size())] if comm.get_world_size() > 1 else [mine]
+        if len(rows) > 1:
+            torch.distributed.all_gather(rows, mine)
+        values = torch.cat([*rows, *([_packed(scalar.value for scalar in scalars)] if scalars else [])]).tolist()
+        rows = [values[i * len(mine) : (i + 1) * len(mine)] for i in range(len(rows))]
+        own = values[len(rows) * len(mine) :]
+        *columns, data_times = zip(*rows, strict=True)
+        storage = get_event_storage()
+        for scalar, number in zip(scalars, own, strict=True):
+            storage.put_scalar(scalar.name, number, **scalar.options)
+        storage.put_scalar("rank_data_time", data_time)
+        if not comm.is_main_process():
+            return
+        means = {name: sum(column) / len(column) for name, column in zip(losses, columns, strict=True)}
+        storage.put_scalar("data_time", max(data_times))
+        total = sum(means.values())
+        if not math.isfinite(total):
+            raise FloatingPointError(f"The loss became infinite or NaN at iteration {storage.iter}: {means}.")
+        storage.put_scalar("total_loss", total)
+        if len(means) > 1:
+            storage.put_scalars(**means)
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}

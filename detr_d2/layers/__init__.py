@@ -9,3 +9,4 @@ from .inverse_sigmoid import inverse_sigmoid
 from .masked_group_norm import MaskedGroupNorm, masked_group_norm
 from .mlp import MLP
 from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine, sine_features
+from .transfer import to_device

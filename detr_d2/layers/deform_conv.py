@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
 
 from .conv_norm import frozen_scale_and_shift
+from .kept import Kept
 
 
 def offset_conv(in_channels: int, *, stride: int = 1, kernel_size: int = 3, groups: int = 1) -> nn.Conv2d:
@@ -52,6 +53,7 @@ class ModulatedDeformConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.norm = norm
+        self._kept = Kept()
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, offset_mask: Tensor) -> Tensor:
@@ -65,7 +67,7 @@ class ModulatedDeformConv(nn.Module):
         weight, bias = self.weight, self.bias
         fold = isinstance(self.norm, FrozenBatchNorm2d)
         if fold:
-            scale, shift = frozen_scale_and_shift(self.norm)
+            scale, shift = self._kept.get(None, list(self.norm.buffers()), lambda: frozen_scale_and_shift(self.norm))
             weight = weight * scale[:, None, None, None]
             bias = shift if bias is None else bias * scale + shift
         # The operator has no half precision on every device, and computes offsets too coarsely in it.

@@ -1,5 +1,6 @@
 """Small value types that the stages of a model pass to each other."""
 
+from .detections import clipped, scaled_instances
 from .feature_levels import FeatureLevels
 from .padded_images import Frames, PaddedImages
 from .panoptic_ids import SegmentMap, decode_ids, encode_ids, map_segments

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..layers import to_device
+
 
 class FeatureLevels(NamedTuple):
     """Levels one after another, each row by row.
@@ -40,7 +42,7 @@ class FeatureLevels(NamedTuple):
         """
         shapes = [(x.shape[-2], x.shape[-1]) for x in maps]
         dtype = torch.promote_types(maps[0].dtype, torch.float32)
-        sizes = torch.tensor([(width, height) for height, width in shapes], dtype=dtype, device=maps[0].device)
+        sizes = to_device(torch.tensor([(width, height) for height, width in shapes], dtype=dtype), maps[0].device)
         valid = torch.stack([_valid_extent(mask) for mask in masks], dim=1).to(dtype)  # B x L x 2
         return cls(
             tokens=_flatten(maps),

@@ -3,12 +3,15 @@
 Legend: B batch, C channels, H W the batch's size, h w a feature map's size.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ..layers import to_device
 
 
 class Frames(NamedTuple):
@@ -71,13 +74,14 @@ class PaddedImages(NamedTuple):
 
     @classmethod
     def from_tensors(cls, images: Sequence[Tensor], size_divisibility: int = 1) -> "PaddedImages":
-        """Pad C x H_i x W_i tensors, already normalised, to the largest height and width among them.
+        """Pad C x H_i x W_i tensors to the largest height and width among them.
 
         Both are rounded up to a multiple of ``size_divisibility``, which some backbones (FPN) need.
         """
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         height, width = (_round_up(max(side), size_divisibility) for side in zip(*sizes, strict=True))
-        batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+        dtype = functools.reduce(torch.promote_types, [image.dtype for image in images])
+        batch = images[0].new_zeros(len(images), images[0].shape[0], height, width, dtype=dtype)
         mask = torch.ones(len(images), height, width, dtype=torch.bool, device=batch.device)
         for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
             batch[i, :, :h, :w] = image
@@ -88,14 +92,17 @@ class PaddedImages(NamedTuple):
     def from_inputs(
         cls, batched_inputs: Sequence[dict], pixel_mean: Tensor, pixel_std: Tensor, size_divisibility: int
     ) -> "PaddedImages":
-        """Detectron2's model inputs: each ``image`` (C x h x w), moved to the statistics' device, normalised, padded.
+        """Detectron2's model inputs: each ``image`` (C x h x w), padded, moved to the statistics' device together,
+        normalised.
 
         Args:
             pixel_mean, pixel_std: C x 1 x 1.
             size_divisibility: the backbone's, where 0 asks for nothing.
         """
-        images = [item["image"].to(pixel_mean.device, non_blocking=True) for item in batched_inputs]
-        return cls.from_tensors([(image - pixel_mean) / pixel_std for image in images], max(1, size_divisibility))
+        raw = cls.from_tensors([item["image"] for item in batched_inputs], max(1, size_divisibility))
+        batch, mask = (to_device(x, pixel_mean.device) for x in (raw.tensor, raw.mask))
+        batch = (batch - pixel_mean) / pixel_std
+        return raw._replace(tensor=batch.masked_fill_(mask[:, None], 0) if raw.has_padding else batch, mask=mask)
 
     @property
     def has_padding(self) -> bool:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..layers import to_device
+
 
 class Targets(NamedTuple):
     """The ground truth of a batch, images padded to one number of objects.
@@ -28,24 +30,25 @@ class Targets(NamedTuple):
     masks: Tensor | None = None
 
     @classmethod
-    def from_lists(cls, labels: Sequence[Tensor], boxes: Sequence[Tensor] | None) -> "Targets":
-        """Stack per-image labels (T_b,) and boxes (T_b, 4)."""
-        return cls(
-            nn.utils.rnn.pad_sequence(list(labels), batch_first=True),
-            None if boxes is None else nn.utils.rnn.pad_sequence(list(boxes), batch_first=True),
-            [len(x) for x in labels],
-        )
+    def from_lists(
+        cls, labels: Sequence[Tensor], boxes: Sequence[Tensor] | None, device: torch.device | None = None
+    ) -> "Targets":
+        """Stack per-image labels (T_b,) and boxes (T_b, 4), on ``device`` if one is given."""
+        stacked = [nn.utils.rnn.pad_sequence(list(x), batch_first=True) for x in (labels, boxes) if x is not None]
+        if device is not None:
+            stacked = [to_device(x, device) for x in stacked]
+        return cls(stacked[0], stacked[1] if boxes is not None else None, [len(x) for x in labels])
 
     @property
     def image_of_object(self) -> Tensor:
         """N image indices, ascending."""
-        counts = torch.tensor(self.counts, device=self.labels.device)
-        return torch.arange(len(counts), device=counts.device).repeat_interleave(counts, output_size=sum(self.counts))
+        counts = torch.tensor(self.counts)
+        return to_device(torch.arange(len(counts)).repeat_interleave(counts), self.labels.device)
 
     def flat_index(self, image: Tensor, target: Tensor) -> Tensor:
         """Where the objects ``target`` of the images ``image`` are among all N."""
-        first = torch.tensor([0, *self.counts[:-1]], device=image.device).cumsum(0)
-        return first[image] + target
+        first = torch.tensor([0, *self.counts[:-1]]).cumsum(0)
+        return to_device(first, image.device)[image] + target
 
 
 class Matches(NamedTuple):

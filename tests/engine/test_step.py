@@ -87,3 +87,19 @@ def test_trains_on_a_gpu(small_detr_cfg, precision):
     assert torch.isfinite(torch.tensor(storage.history("total_loss").latest()))
     changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def test_what_the_model_logs_is_written_after_the_step(small_detr_cfg):
+    storage = train(small_detr_cfg, steps=1)[2]
+    assert {"class_error", "cardinality_error", "total_loss", "loss_ce", "data_time"} <= set(storage.latest())
+    losses = [value for name, (value, _) in storage.latest().items() if name.startswith("loss_")]
+    assert storage.history("total_loss").latest() == pytest.approx(sum(losses), rel=1e-6)
+    assert "put_scalar" not in vars(storage)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(small_detr_cfg):
+    model = build_model(small_detr_cfg)
+    model.criterion.weights["loss_ce"] = float("nan")
+    trainer = StepTrainer(small_detr_cfg, model, [batch()], build_optimizer(small_detr_cfg, model))
+    with EventStorage(5), pytest.raises(FloatingPointError, match="infinite or NaN at iteration 5"):
+        trainer.run_step()

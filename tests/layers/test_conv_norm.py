@@ -1,6 +1,12 @@
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import FrozenBatchNorm2d
 
 from detr_d2.layers import ConvNorm
@@ -100,3 +106,132 @@ def test_scale_and_shift() -> None:
     norm, x = random_frozen_norm(5), torch.randn(2, 5, 3, 3)
     scale, shift = frozen_scale_and_shift(norm)
     torch.testing.assert_close(x * scale[:, None, None] + shift[:, None, None], norm(x))
+
+
+def changed_in_place(layer: ConvNorm) -> None:
+    with torch.no_grad():
+        layer.weight.mul_(2)
+
+
+def changed_statistics(layer: ConvNorm) -> None:
+    layer.norm.running_mean.add_(1)
+
+
+def loaded(layer: ConvNorm) -> None:
+    layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()})
+
+
+def assigned(layer: ConvNorm) -> None:
+    layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()}, assign=True)
+
+
+def swapped(layer: ConvNorm) -> None:
+    layer.weight.data = layer.weight.data * 2  # as averages of weights are put in their place
+
+
+def trained(layer: ConvNorm) -> None:
+    layer.train()
+    layer(torch.randn(2, 4, 5, 5)).square().sum().backward()
+    torch.optim.SGD([layer.weight], lr=0.1).step()
+    layer.eval()
+
+
+def trained_behind_versions(layer: ConvNorm) -> None:
+    layer.train()
+    layer.weight.data.mul_(2)
+    layer.eval()
+
+
+def cast(layer: ConvNorm) -> None:
+    layer.double()
+
+
+CHANGES = [changed_in_place, changed_statistics, loaded, assigned, swapped, trained, trained_behind_versions, cast]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_kept_follows_every_change(change: Callable[[ConvNorm], None], channels_last: bool) -> None:
+    torch.manual_seed(0)
+    layer = ConvNorm(4, 6, 3, norm=random_frozen_norm(6)).eval()
+    x = torch.randn(1, 4, 5, 5)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    with torch.no_grad():
+        before = layer(x)
+        assert torch.equal(layer(x), before)
+    change(layer)
+    x = x.to(layer.weight.dtype)
+    with torch.no_grad():
+        after, expected = layer(x), layer.norm(F.conv2d(x, layer.weight, padding=1))
+    assert not torch.allclose(after.float(), before, atol=1e-6) or change is cast
+    torch.testing.assert_close(after, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_what_is_kept_is_in_no_copy_file_or_state_dict() -> None:
+    layer = ConvNorm(4, 6, 3, norm=random_frozen_norm(6)).eval()
+    fresh = set(layer.state_dict()), len(pickle.dumps(layer))
+    x = torch.randn(1, 4, 5, 5).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = layer(x)
+        assert (set(layer.state_dict()), len(pickle.dumps(layer))) == fresh
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert torch.equal(other(x), expected)
+            other.weight.zero_()
+            assert not torch.equal(other(x), expected)
+    torch.testing.assert_close(layer(x.requires_grad_()).detach(), expected)
+
+
+def test_nothing_is_folded_or_cast_twice() -> None:
+    layer = ConvNorm(4, 6, 3, norm=random_frozen_norm(6)).eval()
+    x = torch.randn(1, 4, 5, 5, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = layer(x)
+        with Operators() as operators:
+            result = layer(x)
+        assert torch.equal(result, expected)
+    assert operators.names == ["aten::convolution"]
+    with Operators() as operators:
+        layer.train()(x.float())
+        layer(x.float())
+    assert operators.names.count("aten::rsqrt") == 1
+
+
+class Operators(TorchDispatchMode):
+    """The names of those that are called, but for views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view and func is not torch.ops.aten.detach.default:
+            self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_recorders_see_the_folding() -> None:
+    layer = ConvNorm(4, 6, 3, norm=random_frozen_norm(6)).eval()
+    x = torch.randn(1, 4, 5, 5)
+    with torch.no_grad():
+        expected = layer(x)
+        traced, exported = torch.jit.trace(layer, x), torch.export.export(layer, (x,)).module()
+        layer.weight.mul_(2)  # tensors of the recorded programs, too, where they share them
+        for program in (traced, exported):
+            result = program(x)
+            assert torch.allclose(result, expected) or torch.allclose(result, layer(x))
+    with torch.inference_mode():
+        assert torch.allclose(layer(x), layer.norm(F.conv2d(x, layer.weight, padding=1)), atol=1e-6)
+    assert layer(x).requires_grad
+
+
+def test_frozen_weights_are_folded_once_in_training() -> None:
+    layer = ConvNorm(4, 6, 3, norm=random_frozen_norm(6)).requires_grad_(False).train()
+    x = torch.randn(1, 4, 5, 5, requires_grad=True)
+    expected = layer(x)
+    with Operators() as operators:
+        result = layer(x)
+    assert torch.equal(result, expected)
+    assert operators.names == ["aten::convolution"]
+    layer.requires_grad_(True)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None

@@ -87,3 +87,10 @@ def test_the_frame_is_what_an_image_is_padded_to_alone() -> None:
     for size, frame in zip(images.image_sizes, images.frame_sizes, strict=True):
         assert tuple(PaddedImages.from_tensors([torch.rand(3, *size)], 32).tensor.shape[-2:]) == frame
     assert PaddedImages.from_tensors([torch.rand(3, 33, 64)]).frame_sizes == [(33, 64)]
+
+
+def test_images_of_several_types_in_one_batch() -> None:
+    inputs = [{"image": torch.full((3, 4, 6), 7, dtype=torch.uint8)}, {"image": torch.full((3, 4, 8), 0.5)}]
+    batch = PaddedImages.from_inputs(inputs, torch.full((3, 1, 1), 1.0), torch.full((3, 1, 1), 2.0), 0)
+    assert batch.tensor[0, 0, 0].tolist() == [3.0] * 6 + [0.0] * 2
+    assert (batch.tensor[1] == -0.25).all()

@@ -3,7 +3,8 @@
 The end of a residual block is three operators, so three passes over the activations, and what is larger than 32 MB is
 mapped by the system page by page each time. oneDNN does all of it while it writes the convolution's result over the
 shortcut, to the last bit as the three. The operator is the one that torch's own compiler puts there, so builds of torch
-with oneDNN have it. Without it ResNet-50 takes 1.14 times as long at 800 x 1066 on two cores.
+with oneDNN have it. Without it ResNet-50 takes 1.14 times as long at 800 x 1066 on two cores. A weight that stays as it
+is can be packed: oneDNN's own order, into which it would be brought for every call.
 """
 
 from collections.abc import Sequence
@@ -22,12 +23,23 @@ _MARK = "_detr_d2_overwritable"
 def conv2d(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Extent, padding: Extent, dilation: Extent, groups: int
 ) -> Tensor:
-    """As ``F.conv2d``; arguments are sequences."""
+    """As ``F.conv2d``; arguments are sequences, and the weight may be that of `pack_weight`."""
+    if weight.is_mkldnn:
+        return _POINTWISE(x, weight, bias, padding, stride, dilation, groups, "none", [], "")
     if weight.shape[2:] == (1, 1) != tuple(stride) and x.device.type == "cpu" and torch.is_grad_enabled():
         # The same values; oneDNN's gradients of a strided 1x1 convolution take up to twice as long, 1.5 % of a
         # training step of Deformable DETR with one level.
         x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
     return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_relu(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: Extent, padding: Extent, dilation: Extent, groups: int
+) -> Tensor:
+    """``relu(conv2d(x, weight, bias, ...))``."""
+    if weight.is_mkldnn:
+        return _POINTWISE(x, weight, bias, padding, stride, dilation, groups, "relu", [], "")
+    return F.relu_(conv2d(x, weight, bias, stride, padding, dilation, groups))
 
 
 def conv_add_relu(
@@ -54,9 +66,25 @@ def overwritable(x: Tensor) -> Tensor:
     return x
 
 
+def packs(x: Tensor, weight: Tensor) -> bool:
+    """Whether `pack_weight` packs: where oneDNN's operators take such tensors, and no gradient is wanted of ``x``."""
+    return _takes(x, weight.detach()) and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def pack_weight(weight: Tensor, x: Tensor, stride: Extent, padding: Extent, dilation: Extent, groups: int) -> Tensor:
+    """A weight without gradient for inputs like ``x``: in oneDNN's order where it `packs`, else channels-last."""
+    if not packs(x, weight):
+        return weight.contiguous(memory_format=torch.channels_last)
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, x.shape)
+
+
 def _can_accumulate(x: Tensor, weight: Tensor, shortcut: Tensor) -> bool:
-    """Whether oneDNN's operator takes them: fp32 on a CPU, channels-last, and no gradient is wanted."""
-    tensors = (x, weight, shortcut)
+    return _takes(x, weight, shortcut) and shortcut.is_contiguous(memory_format=torch.channels_last)
+
+
+def _takes(x: Tensor, *others: Tensor) -> bool:
+    """Whether oneDNN's operators take them: fp32 on a CPU, and no gradient is wanted."""
+    tensors = (x, *others)
     return (
         # Whoever counts or records the operators shall see those that exist everywhere.
         not (torch.compiler.is_compiling() or torch.jit.is_tracing())
@@ -64,7 +92,6 @@ def _can_accumulate(x: Tensor, weight: Tensor, shortcut: Tensor) -> bool:
         and _OPERATOR is not None
         and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
         and x.numel() > 0
-        and shortcut.is_contiguous(memory_format=torch.channels_last)
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
@@ -78,3 +105,4 @@ def _find_operator() -> Any:
 
 
 _OPERATOR = _find_operator()
+_POINTWISE = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)

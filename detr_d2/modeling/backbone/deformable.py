@@ -1,6 +1,7 @@
 """Bottlenecks with a modulated deformable 3x3 convolution (DCNv2: Zhu et al., CVPR 2019)."""
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...layers import ModulatedDeformConv, offset_conv
 from .resnet import BottleneckBlock, get_norm_layer
@@ -35,5 +36,5 @@ class DeformBottleneckBlock(BottleneckBlock):
         self.conv2 = ModulatedDeformConv(width, width, stride=second, groups=groups, norm=get_norm_layer(norm, width))
 
     def forward_3x3(self, x: Tensor) -> Tensor:
-        """The deformed convolution in the middle."""
-        return self.conv2(x, self.conv2_offset(x))
+        """The deformed convolution in the middle, rectified."""
+        return F.relu_(self.conv2(x, self.conv2_offset(x)))

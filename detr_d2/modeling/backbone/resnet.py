@@ -44,7 +44,7 @@ class BasicBlock(ResidualBlock):
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.conv1(x))
+        out = self.conv1.relu(x)
         return self.conv2.add_relu(out, self.project(x))
 
 
@@ -75,13 +75,12 @@ class BottleneckBlock(ResidualBlock):
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu_(self.conv1(x))
-        out = F.relu_(self.forward_3x3(out))
+        out = self.forward_3x3(self.conv1.relu(x))
         return self.conv3.add_relu(out, self.project(x))
 
     def forward_3x3(self, x: Tensor) -> Tensor:
-        """The convolution in the middle."""
-        return self.conv2(x)
+        """The convolution in the middle, rectified."""
+        return self.conv2.relu(x)
 
 
 class ResidualStage(nn.Sequential):

@@ -98,13 +98,13 @@ class FCOSCriterion(nn.Module):
 
     def forward(self, outputs: FCOSOutputs, targets: FCOSTargets) -> dict[str, Tensor]:
         """``loss_fcos_cls``, ``loss_fcos_loc`` and ``loss_fcos_quality``."""
-        positive = targets.classes >= 0
+        positive = (targets.classes >= 0).nonzero(as_tuple=True)  # waits for the device, once
         boxes = targets.distances[positive]  # P x 4
         overlaps = overlap(outputs.distances[positive], boxes)
         quality, weights = self.quality_targets(boxes, overlaps)
 
-        count, weight = mean_over_workers(mean_over_batches(self.normalisers(targets))).unbind()
-        self.log_positives(count / len(positive))
+        count, weight = mean_over_workers(mean_over_batches(self.normalisers_of(boxes))).unbind()
+        self.log_positives(count / len(targets.classes))
         # At least one positive among all workers and small batches.
         count, weight = count.clamp(min=1 / parts_of_a_step()), weight.clamp(min=1e-6)
         logits = outputs.quality[positive]
@@ -116,9 +116,12 @@ class FCOSCriterion(nn.Module):
 
     def normalisers(self, targets: FCOSTargets) -> Tensor:
         """The number of positives and the sum of their weights, which no prediction changes -> (2,)."""
-        boxes = targets.distances[targets.classes >= 0]
+        return self.normalisers_of(targets.distances[targets.classes >= 0])
+
+    def normalisers_of(self, boxes: Tensor) -> Tensor:
+        """`normalisers` of the positives' distances, P x 4."""
         weights = self.quality_targets(boxes, overlap(boxes, boxes))[1]
-        return torch.stack([weights.new_tensor(float(len(boxes))), weights.sum()])
+        return torch.stack([weights.new_full((), len(boxes)), weights.sum()])
 
     @staticmethod
     def log_positives(per_image: Tensor) -> None:

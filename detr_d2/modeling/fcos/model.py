@@ -13,13 +13,13 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.backbone import Backbone
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ...checkpoint import reinit_parts, translate_when_loading
 from ...facts import ModelFacts, methods
-from ...structures import PaddedImages
+from ...layers import to_device
+from ...structures import PaddedImages, scaled_instances
 from ..workers import one_step
 from .criterion import FCOSCriterion
 from .head import FCOSHead
@@ -151,8 +151,11 @@ class FCOS(nn.Module):
 
     def prepare_targets(self, locations: Locations, batched_inputs: list[dict]) -> FCOSTargets:
         """What each location is to predict."""
-        instances = [item["instances"].to(self.device) for item in batched_inputs]
-        return self.assigner(locations, [x.gt_boxes.tensor for x in instances], [x.gt_classes for x in instances])
+        instances = [item["instances"] for item in batched_inputs]
+        counts = [len(x) for x in instances]
+        boxes = to_device(torch.cat([x.gt_boxes.tensor for x in instances]), self.device).split(counts)
+        classes = to_device(torch.cat([x.gt_classes for x in instances]), self.device).split(counts)
+        return self.assigner(locations, boxes, classes)
 
     def one_step(self, batches: Sequence[list[dict]], *, alone: bool = False) -> AbstractContextManager[None]:
         """Within it the losses of each of these small batches have the normalisers of all of them, so that the mean of
@@ -189,7 +192,7 @@ class FCOS(nn.Module):
             (item.get("height", x.image_size[0]), item.get("width", x.image_size[1]))
             for x, item in zip(detections, batched_inputs, strict=True)
         ]
-        return [{"instances": detector_postprocess(x, *size)} for x, size in zip(detections, sizes, strict=True)]
+        return [{"instances": scaled_instances(x, size)} for x, size in zip(detections, sizes, strict=True)]
 
 
 def check_levels(fcos: CfgNode, backbone: Backbone) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...layers import to_device
 from .head import LevelPredictions
 
 
@@ -39,9 +40,8 @@ class Locations(NamedTuple):
 
     def per_location(self, values: Sequence[float]) -> Tensor:
         """A number per level -> a number per location, (N,)."""
-        device = self.points.device
-        per_level = torch.tensor(values, dtype=torch.float32, device=device)
-        return per_level.repeat_interleave(torch.tensor(self.counts, device=device), output_size=sum(self.counts))
+        per_level = torch.tensor(values, dtype=torch.float32)
+        return to_device(per_level.repeat_interleave(torch.tensor(self.counts)), self.points.device)
 
 
 class FCOSOutputs(NamedTuple):

@@ -10,6 +10,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import nms
 
+from ...layers import to_device
+from ...structures import clipped
 from .outputs import FCOSOutputs, Locations
 from .targets import boxes_around
 
@@ -55,10 +57,9 @@ class FCOSPostprocessor:
     def detect(self, outputs: FCOSOutputs, locations: Locations, image_size: tuple[int, int]) -> Instances:
         """The detections of one image, whose outputs have no batch dimension."""
         scores, location, classes = self.select(outputs, locations, image_size)
-        boxes = Boxes(boxes_around(locations.points[location], outputs.distances[location]))
-        boxes.clip(image_size)
-        keep = nms_within_classes(boxes.tensor, scores, classes, self.nms_threshold)[: self.max_detections]
-        return Instances(image_size, pred_boxes=boxes[keep], scores=scores[keep], pred_classes=classes[keep])
+        boxes = clipped(boxes_around(locations.points[location], outputs.distances[location]), image_size)
+        keep = nms_within_classes(boxes, scores, classes, self.nms_threshold)[: self.max_detections]
+        return Instances(image_size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep])
 
     def select(
         self, outputs: FCOSOutputs, locations: Locations, image_size: tuple[int, int]
@@ -75,15 +76,14 @@ class FCOSPostprocessor:
         passes = (products if self.threshold_on == "product" else class_scores) > self.score_threshold
         passes &= inside[:, None]
 
-        num_classes, start, chosen = products.shape[1], 0, []
-        for level, passing in zip(products.split(locations.counts), passes.split(locations.counts), strict=True):
-            index = passing.flatten().nonzero().squeeze(1)
-            if len(index) > self.topk:
-                index = index[level.flatten()[index].topk(self.topk).indices]
-            chosen.append(start + index)
-            start += level.numel()
-        index = torch.cat(chosen)
-        return products.flatten()[index].sqrt(), index // num_classes, index % num_classes
+        num_classes, products = products.shape[1], products.flatten()
+        index = passes.flatten().nonzero().squeeze(1)  # ascending; waits for the device
+        if len(index) > self.topk:  # in all levels, so perhaps in one
+            ends = torch.tensor(locations.counts).cumsum(0) * num_classes
+            ends = torch.searchsorted(index, to_device(ends, index.device)).tolist()
+            levels = [index[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            index = torch.cat([x if len(x) <= self.topk else x[products[x].topk(self.topk).indices] for x in levels])
+        return products[index].sqrt(), index // num_classes, index % num_classes
 
 
 def nms_within_classes(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:

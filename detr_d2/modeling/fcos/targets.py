@@ -36,7 +36,7 @@ class FCOSTargetAssigner(nn.Module):
         for image_boxes, image_classes in zip(boxes, classes, strict=True):
             index = self.assign(locations, image_boxes)
             # A last row for locations without object, so that an image without objects needs no case of its own.
-            image_classes = torch.cat([image_classes, image_classes.new_tensor([-1])])
+            image_classes = torch.cat([image_classes, image_classes.new_full((1,), -1)])
             image_boxes = torch.cat([image_boxes, image_boxes.new_zeros(1, 4)])
             all_classes.append(image_classes[index])
             all_distances.append(distances_to_sides(locations.points, image_boxes[index]))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...layers import to_device
+
 Size = tuple[int, int]
 
 
@@ -57,18 +59,19 @@ def merge_panoptic(
     logits = resample(logits, image_size, output_size, "nearest-exact")
     segment = _merge_stuff(_strongest(logits), classes, is_thing)
     while len(classes):
-        area = segment.flatten().bincount(minlength=len(classes))
-        large = area > small_area
-        if large.all():
+        area = segment.flatten().bincount(minlength=len(classes)).tolist()
+        if min(area) > small_area:
             break
+        large = torch.tensor([i for i, pixels in enumerate(area) if pixels > small_area], dtype=torch.int64)
+        large = to_device(large, logits.device)
         logits, scores, classes, is_thing = logits[large], scores[large], classes[large], is_thing[large]
         segment = _strongest(logits)
     if not len(classes):
         return torch.zeros(output_size, dtype=torch.int32, device=logits.device), []
-    rows = zip(is_thing.tolist(), classes.tolist(), scores.tolist(), area.tolist(), strict=True)
+    rows = torch.stack([is_thing.to(scores.dtype), classes.to(scores.dtype), scores], dim=1).tolist()  # one transfer
     info = [
-        {"id": i, "isthing": thing, "category_id": category, "score": score, "area": pixels}
-        for i, (thing, category, score, pixels) in enumerate(rows, start=1)
+        {"id": i, "isthing": bool(thing), "category_id": int(category), "score": score, "area": pixels}
+        for i, ((thing, category, score), pixels) in enumerate(zip(rows, area, strict=True), start=1)
     ]
     return (segment + 1).to(torch.int32), info
 

@@ -6,8 +6,10 @@ Legend: Q queries, M some of them, K classes, H W the output's size.
 from typing import Any, Protocol
 
 import torch
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
+
+from ...layers import to_device
 
 
 class MaskReader(Protocol):
@@ -63,8 +65,9 @@ class PanopticMap:
         if not count:
             return torch.zeros_like(self.owner, dtype=torch.int32), []
         won = self.owner.flatten().bincount(minlength=count)
-        shown = self.owner[self.inside].bincount(minlength=count)
+        shown = torch.where(self.inside, self.owner, count).flatten().bincount(minlength=count + 1)[:count]
         rows = torch.stack([won, shown, self.areas, self.classes, is_thing[self.classes]]).T.tolist()
+        scores = self.scores.tolist()
         ids, stuff, segments = [0] * count, {}, []
         for i, (pixels, visible, area, category, thing) in enumerate(rows):
             if not visible or pixels / area < self.overlap_threshold:
@@ -73,14 +76,14 @@ class PanopticMap:
                 segment = stuff[category]
                 segment["area"] += visible
             else:
-                score = float(self.scores[i])
+                score = scores[i]
                 segment = {"id": len(segments) + 1, "isthing": bool(thing), "category_id": category, "score": score}
                 segments.append(segment | {"area": visible})
                 segment = segments[-1]
                 if not thing:
                     stuff[category] = segment
             ids[i] = segment["id"]
-        table = torch.tensor(ids, dtype=torch.int32, device=self.owner.device)
+        table = to_device(torch.tensor(ids, dtype=torch.int32), self.owner.device)
         return torch.where(self.inside, table[self.owner], 0), segments
 
 
@@ -113,7 +116,7 @@ class InstanceMasks:
             index = torch.searchsorted(self.query, query)
             masks, quality = torch.cat(self.masks)[index], torch.cat(self.quality)[index]
         instances.pred_masks = masks
-        instances.pred_boxes = BitMasks(masks).get_bounding_boxes().to(scores.device)
+        instances.pred_boxes = Boxes(boxes_of_masks(masks))
         instances.scores = scores * quality
         instances.pred_classes = classes
         return instances
@@ -138,3 +141,16 @@ class SemanticMap:
     def result(self) -> Tensor:
         """K x H x W."""
         return self.scores
+
+
+def boxes_of_masks(masks: Tensor) -> Tensor:
+    """The box of each of M x H x W masks, zeros where a mask is empty: M x 4, x0, y0, x1, y1. As Detectron2's
+    ``BitMasks.get_bounding_boxes``, which asks the device four times a mask.
+    """
+    sides = []
+    for inside in (masks.any(1).byte(), masks.any(2).byte()):  # M x W, M x H
+        length = inside.shape[1]
+        last = length - inside.flip(1).argmax(1)
+        sides.append((inside.argmax(1), torch.where(inside.any(1), last, 0)))
+    (x0, x1), (y0, y1) = sides
+    return torch.stack([x0, y0, x1, y1], dim=1).float()

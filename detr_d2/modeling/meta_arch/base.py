@@ -18,6 +18,7 @@ from torchvision.ops import box_convert
 
 from ...checkpoint import reinit_parts, translate_when_loading
 from ...facts import ModelFacts, facts_of, model_facts, num_classes_of, thing_classes_of
+from ...layers import to_device
 from ...structures import Matches, PaddedImages, Targets
 from ..masks import MaskInputs
 from ..set_prediction import Scoring, SetCriterion, boxes_to_instances, output_sizes
@@ -185,13 +186,13 @@ class BoxSetPredictor(SetPredictor):
         """
         labels, boxes = [], []
         for item in batched_inputs:
-            instances = item["instances"].to(self.device)
+            instances = item["instances"]
             self.check_number(item)
             height, width = instances.image_size
-            size = torch.tensor([width, height, width, height], dtype=torch.float32, device=self.device)
+            own = instances.gt_boxes.tensor
             labels.append(instances.gt_classes)
-            boxes.append(box_convert(instances.gt_boxes.tensor / size, "xyxy", "cxcywh"))
-        return Targets.from_lists(labels, boxes)
+            boxes.append(box_convert(own / own.new_tensor([width, height, width, height]), "xyxy", "cxcywh"))
+        return Targets.from_lists(labels, boxes, self.device)
 
     def losses(self, detection: Any, targets: Targets, matches: Matches | None = None) -> dict[str, Tensor]:
         """Weighted losses of classes and boxes; ``matches`` are the matcher's, where the caller has them already."""
@@ -236,7 +237,7 @@ def ground_truth_masks(batched_inputs: list[dict], targets: Targets, images: Ten
     Raises:
         ValueError: an image has none.
     """
-    masks = torch.zeros(sum(targets.counts), *images.shape[-2:], dtype=torch.bool, device=images.device)
+    masks = torch.zeros(sum(targets.counts), *images.shape[-2:], dtype=torch.bool)
     for item, own in zip(batched_inputs, masks.split(targets.counts), strict=True):
         if not item["instances"].has("gt_masks"):
             raise ValueError(
@@ -245,8 +246,8 @@ def ground_truth_masks(batched_inputs: list[dict], targets: Targets, images: Ten
                 "detr_d2.engine.Trainer or detr_d2.data.build_train_loader(cfg) load the data."
             )
         mask = item["instances"].gt_masks.tensor
-        own[:, : mask.shape[1], : mask.shape[2]] = mask.to(own.device)
-    return masks
+        own[:, : mask.shape[1], : mask.shape[2]] = mask
+    return to_device(masks, images.device)
 
 
 def checked_thing_classes(cfg: CfgNode) -> set[int]:

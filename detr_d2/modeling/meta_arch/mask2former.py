@@ -179,7 +179,7 @@ class Mask2Former(SetPredictor):
         """
         for item in batched_inputs:
             self.check_number(item)
-        targets = Targets.from_lists([item["instances"].gt_classes.to(self.device) for item in batched_inputs], None)
+        targets = Targets.from_lists([item["instances"].gt_classes for item in batched_inputs], None, self.device)
         return targets._replace(masks=ground_truth_masks(batched_inputs, targets, images.tensor))
 
     def detect(self, images: PaddedImages, targets: Targets | None = None) -> MaskDetection:

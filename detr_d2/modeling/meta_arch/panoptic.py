@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...checkpoint import reinit_parts
 from ...facts import ModelFacts, box_model_of, methods, num_classes_of
+from ...layers import to_device
 from ...structures import PaddedImages, Targets
 from ..masks import (
     MaskInputs,
@@ -232,9 +233,12 @@ class PanopticDETR(SetPredictor):
         segments, scores, classes = self.detr.scoring.segments(class_logits, self.object_mask_threshold)
         instances = self.select_instances(class_logits, boxes, image_size, output_size)
 
-        needed = torch.cat([segments, instances.query]).unique()
+        # On the CPU, which knows how many there are: one transfer, and the copies back are not waited for.
+        wanted = torch.cat([segments, instances.query]).cpu()
+        needed, place = wanted.unique(return_inverse=True)
+        needed, place = (to_device(index, segments.device) for index in (needed, place))
         logits = self.predict_masks(inputs, torch.zeros_like(needed), needed)
-        of_segments, of_instances = (logits[torch.searchsorted(needed, q)] for q in (segments, instances.query))
+        of_segments, of_instances = (logits[q] for q in place.split([len(segments), len(instances)]))
         instances.pred_masks = instance_masks(of_instances, image_size, output_size, self.mask_chunk_size)
         instances.remove("query")
         panoptic_seg = merge_panoptic(

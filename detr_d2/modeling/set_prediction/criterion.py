@@ -116,5 +116,5 @@ class BoxLosses:
 
 def mean_number_of_objects(targets: Targets) -> Tensor:
     """Objects in the batch, averaged over all workers and small batches of a step, at least 1 in all of these."""
-    count = torch.tensor(float(sum(targets.counts)), device=targets.labels.device)
+    count = torch.full((), float(sum(targets.counts)), device=targets.labels.device)
     return mean_over_workers(mean_over_batches(count)).clamp(min=1 / parts_of_a_step())

@@ -24,7 +24,7 @@ def weighted_cross_entropy(logits: Tensor, classes: Tensor, no_object_weight: fl
     """
     logits = logits.float()
     weight = logits.new_ones(logits.shape[-1])
-    weight[-1] = no_object_weight
+    weight[-1:].fill_(no_object_weight)  # an assignment would copy the number to the device
     losses = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), weight, reduction="none")
     return losses.view_as(classes).sum((1, 2)), weight[classes].sum((1, 2))
 

@@ -6,11 +6,12 @@ Legend: L layers, B batch, Q queries, T_b objects of image b, T the largest T_b,
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from ...layers import generalized_box_iou
+from ...layers import generalized_box_iou, to_device
 from ...structures import Matches, Predictions, Targets
 
 
@@ -34,7 +35,9 @@ def giou_cost(predictions: Predictions, targets: Targets) -> Tensor:
 class HungarianMatcher:
     """Assigns to every object its own query so that the summed cost is least; the other queries stay without object.
 
-    The costs of all layers are computed in fp32 in one pass and cross to the CPU in one transfer.
+    The costs of all layers are computed in fp32 in one pass and cross to the CPU in one transfer. An optimum gives each
+    of T objects one of its T cheapest queries, since the other objects leave one of them; so where there are many
+    queries, only the costs of those cross. Where several assignments cost the same, any of them may be found.
 
     Args:
         terms: (weight, term) pairs; terms of weight 0 are not computed.
@@ -62,18 +65,41 @@ class HungarianMatcher:
 
         with torch.autocast(device.type, enabled=False):
             cost = sum(weight * term(predictions, targets) for weight, term in self.terms)
-        cost = cost.cpu()  # L x B x Q x T
-        if not cost.isfinite().all():
+        queries, cost, is_finite = cheapest_queries(cost)
+        if not is_finite:
             raise FloatingPointError(
                 "The model's predictions are NaN or infinite, so they cannot be matched with the ground truth: "
                 "training has diverged. Lower SOLVER.BASE_LR, or clip gradients (SOLVER.CLIP_GRADIENTS)."
             )
-        pairs = [
-            [linear_sum_assignment(cost[layer, b, :, :count].numpy()) for b, count in enumerate(counts)]
-            for layer in range(num_layers)
-        ]  # of (query, target) index arrays
-        query, target = (
-            torch.stack([torch.cat([torch.as_tensor(pair[i]) for pair in layer]) for layer in pairs]) for i in (0, 1)
-        )
-        batch = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-        return Matches(batch.to(device), query.to(device), target.to(device))
+        found = torch.empty(2 * num_layers + 1, sum(counts), dtype=torch.int64)  # queries, targets, image
+        for b, own in enumerate(found.split(counts, dim=1)):
+            own[-1] = b
+            for layer in range(num_layers):
+                rows, first = np.unique(queries[layer, b], return_index=True)
+                row, column = linear_sum_assignment(cost[layer, b, first, : counts[b]])
+                own[layer], own[num_layers + layer] = torch.as_tensor(rows[row]), torch.as_tensor(column)
+        found = to_device(found, device)
+        return Matches(found[-1], found[:num_layers], found[num_layers:-1])
+
+
+def cheapest_queries(cost: Tensor) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The queries that an assignment of least cost needs, on the CPU, by one transfer.
+
+    Args:
+        cost: L x B x Q x T.
+
+    Returns:
+        Queries of each layer and image, L x B x R, some of them several times: of each object its T cheapest, or all
+        queries where these are no more; their costs, L x B x R x T; whether all of ``cost`` is finite.
+    """
+    num_queries, most = cost.shape[2:]
+    is_finite = torch.stack(torch.aminmax(cost)).isfinite().all().to(cost.dtype)  # both are NaN where any cost is
+    if most * most < num_queries:
+        queries = cost.topk(most, dim=2, largest=False).indices.flatten(2)
+        cost = cost.gather(2, queries[..., None].expand(-1, -1, -1, most))
+    else:
+        queries = torch.arange(num_queries, device=cost.device).expand(*cost.shape[:2], -1)
+    # Numbers of queries are far below 2^24, up to which fp32 is exact.
+    packed = torch.cat([is_finite.view(1), queries.flatten().to(cost.dtype), cost.flatten()]).cpu().numpy()
+    is_finite, queries, costs = np.split(packed, [1, 1 + queries.numel()])
+    return queries.reshape(*cost.shape[:3]).astype(np.int64), costs.reshape(cost.shape), bool(is_finite[0])

@@ -5,13 +5,11 @@ Legend: B batch, D detections of an image.
 
 from collections.abc import Sequence
 
-import torch
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from ...structures import PaddedImages
+from ...structures import PaddedImages, scaled_instances
 
 
 def boxes_to_instances(
@@ -38,12 +36,15 @@ def boxes_to_instances(
     results = []
     for i, ((height, width), output_size) in enumerate(zip(image_sizes, output_sizes, strict=True)):
         instances = Instances((height, width))
-        instances.pred_boxes = Boxes(boxes[i] * torch.tensor([width, height, width, height], device=boxes.device))
+        own = boxes[i].clone()
+        own[:, 0::2] *= width
+        own[:, 1::2] *= height
+        instances.pred_boxes = Boxes(own)
         instances.scores = scores[i]
         instances.pred_classes = classes[i]
         for name, values in fields.items():
             instances.set(name, values[i])
-        results.append(detector_postprocess(instances, *output_size))
+        results.append(scaled_instances(instances, output_size))
     return results
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...layers import to_device
 from ...structures import Matches, Predictions, Targets
 from ..workers import mean_over_batches, mean_over_workers
 from .losses import focal_class_loss, weighted_cross_entropy
@@ -69,7 +70,9 @@ class Scoring(ABC):
             wrong = predicted != targets.labels[matches.batch, matches.target[-1]]
             metrics["class_error"] = 100 * wrong.float().mean()
         count = self.is_object(logits).sum(1)
-        return metrics | {"cardinality_error": (count - count.new_tensor(targets.counts)).abs().float().mean()}
+        return metrics | {
+            "cardinality_error": (count - to_device(torch.tensor(targets.counts), count.device)).abs().float().mean()
+        }
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from ...layers import inverse_sigmoid
+from ...layers import inverse_sigmoid, to_device
 from ...structures import Matches, Predictions, Targets
 from .query_selection import Queries
 
@@ -102,8 +102,8 @@ class NoisedObjects:
             predictions: of the slots, logits L x B x S x K and boxes L x B x S x 4.
         """
         device = targets.labels.device
-        image, slot = (index.to(device) for index in self.is_used.nonzero().unbind(1))  # M each
-        positive = self.is_positive[self.is_used].nonzero()[:, 0].to(device)  # of the M
+        image, slot = to_device(self.is_used.nonzero().T.contiguous(), device)  # M each
+        positive = to_device(self.is_positive[self.is_used].nonzero()[:, 0], device)  # of the M
         target = targets.flat_index(image[positive], slot[positive] % max(1, max(self.counts)))
         labels, boxes = (
             torch.cat([own[:count] for own, count in zip(padded, self.counts, strict=True)])[None]
@@ -144,5 +144,5 @@ class DenoisingQueries:
             None,
             torch.cat([objects.boxes.to(queries.reference.dtype), queries.reference], dim=1),
             queries.proposals,
-            sees[:, None].to(queries.target.device),
+            to_device(sees[:, None], queries.target.device),
         )

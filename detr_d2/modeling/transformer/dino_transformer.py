@@ -110,7 +110,9 @@ class DINODecoder(DeformableDecoder):
     def position(self, reference: Tensor) -> Tensor:
         """B x Q x 4 boxes -> B x Q x C, from the sine encodings of cy, cx, w and h, in this order."""
         head = self.ref_point_head
-        encoding = sine_features(reference[..., [1, 0, 2, 3]] * (2 * math.pi), head.layers[0].in_features // 4)
+        cx, cy, size = reference.split([1, 1, 2], dim=-1)  # a list as an index would be copied to the device
+        boxes = torch.cat([cy, cx, size], dim=-1)
+        encoding = sine_features(boxes * (2 * math.pi), head.layers[0].in_features // 4)
         return head(encoding.flatten(-2).to(head.layers[0].weight.dtype))
 
     def forward(

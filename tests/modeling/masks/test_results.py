@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from detectron2.structures import BitMasks
 from torch import Tensor
 
 from detr_d2.modeling.masks import InstanceMasks, MaskReader, PanopticMap, SemanticMap
+from detr_d2.modeling.masks.results import boxes_of_masks
 
 SIZE = (9, 13)
 IS_THING = torch.tensor([True, True, False, False])
@@ -106,3 +108,12 @@ def test_semantic_map(chunk: int) -> None:
     read(reader, logits, chunk)
     expected = sum(p[:, None, None] * mask.sigmoid() for p, mask in zip(probabilities, logits, strict=True))
     torch.testing.assert_close(reader.result(), expected)
+
+
+def test_boxes_of_masks_are_those_of_detectron2() -> None:
+    torch.manual_seed(0)
+    masks = torch.rand(5, 9, 7) > 0.8
+    masks[2] = False
+    masks[3] = True
+    assert torch.equal(boxes_of_masks(masks), BitMasks(masks).get_bounding_boxes().tensor)
+    assert boxes_of_masks(masks[:0]).shape == (0, 4)

@@ -2,12 +2,13 @@ import itertools
 
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert
 from torchvision.ops import generalized_box_iou as torchvision_giou
 
 from detr_d2.modeling.set_prediction import SoftmaxScoring
-from detr_d2.modeling.set_prediction.matcher import HungarianMatcher, giou_cost, l1_cost
+from detr_d2.modeling.set_prediction.matcher import HungarianMatcher, cheapest_queries, giou_cost, l1_cost
 from detr_d2.structures import Predictions, Targets
 
 WEIGHTS = {"class": 1.0, "l1": 5.0, "giou": 2.0}
@@ -137,3 +138,39 @@ def test_costs_are_fp32_under_autocast() -> None:
     )
     assert seen == [(torch.float32, False, False)]
     assert torch.equal(found.query, expected.query)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("counts", [[3, 1], [0, 4], [7, 7], [1, 0]])
+def test_the_cheapest_queries_are_enough(counts: list[int], ties: bool) -> None:
+    generator = torch.Generator().manual_seed(sum(counts))
+    for num_queries in (7, 10, 60):
+        cost = torch.randn(2, len(counts), num_queries, max(counts), generator=generator)
+        cost = cost.mul(2).round() if ties else cost
+        logits = torch.zeros(*cost.shape[:3], 1)
+        targets = Targets.from_lists([torch.zeros(n, dtype=torch.int64) for n in counts], None)
+        found = HungarianMatcher([(1.0, lambda predictions, targets, cost=cost: cost)])(Predictions(logits), targets)
+        for layer in range(2):
+            start = 0
+            for image, count in enumerate(counts):
+                own = cost[layer, image, :, :count].numpy()
+                rows, columns = linear_sum_assignment(own)
+                query, target = (x[layer, start : start + count].numpy() for x in (found.query, found.target))
+                start += count
+                assert len(set(query)) == count
+                assert sorted(target) == list(range(count))
+                if ties:  # any of the best
+                    assert own[query, target].sum() == own[rows, columns].sum()
+                else:
+                    assert list(query) == list(rows)
+                    assert list(target) == list(columns)
+
+
+def test_few_rows_of_many_queries_cross_to_the_cpu() -> None:
+    cost = torch.randn(1, 2, 500, 4)
+    queries, costs, is_finite = cheapest_queries(cost)
+    assert queries.shape == (1, 2, 16)
+    assert is_finite
+    torch.testing.assert_close(torch.as_tensor(costs)[0, 0, 5], cost[0, 0, queries[0, 0, 5]])
+    cost[0, 1, 499, 3] = float("nan")  # none of the cheapest
+    assert not cheapest_queries(cost)[2]
