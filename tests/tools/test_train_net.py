@@ -98,7 +98,7 @@ def test_trains_evaluates_and_resumes(run, tmp_path):
     run("SOLVER.MAX_ITER", "6", flags=("--resume",))
     assert [line["iteration"] for line in metrics(out)][-1] == 6
     state = torch.load(out / "model_final.pth", weights_only=True)
-    assert state["iteration"] == 7
+    assert state["iteration"] == 5
     steps = [entry["step"] for entry in state["trainer"]["_trainer"]["optimizer"]["state"].values()]
     assert {int(step) for step in steps} == {6}  # none skipped, none twice
     assert state["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 6
