@@ -18,6 +18,8 @@ def check_files(records: Iterable[dict[str, Any]], key: str, *, is_error: bool) 
     """
     if isinstance(records, Records) and key == "file_name":
         files, idents = records.files()
+    elif isinstance(records, Records) and not records.has(key):
+        return Problems()
     else:
         named = [record for record in records if key in record]
         files, idents = [record[key] for record in named], [record.get("image_id") for record in named]
