@@ -3,7 +3,7 @@
 Legend: H W image size.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -41,7 +41,7 @@ def check_images(
 
 
 def _check_files(
-    records: Iterable[dict],
+    records: Sequence[dict],
     key: str,
     check: Callable[[dict], Problems] | None,
     processes: int,
@@ -50,14 +50,14 @@ def _check_files(
     is_error: bool,
 ) -> Problems:
     """What is missing of the files that the records name by ``key``, and what ``check`` finds in the others."""
-    records = [record for record in records if key in record]
     problems = check_files(records, key, is_error=is_error)
     missing = {problem.file for problem in problems}
     for _ in missing:
         advance()
     if check is not None:
         with ThreadPoolExecutor(processes) as pool:
-            for found in pool.map(check, [record for record in records if record[key] not in missing]):
+            there = [record for record in records if key in record and record[key] not in missing]
+            for found in pool.map(check, there):
                 advance()
                 problems += found
     return problems
