@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -46,13 +47,19 @@ def test_every_problem_is_listed(check, own_data, capsys):
     assert "boxes: training would NOT run: 40 errors" in printed
 
 
-def test_a_config_and_its_data_sets(check, own_data, repo, tmp_path, capsys):
-    train, val = own_data("train", {0: "cat", 17: "dog"}, masks=False), own_data("val", {0: "cat", 17: "dog"})
-    config = tmp_path / "own.yaml"
+def own_config(repo: Path, folder: Path, entries: Sequence[dict], train: str, test: str) -> Path:
+    """A yaml of a small DETR for datasets of one's own."""
+    config = folder / "own.yaml"
     config.write_text(
         f"_BASE_: {repo / 'configs' / 'Shapes' / 'detr_R_18.yaml'}\n"
-        f"DATASETS: {{CUSTOM: {json.dumps([train, val])}, TRAIN: [train], TEST: [val]}}\n"
+        f"DATASETS: {{CUSTOM: {json.dumps(entries)}, TRAIN: [{train}], TEST: [{test}]}}\n"
     )
+    return config
+
+
+def test_a_config_and_its_data_sets(check, own_data, repo, tmp_path, capsys):
+    train, val = own_data("train", {0: "cat", 17: "dog"}, masks=False), own_data("val", {0: "cat", 17: "dog"})
+    config = own_config(repo, tmp_path, [train, val], "train", "val")
     words = ["--config-file", str(config), "--no-images"]
     assert check(words) == 0
     printed = capsys.readouterr().out
@@ -97,11 +104,7 @@ def test_classes_of_test_sets(check, own_data, repo, tmp_path, capsys):
 def test_a_name_of_two_classes_stands_for_neither(check, own_data, repo, tmp_path, capsys):
     """For the check as for training: the same files are taken, others cannot be mapped by name."""
     entries = own_data("twice", {0: "cat", 1: "cat", 2: "dog"}), own_data("once", {0: "cat"})
-    config = tmp_path / "own.yaml"
-    config.write_text(
-        f"_BASE_: {repo / 'configs' / 'Shapes' / 'detr_R_18.yaml'}\n"
-        f"DATASETS: {{CUSTOM: {json.dumps(entries)}, TRAIN: [twice], TEST: [twice]}}\n"
-    )
+    config = own_config(repo, tmp_path, entries, "twice", "twice")
     words = ["--config-file", str(config), "--no-images"]
     assert check(words) == 0
     assert "duplicate-category-name" in capsys.readouterr().out

@@ -68,7 +68,9 @@ def merge_panoptic(
         segment = _strongest(logits)
     if not len(classes):
         return torch.zeros(output_size, dtype=torch.int32, device=logits.device), []
-    rows = torch.stack([is_thing.to(scores.dtype), classes.to(scores.dtype), scores], dim=1).tolist()  # one transfer
+    # One transfer, in a precision that holds every class.
+    columns = [x.to(torch.promote_types(scores.dtype, torch.float32)) for x in (is_thing, classes, scores)]
+    rows = torch.stack(columns, dim=1).tolist()
     info = [
         {"id": i, "isthing": bool(thing), "category_id": int(category), "score": score, "area": pixels}
         for i, ((thing, category, score), pixels) in enumerate(zip(rows, area, strict=True), start=1)

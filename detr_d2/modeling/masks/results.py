@@ -151,6 +151,6 @@ def boxes_of_masks(masks: Tensor) -> Tensor:
     for inside in (masks.any(1).byte(), masks.any(2).byte()):  # M x W, M x H
         length = inside.shape[1]
         last = length - inside.flip(1).argmax(1)
-        sides.append((inside.argmax(1), torch.where(inside.any(1), last, 0)))
+        sides.append((inside.argmax(1), last * inside.any(1)))
     (x0, x1), (y0, y1) = sides
     return torch.stack([x0, y0, x1, y1], dim=1).float()

@@ -93,6 +93,18 @@ def test_segments_info() -> None:
     assert (panoptic[:, 8:] == 2).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_classes_do_not_depend_on_the_precision_of_scores(dtype: torch.dtype) -> None:
+    classes, scores = torch.tensor([1203, 2049]), torch.tensor([0.5, 0.75], dtype=dtype)
+    logits = torch.zeros(2, 8, 8)
+    logits[0, :4] = logits[1, 4:] = 1.0
+    _, info = merge_panoptic(logits, scores, classes, torch.tensor([True, False]), (8, 8), (8, 8))
+    assert [(each["category_id"], each["isthing"], each["score"]) for each in info] == [
+        (1203, True, 0.5),
+        (2049, False, 0.75),
+    ]
+
+
 def test_stuff_of_one_class_becomes_one_segment_things_do_not() -> None:
     """The duplicate is then removed, and the map computed again without the merge: its pixels go to the next best."""
     stuff = torch.stack([half(5, -5), half(-5, 5), half(-6, -6)])
