@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d, deform_conv2d
 
-from .conv_norm import frozen_scale_and_shift
+from .conv_norm import fixed_scale_and_shift
 from .kept import Kept
 
 
@@ -67,7 +67,7 @@ class ModulatedDeformConv(nn.Module):
         weight, bias = self.weight, self.bias
         fold = isinstance(self.norm, FrozenBatchNorm2d)
         if fold:
-            scale, shift = self._kept.get(None, list(self.norm.buffers()), lambda: frozen_scale_and_shift(self.norm))
+            scale, shift = self._kept.get(None, list(self.norm.buffers()), lambda: fixed_scale_and_shift(self.norm))
             weight = weight * scale[:, None, None, None]
             bias = shift if bias is None else bias * scale + shift
         # The operator has no half precision on every device, and computes offsets too coarsely in it.

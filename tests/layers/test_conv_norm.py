@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import FrozenBatchNorm2d
 
-from detr_d2.layers import ConvNorm
-from detr_d2.layers.conv_norm import frozen_scale_and_shift
+from detr_d2.layers import ConvNorm, RepConv
+from detr_d2.layers.conv_norm import fixed_scale_and_shift
 
 SHAPES = [
     {"kernel_size": 1},
@@ -104,7 +104,7 @@ def test_keys_are_detectron2s() -> None:
 def test_scale_and_shift() -> None:
     torch.manual_seed(0)
     norm, x = random_frozen_norm(5), torch.randn(2, 5, 3, 3)
-    scale, shift = frozen_scale_and_shift(norm)
+    scale, shift = fixed_scale_and_shift(norm)
     torch.testing.assert_close(x * scale[:, None, None] + shift[:, None, None], norm(x))
 
 
@@ -235,3 +235,67 @@ def test_frozen_weights_are_folded_once_in_training() -> None:
     layer.requires_grad_(True)
     layer(x).sum().backward()
     assert layer.weight.grad is not None
+
+
+def random_batch_norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    for name, tensor in norm.state_dict().items():
+        if tensor.dim():
+            tensor.copy_(torch.rand(channels) + 0.2 if name == "running_var" else torch.randn(channels))
+    return norm
+
+
+@pytest.mark.parametrize("activation", ["", "relu", "silu"])
+@pytest.mark.parametrize("make_norm", [random_frozen_norm, random_batch_norm])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_without_gradients_blocks_are_one_convolution_with_its_activation(
+    make_norm: Callable[[int], nn.Module], activation: str, channels_last: bool
+) -> None:
+    torch.manual_seed(0)
+    function = {"": nn.Identity(), "relu": F.relu, "silu": F.silu}[activation]
+    x = torch.randn(2, 4, 5, 6)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    plain = ConvNorm(4, 6, 3, norm=make_norm(6), activation=activation).eval()
+    rep = RepConv(4, 6, norm=make_norm, activation=activation).eval()
+    for layer in (plain, rep):
+        expected = layer.norm(F.conv2d(x, layer.weight, padding=1))
+        if layer is rep:
+            expected = expected + rep.pointwise.norm(F.conv2d(x, rep.pointwise.weight))
+        torch.testing.assert_close(layer(x), function(expected), atol=1e-5, rtol=1e-5)
+        with torch.no_grad():
+            torch.testing.assert_close(layer(x), function(expected), atol=1e-5, rtol=1e-5)
+            with Operators() as operators:
+                layer(x)  # which keeps what it computes for those who look on
+                operators.names.clear()
+                layer(x)
+        assert operators.names[:1] == ["aten::convolution"]
+        assert len(operators.names) <= 2
+
+
+def test_what_a_rep_block_keeps_follows_both_norms_and_weights() -> None:
+    torch.manual_seed(0)
+    layer, x = RepConv(4, 4, norm=random_batch_norm).eval(), torch.randn(1, 4, 5, 5)
+    for tensor in layer.folded_of:
+        with torch.no_grad():
+            before = layer(x)
+            tensor.add_(1)
+            after = layer(x)
+        torch.testing.assert_close(after, layer(x), atol=1e-5, rtol=1e-5)  # with gradients nothing is kept
+        assert tensor.dim() == 0 or not torch.allclose(after, before)
+
+
+def test_statistics_that_a_norm_learns_alone_are_seen() -> None:
+    """torch moves running statistics without a new version; the norm's counter has one."""
+    layer, x = ConvNorm(4, 4, 3, norm=random_batch_norm(4)).eval(), torch.randn(2, 4, 5, 5)
+    with torch.no_grad():
+        before = layer(x)
+        layer.norm.train()(torch.randn(2, 4, 5, 5))
+        layer.norm.eval()
+        after = layer(x)
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_an_unknown_activation_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no activation 'gelu'"):
+        ConvNorm(4, 4, 1, norm=nn.BatchNorm2d(4), activation="gelu")

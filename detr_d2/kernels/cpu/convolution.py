@@ -42,6 +42,20 @@ def conv_relu(
     return F.relu_(conv2d(x, weight, bias, stride, padding, dilation, groups))
 
 
+def conv_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: Extent, padding: Extent, dilation: Extent, groups: int
+) -> Tensor:
+    """``silu(conv2d(x, weight, bias, ...))``."""
+    if weight.is_mkldnn:
+        return _POINTWISE(x, weight, bias, padding, stride, dilation, groups, "swish", [], "")
+    return silu(conv2d(x, weight, bias, stride, padding, dilation, groups))
+
+
+def silu(x: Tensor) -> Tensor:
+    """``F.silu``, in the memory of ``x`` where no gradient needs it."""
+    return F.silu(x, inplace=not (torch.is_grad_enabled() and x.requires_grad))
+
+
 def conv_add_relu(
     x: Tensor,
     shortcut: Tensor,

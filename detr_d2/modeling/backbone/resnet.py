@@ -213,27 +213,39 @@ def build_torchvision_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> T
     Raises:
         ValueError: a key asks for what this backbone does not have; the message names it.
     """
-    resnets = cfg.MODEL.RESNETS
+    return build_plain_resnet(cfg, input_shape, TorchvisionResNet)
+
+
+def build_plain_resnet(
+    cfg: CfgNode, input_shape: ShapeSpec, resnet: Callable[..., TorchvisionResNet]
+) -> TorchvisionResNet:
+    """``resnet`` from the cfg, with strides in 3x3 convolutions and without deformable ones.
+
+    Raises:
+        ValueError: the cfg asks for others; the message names the key.
+    """
+    resnets, name = cfg.MODEL.RESNETS, cfg.MODEL.BACKBONE.NAME
     if resnets.STRIDE_IN_1X1 and has_bottlenecks(resnets.DEPTH):
         raise ValueError(
-            "build_torchvision_resnet_backbone strides in the 3x3 convolution: set MODEL.RESNETS.STRIDE_IN_1X1 False, "
+            f"{name} strides in the 3x3 convolution: set MODEL.RESNETS.STRIDE_IN_1X1 False, "
             'or MODEL.BACKBONE.NAME "build_resnet_backbone" for weights that stride in the 1x1.'
         )
     if any(resnets.DEFORM_ON_PER_STAGE):
-        raise ValueError(
-            "MODEL.RESNETS.DEFORM_ON_PER_STAGE: build_torchvision_resnet_backbone has no deformable stages."
-        )
-    return build_resnet(cfg, input_shape)
+        raise ValueError(f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {name} has no deformable stages.")
+    return build_resnet(cfg, input_shape, resnet=resnet)
 
 
 def build_resnet(
-    cfg: CfgNode, input_shape: ShapeSpec, blocks: Sequence[Callable[..., nn.Module]] | None = None
+    cfg: CfgNode,
+    input_shape: ShapeSpec,
+    blocks: Sequence[Callable[..., nn.Module]] | None = None,
+    resnet: Callable[..., TorchvisionResNet] = TorchvisionResNet,
 ) -> TorchvisionResNet:
-    """`TorchvisionResNet` with these ``blocks`` and all else from the cfg."""
+    """``resnet`` with these ``blocks`` and all else from the cfg."""
     resnets = cfg.MODEL.RESNETS
     if input_shape.channels not in (None, 3):
         raise ValueError(f"MODEL.PIXEL_MEAN has {input_shape.channels} channels, the ResNet reads 3.")
-    return TorchvisionResNet(
+    return resnet(
         resnets.DEPTH,
         out_features=resnets.OUT_FEATURES,
         norm=resnets.NORM,
