@@ -51,6 +51,22 @@ def conv_silu(
     return silu(conv2d(x, weight, bias, stride, padding, dilation, groups))
 
 
+def conv_clamp(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    bounds: tuple[float, float],
+    stride: Extent,
+    padding: Extent,
+    dilation: Extent,
+    groups: int,
+) -> Tensor:
+    """``conv2d(x, weight, bias, ...).clamp(*bounds)``."""
+    if weight.is_mkldnn:
+        return _POINTWISE(x, weight, bias, padding, stride, dilation, groups, "hardtanh", list(bounds), "")
+    return conv2d(x, weight, bias, stride, padding, dilation, groups).clamp_(*bounds)
+
+
 def silu(x: Tensor) -> Tensor:
     """``F.silu``, in the memory of ``x`` where no gradient needs it."""
     return F.silu(x, inplace=not (torch.is_grad_enabled() and x.requires_grad))
