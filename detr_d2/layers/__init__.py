@@ -6,7 +6,8 @@ from .conv_norm import ConvNorm, RepConv
 from .deform_conv import DeformConv, ModulatedDeformConv, offset_conv
 from .deformable_attention import MSDeformAttn
 from .inverse_sigmoid import inverse_sigmoid
+from .kept import Kept, kept
 from .masked_group_norm import MaskedGroupNorm, masked_group_norm
-from .mlp import MLP
-from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine, sine_features
+from .mlp import ACTIVATIONS, MLP
+from .position_encoding import PositionEmbeddingLearned, PositionEmbeddingSine, grid_encoding, sine_features
 from .transfer import to_device

@@ -1,12 +1,31 @@
 """What is computed of a module's tensors once, and kept until one of them changes."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 T = TypeVar("T")
+
+
+def kept(compute: Callable[..., T]) -> Callable[..., T]:
+    """Decorates a function of sizes, dtypes and devices: its results for the last 32 of them are kept.
+
+    They are without gradients, and belong to no state dict. Whoever records or counts operators sees them computed.
+    """
+    cached = lru_cache(maxsize=32)(compute)
+
+    @wraps(compute)
+    def call(*args: Any) -> T:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None:
+            return compute(*args)
+        with torch.inference_mode(False), torch.no_grad():
+            return cached(*args)
+
+    return call
 
 
 class Kept:

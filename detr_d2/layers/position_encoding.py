@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .kept import kept
+
 
 def sine_features(positions: Tensor, num_feats: int, temperature: float = 10000.0) -> Tensor:
     """Sines and cosines, alternating, of positions in radians: ``(...)`` -> ``(..., num_feats)`` in fp32.
@@ -17,6 +19,23 @@ def sine_features(positions: Tensor, num_feats: int, temperature: float = 10000.
     pair = torch.arange(num_feats, dtype=torch.float32, device=positions.device) // 2
     angles = positions.float()[..., None] / temperature ** (2 * pair / num_feats)
     return torch.stack([angles[..., 0::2].sin(), angles[..., 1::2].cos()], dim=-1).flatten(-2)
+
+
+@kept
+def grid_encoding(
+    height: int, width: int, dim: int, temperature: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """RT-DETR's encoding of ``height`` x ``width`` locations by their row and column, counted from 0, rows first:
+    1 x (height * width) x ``dim``, a quarter each of the row's sines and cosines and of the column's.
+
+    The published code pairs the locations of an oblong map with the encodings of others.
+    """
+    quarter, exact = dim // 4, torch.promote_types(dtype, torch.float32)
+    frequencies = temperature ** -(torch.arange(quarter, dtype=exact, device=device) / quarter)
+    y, x = (torch.arange(count, device=device)[:, None] * frequencies for count in (height, width))
+    rows, columns = torch.cat([y.sin(), y.cos()], dim=1), torch.cat([x.sin(), x.cos()], dim=1)
+    grid = torch.cat([rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)], dim=-1)
+    return grid.flatten(0, 1)[None].to(dtype)
 
 
 class PositionEmbeddingSine(nn.Module):

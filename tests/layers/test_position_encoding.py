@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detr_d2.layers import PositionEmbeddingLearned, PositionEmbeddingSine
+from detr_d2.layers import PositionEmbeddingLearned, PositionEmbeddingSine, grid_encoding
 
 F = 8  # features per axis
 
@@ -93,3 +93,14 @@ def test_learned_overflow(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=rf"10 entries per axis, but the feature map is {size[0]} x {size[1]}.*sine"):
         learned(rectangle_mask(*size, [size]))
     learned(rectangle_mask(10, 10, [(10, 10)]))  # a full table is fine
+
+
+def test_grid_encoding_of_oblong_maps_is_that_of_each_location() -> None:
+    encoding = grid_encoding(2, 3, 8, 10000.0, torch.float64, torch.device("cpu"))
+    assert encoding.shape == (1, 6, 8)
+    for row in range(2):
+        for column in range(3):
+            y, x = (torch.tensor([place, place / 100.0], dtype=torch.float64) for place in (row, column))
+            expected = torch.cat([y.sin(), y.cos(), x.sin(), x.cos()])
+            torch.testing.assert_close(encoding[0, 3 * row + column], expected)
+    assert grid_encoding(2, 3, 8, 10000.0, torch.float64, torch.device("cpu")) is encoding

@@ -1,6 +1,24 @@
-"""The layouts of RT-DETR: the official release's and ``transformers``'."""
+"""The layouts of RT-DETR, versions 1 and 2: the official release's and ``transformers``'."""
 
-from .layout import Pairs
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .layout import Layout, Pairs, renamed, stacked
+
+_SELECTION = "transformer.query_selection."
+
+
+def normed_pairs(
+    modules: list[tuple[str, str]], theirs: str = "", ours: str = "", parts: tuple[str, str] = ("conv", "norm")
+) -> Pairs:
+    """Pairs of convolutions with a norm each: theirs has both as ``parts``, ours the norm within the convolution."""
+    return tuple(
+        (f"{theirs}{their}.{part}.{{p}}", f"{ours}{our}{inner}.{{p}}")
+        for their, our in modules
+        for part, inner in zip(parts, ("", ".norm"), strict=True)
+    )
 
 
 def huggingface_vd_pairs(theirs: str, ours: str = "backbone.") -> Pairs:
@@ -13,12 +31,136 @@ def huggingface_vd_pairs(theirs: str, ours: str = "backbone.") -> Pairs:
     return normed_pairs(modules, theirs, ours, ("convolution", "normalization"))
 
 
-def normed_pairs(
-    modules: list[tuple[str, str]], theirs: str = "", ours: str = "", parts: tuple[str, str] = ("conv", "norm")
-) -> Pairs:
-    """Pairs of convolutions with a norm each: theirs has both as ``parts``, ours the norm within the convolution."""
-    return tuple(
-        (f"{theirs}{their}.{part}.{{p}}", f"{ours}{our}{inner}.{{p}}")
-        for their, our in modules
-        for part, inner in zip(parts, ("", ".norm"), strict=True)
+def official_vd_pairs(theirs: str = "backbone.", ours: str = "backbone.") -> Pairs:
+    """The official names of RT-DETR's ResNet after the prefix ``theirs``."""
+    modules = [(f"conv1.conv1_{i}", f"stem.conv{i}") for i in range(1, 4)]
+    for i in range(4):
+        their, our = f"res_layers.{i}.blocks.{{i}}.", f"res{i + 2}.{{i}}."
+        modules += [(f"{their}branch2{letter}", f"{our}conv{n}") for n, letter in enumerate("abc", start=1)]
+        modules.append((f"{their}short{'.conv' if i else ''}", f"{our}shortcut"))
+    return normed_pairs(modules, theirs, ours)
+
+
+def fusion_pairs(theirs: str) -> Pairs:
+    """Both programs' names of what fuses levels, after the prefix ``theirs``."""
+    block = "{fpn_blocks|pan_blocks}.{i}."
+    rep = f"{block}bottlenecks.{{i}}."
+    modules = [
+        *((name, name) for name in ("{lateral_convs|downsample_convs}.{i}", f"{block}{{conv1|conv2|conv3}}")),
+        (f"{rep}conv1", rep[:-1]),
+        (f"{rep}conv2", f"{rep}pointwise"),
+    ]
+    return normed_pairs(modules, theirs, "encoder.")
+
+
+def _official_pairs(layers: int) -> Pairs:
+    decoder = "decoder.decoder.layers.{i}."
+    return (
+        *official_vd_pairs(),
+        *normed_pairs(
+            [("encoder.input_proj.{i}", "encoder.input_proj.{i}"), ("decoder.input_proj.{i}", "input_proj.{i}")]
+        ),
+        *normed_pairs([("encoder.input_proj.{i}", "encoder.input_proj.{i}")], parts=("0", "1")),
+        ("encoder.encoder.0.layers.{rest}", "encoder.layers.{rest}"),
+        *fusion_pairs("encoder."),
+        (f"{decoder}norm1.{{p}}", "transformer.decoder.layers.{i}.norm2.{p}"),
+        (f"{decoder}norm2.{{p}}", "transformer.decoder.layers.{i}.norm1.{p}"),
+        ("decoder.decoder.layers.{rest}", "transformer.decoder.layers.{rest}"),
+        ("decoder.query_pos_head.{rest}", "transformer.decoder.ref_point_head.{rest}"),
+        *(
+            (f"decoder.enc_output.{their}.{{p}}", f"{_SELECTION}{our}.{{p}}")
+            for version in (("proj", "norm"), ("0", "1"))
+            for their, our in zip(version, ("enc_output", "enc_output_norm"), strict=True)
+        ),
+        ("decoder.denoising_class_embed.{p}", "label_enc.{p}"),
+        ("decoder.enc_score_head.{p}", f"class_embed.{layers}.{{p}}"),
+        ("decoder.enc_bbox_head.{rest}", f"bbox_embed.{layers}.{{rest}}"),
+        ("decoder.dec_score_head.{i}.{p}", "class_embed.{i}.{p}"),
+        ("decoder.dec_bbox_head.{i}.{rest}", "bbox_embed.{i}.{rest}"),
     )
+
+
+# Names in files, and in the modules of ``transformers`` 5.
+_MODERN = (
+    (re.compile(r"\.encoder\.encoder\.(\d+)\.layers\."), r".encoder.aifi.\1.layers."),
+    (re.compile(r"_attn\.out_proj\."), "_attn.o_proj."),
+    (re.compile(r"(\.layers\.\d+)\.(fc\d)\."), r"\1.mlp.\2."),
+)
+_FILES = (
+    (re.compile(r"\.encoder\.aifi\.(\d+)\.layers\."), r".encoder.encoder.\1.layers."),
+    (re.compile(r"_attn\.o_proj\."), "_attn.out_proj."),
+    (re.compile(r"(\.layers\.\d+)\.mlp\.(fc\d)\."), r"\1.\2."),
+)
+
+
+def _huggingface_pairs(layers: int) -> Pairs:
+    stacks = (
+        (
+            "encoder.aifi.0.layers.{i}.",
+            "encoder.layers.{i}.",
+            (("final_layer_norm", "norm2"), ("self_attn_layer_norm", "norm1")),
+        ),
+        (
+            "decoder.layers.{i}.",
+            "transformer.decoder.layers.{i}.",
+            (
+                ("self_attn_layer_norm", "norm2"),
+                ("encoder_attn_layer_norm", "norm1"),
+                ("final_layer_norm", "norm3"),
+            ),
+        ),
+    )
+    layer_pairs = [
+        (f"model.{their}{name}.{{rest}}", f"{our}{name_here}.{{rest}}")
+        for their, our, norms in stacks
+        for name, name_here in (
+            *norms,
+            ("mlp.fc1", "linear1"),
+            ("mlp.fc2", "linear2"),
+            ("self_attn.o_proj", "self_attn.out_proj"),
+            ("self_attn", "self_attn"),
+            ("encoder_attn", "cross_attn"),
+        )
+    ]
+    return (
+        *huggingface_vd_pairs("model.backbone.model."),
+        *normed_pairs(
+            [("encoder_input_proj.{i}", "encoder.input_proj.{i}"), ("decoder_input_proj.{i}", "input_proj.{i}")],
+            "model.",
+            parts=("0", "1"),
+        ),
+        *layer_pairs,
+        *fusion_pairs("model.encoder."),
+        ("model.decoder.query_pos_head.{rest}", "transformer.decoder.ref_point_head.{rest}"),
+        ("model.enc_output.0.{p}", f"{_SELECTION}enc_output.{{p}}"),
+        ("model.enc_output.1.{p}", f"{_SELECTION}enc_output_norm.{{p}}"),
+        ("model.denoising_class_embed.{p}", "label_enc.{p}"),
+        ("model.enc_score_head.{p}", f"class_embed.{layers}.{{p}}"),
+        ("model.enc_bbox_head.{rest}", f"bbox_embed.{layers}.{{rest}}"),
+        ("model.decoder.class_embed.{i}.{p}", "class_embed.{i}.{p}"),
+        ("model.decoder.bbox_embed.{i}.{rest}", "bbox_embed.{i}.{rest}"),
+    )
+
+
+def _decoder_layers(keys: Mapping[str, Tensor], pattern: str) -> int:
+    return len({match[1] for key in keys if (match := re.search(pattern, key))})
+
+
+def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    theirs = {}
+    for key, value in state.items():
+        for pattern, replacement in _MODERN:
+            key = pattern.sub(replacement, key)
+        if not key.startswith(("class_embed.", "bbox_embed.")):  # which the decoder holds again
+            theirs[key] = value
+    layers = _decoder_layers(theirs, r"^model\.decoder\.layers\.(\d+)\.")
+    ours = renamed(theirs, _huggingface_pairs(layers))
+    return stacked(ours, r"(.+self_attn)\.([qkv])_proj\.(weight|bias)", "{}.in_proj_{}")
+
+
+HUGGINGFACE_RT_DETR = Layout(
+    name="transformers' RT-DETR",
+    requires=(r"^model\.backbone\.model\.", r"^model\.encoder_input_proj\.", r"^model\.enc_score_head\."),
+    leftovers=(r"\.n_points_scale$", r"^model\.(anchors|valid_mask)$"),
+    rename=_from_transformers,
+)

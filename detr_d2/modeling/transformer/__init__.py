@@ -5,6 +5,7 @@ from .deformable_transformer import DeformableOutput, DeformableTransformer
 from .denoising import Denoising, DenoisingQueries, NoisedObjects
 from .detr_transformer import DetrTransformer
 from .dino_transformer import DINOQueries, DINOTransformer
+from .hybrid_encoder import CSPRepBlock, HybridEncoder, rt_detr_encoder
 from .masked_transformer import MaskedOutput, MaskedTransformer
 from .pixel_decoder import PixelDecoder
 from .query_selection import QUERY_SELECTION_REGISTRY, Heads, Proposals

@@ -12,28 +12,39 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from ...kernels.cpu import Dropout, relu_dropout_
-from ...layers import MultiheadAttention
+from ...layers import ACTIVATIONS, MultiheadAttention
 from .build import TRANSFORMER_REGISTRY
 
 
 class FeedForward(nn.Module):
-    """Base of both layer types: ``linear1`` - ReLU - dropout - ``linear2``."""
+    """Base of both layer types: ``linear1`` - ReLU, or another activation - dropout - ``linear2``."""
 
-    def __init__(self, dim: int, dim_feedforward: int, dropout: float) -> None:
+    def __init__(self, dim: int, dim_feedforward: int, dropout: float, activation: str = "relu") -> None:
         super().__init__()
+        self.activation = activation
         self.linear1 = nn.Linear(dim, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, dim)
         self.dropout = Dropout(dropout)
 
     def feed_forward(self, x: Tensor) -> Tensor:
+        if self.activation != "relu":
+            return self.linear2(self.dropout(ACTIVATIONS[self.activation](self.linear1(x))))
         return self.linear2(relu_dropout_(self.linear1(x), self.dropout.p, self.dropout.training))
 
 
 class EncoderLayer(FeedForward):
     """Self-attention, then a feed-forward network, each with a residual and a LayerNorm after (or before) it."""
 
-    def __init__(self, dim: int, num_heads: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
-        super().__init__(dim, dim_feedforward, dropout)
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        dim_feedforward: int,
+        dropout: float,
+        pre_norm: bool = False,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__(dim, dim_feedforward, dropout, activation)
         self.self_attn = MultiheadAttention(dim, num_heads, dropout)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
