@@ -25,6 +25,7 @@ COMMANDS = {
     "subset": ("make_subset", (), "some categories of a dataset, split for training and validation"),
     "voc": ("convert_voc", (), "Pascal VOC's annotations to COCO's format"),
     "shapes": ("generate_shapes", (), "generate the Shapes dataset"),
+    "verify-zoo": ("verify_zoo", (), "fetch published weights, and compare what they give with published figures"),
     "panoptic-stuff": ("prepare_panoptic_stuff", (), "the semantic maps that Panoptic FPN learns from"),
 }
 USAGE = "usage: detr-d2 COMMAND ...\n\n{}\n\nEach command lists its options with --help."

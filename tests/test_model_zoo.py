@@ -1,5 +1,7 @@
 """Published models by name: configs and addresses, and a folder of random weights in the place of the addresses."""
 
+import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from detr_d2 import Predictor, model_zoo
 from detr_d2.checkpoint import to_official
 from detr_d2.checkpoint.published import CHECKPOINTS
 from detr_d2.engine import Trainer, load_config
+from detr_d2.measure.published import PUBLISHED
 
 NAME = "COCO-Detection/detr_R_50_500ep"
 DETR = "{HIDDEN_DIM: 32, DIM_FEEDFORWARD: 32, ENC_LAYERS: 1, DEC_LAYERS: 1}"
@@ -36,11 +39,44 @@ def test_every_published_model_has_a_config_and_its_row(repo):
         assert url in page or "X_101" in name or "detectron2/" in url, name
 
 
-def test_addresses():
+def test_published_figures(repo):
+    """What configs expect of published weights is what the page and the comparison say."""
+    page = (repo / "docs" / "model_zoo.md").read_text().splitlines()
+    for path in sorted(repo.glob("configs/COCO-*/*.yaml")):
+        name = f"{path.parent.name}/{path.stem}"
+        expected = load_config(str(path)).TEST.EXPECTED_RESULTS
+        row = next((line for line in page if line.startswith("|") and f"/{name}.yaml)" in line), None)
+        if expected and row and "dino" not in name:  # whose rows hold several models
+            for _, _, value, _ in expected:
+                assert re.search(rf"[| ]{value:g}(\.0)? ", row), f"{name}: {value}"
+        figures = PUBLISHED.get(path.stem, {})
+        for task, metric, value, _ in expected:
+            assert figures.get(f"{task}/{metric}", value) == value, name
+        assert bool(expected) == (name in CHECKPOINTS or "dino_Swin" in name), name
+
+
+def test_figures_and_addresses_are_those_of_the_list(repo):
+    file = repo.parent / "shared" / "weights" / "WEIGHTS.tsv"
+    if not file.is_file():
+        pytest.skip(f"needs {file}")
+    with open(file, newline="") as text:
+        rows = {row["url_or_hub_id"].split("?")[0]: row["metrics"] for row in csv.DictReader(text, delimiter="\t")}
+    words = {"bbox": "box AP", "segm": "AP", "panoptic_seg": "PQ"}
+    for name, url in CHECKPOINTS.items():
+        assert url in rows or "/folders/" in url, name
+        for task, _, value, _ in load_config(model_zoo.get_config_file(name)).TEST.EXPECTED_RESULTS:
+            assert "/folders/" in url or re.search(rf"\b{words[task]} {value:g}(\.0)?\b", rows[url]), name
+
+
+def test_addresses(monkeypatch):
     assert model_zoo.get_checkpoint_url(NAME) == "https://dl.fbaipublicfiles.com/detr/detr-r50-e632da11.pth"
     url = model_zoo.get_checkpoint_url("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml")
     assert url.endswith("faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl")
     assert model_zoo.get_checkpoint_url(NAME) == model_zoo.get_config(NAME, trained=True).MODEL.WEIGHTS
+    with_mirror = {"COCO-Detection/deformable_detr_R_50": "deformable_detr_R_50.pth", NAME: "detr-r50-e632da11.pth"}
+    monkeypatch.setenv("DETR_D2_MODEL_ZOO", "/zoo/")
+    for name, file in with_mirror.items():
+        assert model_zoo.get_checkpoint_url(name) == f"/zoo/{file}"
     assert model_zoo.get_config(NAME).MODEL.WEIGHTS.endswith("torchvision/R-50.pkl")
 
 

@@ -83,6 +83,7 @@ def convert_checkpoint(
     to: Target = "detr_d2",
     class_ids: ClassIds | None = None,
     weights_from: WeightsFrom = "auto",
+    half: bool = False,
     overwrite: bool = False,
 ) -> str:
     """Read a checkpoint of any layout and write it in another.
@@ -92,6 +93,7 @@ def convert_checkpoint(
         target: the file to write; complete or not there.
         class_ids: see `to_detr_d2` and `to_official`; None: their defaults.
         weights_from: see `read_checkpoint`.
+        half: write floating point numbers with 16 bits.
         overwrite: replace an existing ``target``.
 
     Returns:
@@ -111,9 +113,20 @@ def convert_checkpoint(
     result = convert(state) if class_ids is None else convert(state, class_ids)
     if to == "detr_d2" and "dataset_metadata" in checkpoint:
         result["dataset_metadata"] = checkpoint["dataset_metadata"]  # the names of the classes
+    if half:
+        result["model"] = {key: _halved(key, torch.as_tensor(value)) for key, value in result["model"].items()}
     with whole_file(target) as partial:
         torch.save(result, partial)
     return f"{target}: {len(result['model'])} tensors in the layout of {to}, from {source} ({_recognise(state).name})."
+
+
+def _halved(name: str, values: Tensor) -> Tensor:
+    if not values.is_floating_point():
+        return values
+    half = values.half()
+    if not torch.equal(half.isfinite(), values.isfinite()):
+        raise ValueError(f"{name} holds numbers above 65504, which 16 bits do not: leave out --half.")
+    return half
 
 
 def _recognise(state: Mapping[str, Tensor]) -> Layout:

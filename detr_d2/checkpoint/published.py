@@ -1,6 +1,7 @@
 """Where published weights lie, by the name of the config that they belong to; `detr_d2.model_zoo` is for users.
 
-A name is a config of ``configs/`` with or without its suffix, such as ``COCO-Detection/detr_R_50_500ep``.
+A name is a config of ``configs/`` with or without its suffix, such as ``COCO-Detection/detr_R_50_500ep``. A file of
+that name beside the config, with the suffix .pth, holds small weights of this project's own.
 """
 
 import os
@@ -15,6 +16,9 @@ _FCOS = "https://huggingface.co/tianzhi/FCOS/resolve/main/"
 _ADELAIDET = "https://huggingface.co/tianzhi/AdelaiDet-FCOS/resolve/main/"
 _TORCHVISION = "https://download.pytorch.org/models/"
 _DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
+_MASK2FORMER = (
+    "https://dl.fbaipublicfiles.com/maskformer/mask2former/coco/{}/maskformer2_{}_bs16_{}ep/model_final_{}.pkl"
+)
 _DRIVE = "https://drive.google.com/"
 _DINO = f"{_DRIVE}drive/folders/1qD5m1NmK0kjE5hh-G17XUX751WsEG-h_"
 # Of the same configs in Detectron2's zoo.
@@ -31,6 +35,16 @@ _BASELINES = {
     "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x": "139514544/model_final_dbfeb4.pkl",
     "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x": "139514569/model_final_c10459.pkl",
     "COCO-PanopticSegmentation/panoptic_fpn_R_101_3x": "139514519/model_final_cafdb1.pkl",
+}
+# Meta's weights of Mask2Former are for non-commercial use (CC BY-NC 4.0).
+_MASK2FORMERS = {
+    "COCO-PanopticSegmentation/mask2former_R_50": ("panoptic", "R50", 50, "94dc52"),
+    "COCO-PanopticSegmentation/mask2former_R_101": ("panoptic", "R101", 50, "b807bd"),
+    "COCO-PanopticSegmentation/mask2former_Swin_T": ("panoptic", "swin_tiny", 50, "9fd0ae"),
+    "COCO-PanopticSegmentation/mask2former_Swin_S": ("panoptic", "swin_small", 50, "a407fd"),
+    "COCO-PanopticSegmentation/mask2former_Swin_B_IN21k": ("panoptic", "swin_base_IN21k_384", 50, "54b88a"),
+    "COCO-PanopticSegmentation/mask2former_Swin_L_IN21k_100ep": ("panoptic", "swin_large_IN21k_384", 100, "f07440"),
+    "COCO-InstanceSegmentation/mask2former_R_50": ("instance", "R50", 50, "3c8ec9"),
 }
 # Name of the config -> address of its weights; those on Google Drive must be downloaded by hand.
 CHECKPOINTS = {
@@ -58,6 +72,7 @@ CHECKPOINTS = {
     "COCO-Detection/fcos_imprv_dcnv2_X_101_64x4d_2x": f"{_FCOS}FCOS_imprv_dcnv2_X_101_64x4d_FPN_2x.pth",
     "COCO-Detection/fcos_imprv_iou_R_50_1x": f"{_ADELAIDET}FCOS_R_50_1x_iou.pth",
     "COCO-Detection/fcos_torchvision_R_50": f"{_TORCHVISION}fcos_resnet50_fpn_coco-99b0c9b7.pth",
+    **{name: _MASK2FORMER.format(*words) for name, words in _MASK2FORMERS.items()},
     **{name: f"{_DETECTRON2}{name}/{file}" for name, file in _BASELINES.items()},
 }
 
@@ -75,8 +90,9 @@ def get_config_file(name: str) -> str:
 
 
 def get_checkpoint_url(name: str) -> str:
-    """Address of the weights that were published for a config. ``DETR_D2_MODEL_ZOO`` names a folder or an address to
-    take in place of theirs.
+    """Address of the weights that were published for a config, or the path of those that this project has of it.
+    ``DETR_D2_MODEL_ZOO`` names a folder or an address to take in place of published ones; those that are downloaded by
+    hand have the config's name there, such as deformable_detr_R_50.pth.
 
     Raises:
         FileNotFoundError: there is no such config.
@@ -84,18 +100,27 @@ def get_checkpoint_url(name: str) -> str:
     """
     get_config_file(name)
     name = _without_suffix(name)
+    if (own := _own_weights(name)).is_file():
+        return str(own)
     url = CHECKPOINTS.get(name)
     if url is None:
         raise RuntimeError(f"No weights of {name} were published: train it, or name its weights in MODEL.WEIGHTS.")
-    if url.startswith(_DRIVE):
+    by_hand, mirror = url.startswith(_DRIVE), os.environ.get(MIRROR)
+    if mirror:
+        return f"{mirror.rstrip('/')}/{Path(name).name + '.pth' if by_hand else url.rsplit('/', 1)[1]}"
+    if by_hand:
         raise RuntimeError(f"Download the weights of {name} by hand, and give the file: {url}")
-    mirror = os.environ.get(MIRROR)
-    return f"{mirror.rstrip('/')}/{url.rsplit('/', 1)[1]}" if mirror else url
+    return url
 
 
 def is_published(name: str) -> bool:
-    """Whether a name is that of a config whose weights have an address, which may be one for downloads by hand."""
-    return _without_suffix(name) in CHECKPOINTS
+    """Whether a name is that of a config whose weights are here or have an address, perhaps for downloads by hand."""
+    name = _without_suffix(name)
+    return name in CHECKPOINTS or _own_weights(name).is_file()
+
+
+def _own_weights(name: str) -> Path:
+    return CONFIGS / f"{name}.pth"
 
 
 def _without_suffix(name: str) -> str:

@@ -37,6 +37,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         default="auto",
         help="of a file that holds both, the average of the weights (auto, ema) or those of the training (model)",
     )
+    parser.add_argument("--half", action="store_true", help="write numbers with 16 bits: half the size (a .pth file)")
     parser.add_argument("--config-file", metavar="FILE", help="the model's yaml, which huggingface needs")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_overrides()
@@ -52,6 +53,8 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError("--to huggingface needs --config-file: weights do not say all that config.json does.")
     elif args.class_ids == "coco":
         raise ValueError("--to huggingface numbers classes contiguously: leave out --class-ids.")
+    elif args.half:
+        raise ValueError("--half is for .pth files: transformers reads a folder in any precision (its argument dtype).")
 
 
 @command_line_tool
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.to == "huggingface":
         print(to_huggingface(args))
     else:
-        choices = {"class_ids": args.class_ids, "weights_from": args.weights_from, "overwrite": args.overwrite}
+        choices = {key: vars(args)[key] for key in ("class_ids", "weights_from", "half", "overwrite")}
         print(convert_checkpoint(args.input, args.output, to=args.to, **choices))
     return 0
 

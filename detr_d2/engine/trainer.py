@@ -121,7 +121,7 @@ class Trainer(DefaultTrainer):
                 raise
             finally:
                 self.after_train()
-        if not self.cfg.TEST.EXPECTED_RESULTS or not comm.is_main_process():
+        if not (self.cfg.TEST.CHECK_EXPECTED and comm.is_main_process()):
             return None
         verify_results(self.cfg, self._last_eval_results)
         return self._last_eval_results

@@ -93,6 +93,18 @@ def test_the_names_of_the_classes_are_kept(official_state, saved, tmp_path):
     assert read_checkpoint(target)["dataset_metadata"] == classes
 
 
+def test_half_the_size(official_state, saved, tmp_path):
+    state, target = official_state(), tmp_path / "out.pth"
+    convert_checkpoint(saved({"model": state}), str(target), half=True)
+    whole, half = to_detr_d2(state)["model"], read_checkpoint(str(target))["model"]
+    for name, values in whole.items():
+        assert half[name].dtype == (torch.float16 if values.is_floating_point() else values.dtype), name
+        torch.testing.assert_close(half[name].to(values.dtype), values, rtol=1e-3, atol=1e-7)
+    state["transformer.decoder.norm.weight"][0] = 1e5
+    with pytest.raises(ValueError, match=r"transformer\.decoder\.norm\.weight holds numbers above 65504.*--half"):
+        convert_checkpoint(saved({"model": state}), str(target), half=True, overwrite=True)
+
+
 def test_failed_write_keeps_the_old_output(official_state, saved, tmp_path, monkeypatch):
     source, target = saved({"model": official_state()}), tmp_path / "out.pth"
     target.write_bytes(b"old")

@@ -112,10 +112,12 @@ def test_eval_only_and_expected_results(run, tmp_path):
     assert line["total_loss"] == pytest.approx(losses, rel=1e-5)
 
     weights = ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")]
-    results = run(*weights, "TEST.EXPECTED_RESULTS", "[['bbox','AP',0,100]]", flags=("--eval-only",))
+    checked = [*weights, "TEST.CHECK_EXPECTED", "True", "TEST.EXPECTED_RESULTS"]
+    results = run(*checked, "[['bbox','AP',0,100]]", flags=("--eval-only",))
     assert results["bbox"].keys() >= {"AP", "AP50", "AP75", "APs", "APm", "APl"}
     with pytest.raises(SystemExit):
-        run(*weights, "TEST.EXPECTED_RESULTS", "[['bbox','AP',99,0.1]]", flags=("--eval-only",))
+        run(*checked, "[['bbox','AP',99,0.1]]", flags=("--eval-only",))
+    run(*weights, "TEST.EXPECTED_RESULTS", "[['bbox','AP',99,0.1]]", flags=("--eval-only",))  # only where it is asked
     in_batches = run(*weights, "TEST.IMS_PER_BATCH", "3", flags=("--eval-only",))
     assert in_batches["bbox"]["AP"] == pytest.approx(results["bbox"]["AP"], abs=0.5, nan_ok=True)
 
