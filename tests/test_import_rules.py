@@ -28,7 +28,7 @@ ALLOWED = {
     "_stock": (),
     "cli": (
         *("command_line", "files", "facts", "config", "data", "checkpoint", "engine", "evaluation", "analysis"),
-        *("visualization", "demo", "export", "measure"),
+        *("visualization", "demo", "export", "measure", "model_zoo"),
     ),
     "command_line": ("files", "config"),
     "files": (),
