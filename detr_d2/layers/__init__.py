@@ -1,6 +1,7 @@
 """Building blocks that know nothing of configs or of Detectron2."""
 
 from .attention import MultiheadAttention
+from .box_distributions import bin_offsets, box_at, side_offsets
 from .box_ops import generalized_box_iou
 from .conv_norm import ConvNorm, RepConv
 from .deform_conv import DeformConv, ModulatedDeformConv, offset_conv

@@ -64,6 +64,16 @@ class Matches(NamedTuple):
     query: Tensor
     target: Tensor
 
+    def to(self, device: torch.device) -> "Matches":
+        """The same on a device, by one transfer."""
+        layers = len(self.query)
+        every = to_device(torch.cat([self.query, self.target, self.batch[None]]), device)
+        return Matches(every[-1], every[:layers], every[layers:-1])
+
+    def repeated(self, layers: int) -> "Matches":
+        """One layer's matches for each of some layers."""
+        return self._replace(query=self.query.expand(layers, -1), target=self.target.expand(layers, -1))
+
     @property
     def layer(self) -> Tensor:
         """L x 1 layer indices, which broadcast with the others."""

@@ -87,14 +87,12 @@ class DINO(DeformableDETR):
         """`predict`, with the predictions of noised objects beside those of the object queries."""
         every = self.predict(features, levels, DenoisingQueries(noised, self.label_enc(noised.labels)))
         slots = noised.labels.shape[1]
-        logits, boxes = every.predictions.logits, every.predictions.boxes
+        predictions, denoised = (every.predictions.queries(part) for part in (slice(slots, None), slice(slots)))
         hidden = every.hidden._replace(
             hidden_states=every.hidden.hidden_states[:, :, slots:],
-            boxes=boxes[:, :, slots:],
+            boxes=predictions.boxes,
             references=[reference[:, slots:] for reference in every.hidden.references],
         )
-        predictions = Predictions(logits[:, :, slots:], boxes[:, :, slots:])
-        denoised = Predictions(logits[:, :, :slots], boxes[:, :, :slots])
         return DINODetection(features, levels, hidden, predictions, noised, denoised)
 
     def losses(self, detection: DINODetection, targets: Targets, matches: Matches | None = None) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from ...layers import generalized_box_iou, to_device
+from ...layers import generalized_box_iou
 from ...structures import Matches, Predictions, Targets
 
 
@@ -48,18 +48,22 @@ class HungarianMatcher:
         if not self.terms:
             raise ValueError("Every matching cost is 0: give at least one of MODEL.DETR.COST_* a weight.")
 
-    @torch.no_grad()
     def __call__(self, predictions: Predictions, targets: Targets) -> Matches:
         """Match every layer of ``predictions`` with ``targets``; every object gets a query in every layer.
 
         Raises:
             FloatingPointError: predictions are NaN or infinite.
         """
+        return self.on_cpu(predictions, targets).to(predictions.logits.device)
+
+    @torch.no_grad()
+    def on_cpu(self, predictions: Predictions, targets: Targets) -> Matches:
+        """The same, not yet on the device of the predictions."""
         num_layers = predictions.logits.shape[0]
         device = predictions.logits.device
         counts = targets.counts
         if sum(counts) == 0:
-            empty = torch.zeros(num_layers, 0, dtype=torch.int64, device=device)
+            empty = torch.zeros(num_layers, 0, dtype=torch.int64)
             return Matches(empty[0], empty, empty)
         from scipy.optimize import linear_sum_assignment  # half a second to import, and only training needs it
 
@@ -78,8 +82,18 @@ class HungarianMatcher:
                 rows, first = np.unique(queries[layer, b], return_index=True)
                 row, column = linear_sum_assignment(cost[layer, b, first, : counts[b]])
                 own[layer], own[num_layers + layer] = torch.as_tensor(rows[row]), torch.as_tensor(column)
-        found = to_device(found, device)
         return Matches(found[-1], found[:num_layers], found[num_layers:-1])
+
+
+def union_of(matches: Matches, targets: Targets, num_queries: int) -> Matches:
+    """Every query that some layer matched, with the object that most layers gave it: one layer of matches. On the CPU,
+    both.
+    """
+    votes = np.zeros((len(targets.counts), num_queries, max(targets.counts)), dtype=np.int64)
+    np.add.at(votes, (matches.batch.numpy(), matches.query.numpy(), matches.target.numpy()), 1)
+    batch, query = votes.any(-1).nonzero()
+    target = votes[batch, query].argmax(-1) if len(batch) else batch  # the first of several
+    return Matches(torch.as_tensor(batch), torch.as_tensor(query)[None], torch.as_tensor(target)[None])
 
 
 def cheapest_queries(cost: Tensor) -> tuple[np.ndarray, np.ndarray, bool]:

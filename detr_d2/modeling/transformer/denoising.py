@@ -110,7 +110,7 @@ class NoisedObjects:
             for padded in (targets.labels, targets.boxes)
         )
         layers, every = len(predictions.logits), Targets(labels, boxes, [labels.shape[1]])
-        used = Predictions(predictions.logits[:, image, slot][:, None], predictions.boxes[:, image, slot][:, None])
+        used = predictions.of(image, slot)
         matches = Matches(torch.zeros_like(target), positive.expand(layers, -1), target.expand(layers, -1))
         return used, every, matches
 
