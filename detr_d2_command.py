@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": ("convert_checkpoint", (), "weights from and for other projects"),
     "benchmark": ("benchmark", (), "latency, throughput and memory of a config"),
     "plot": ("plot_logs", (), "curves of trainings"),
+    "summary": ("summarize", (), "what a training reached: figures by class and pictures, in its folder"),
     "errors": ("analyze_errors", (), "what is wrong with predictions, and what it costs"),
     "results": ("visualize_results", (), "draw predictions beside the ground truth"),
     "attention": ("visualize_attention", (), "draw what a transformer looks at"),

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..fonts import for_plots
+from .errors import Errors, f1_score
 from .sheets import COLORS
 
 _NUMBERED = 20  # classes up to which the counts are written
@@ -41,6 +42,31 @@ def _bars(axis: Axes, values: dict[str, float], pattern: str, label: str) -> Non
     axis.grid(axis="x", alpha=0.25)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def plot_precision_recall(errors: Errors, threshold: float, title: str) -> Figure:
+    """Two panels at an IoU of 0.5: precision over recall, and F1 over the score, of each class (of at most `_NUMBERED`)
+    and of all together; the threshold is marked.
+    """
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes = figure.subplots(1, 2)
+    names = errors.scenes.class_names
+    lines = [(label, for_plots(name), 1.0) for label, name in enumerate(names)] if len(names) <= _NUMBERED else []
+    for label, name, width in [*lines, (None, "all classes", 2.5)]:
+        score, precision, recall = errors.curve(label)
+        color = {"color": "black"} if label is None else {}
+        axes[0].plot(recall, precision, linewidth=width, label=name, **color)
+        axes[1].plot(score, f1_score(precision, recall), linewidth=width, **color)
+    axes[1].axvline(threshold, color="gray", linestyle="--", linewidth=1)
+    axes[1].annotate(f" {threshold:.2f}", (threshold, 0.02), color="gray")
+    axes[0].set(xlabel="recall", ylabel="precision", title=for_plots(title))
+    axes[1].set(xlabel="least score", ylabel="F1")
+    for axis in axes:
+        axis.set(xlim=(0, 1), ylim=(0, 1.02))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+    return figure
 
 
 def plot_confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> Figure:

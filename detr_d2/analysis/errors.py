@@ -62,15 +62,30 @@ class Errors:
         objects = int(self.missed(threshold).sum()), int(self.unmatched(threshold).sum())
         return dict(zip((*ERROR_KINDS, *SUMMARY_KINDS), [*counts, objects[0], sum(counts), objects[1]], strict=True))
 
+    def curve(self, label: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, best first, and precision and recall of the detections from each of them on; ``label``: of one class,
+        else of all together.
+        """
+        counted, objects = self.kind != IGNORED, ~self.scenes.crowd
+        if label is not None:
+            counted, objects = counted & (self.scenes.label == label), objects & (self.scenes.object_label == label)
+        score, correct = self.scenes.score[counted], np.cumsum(self.kind[counted] == CORRECT)
+        last = np.append(score[1:] != score[:-1], True)[: len(score)]  # those with one score come or go together
+        precision, recall = correct / np.arange(1, len(score) + 1), correct / max(1, objects.sum())
+        return score[last], precision[last], recall[last]
+
     def best_threshold(self) -> float:
         """The score with the best F1 of all classes together, precision and recall of the detections from it on."""
-        counted = self.kind != IGNORED
-        score, correct = self.scenes.score[counted], np.cumsum(self.kind[counted] == CORRECT)
-        if not len(score) or not correct[-1]:
+        score, precision, recall = self.curve()
+        if not recall.any():
             return 0.5
-        last = np.append(score[1:] != score[:-1], True)  # of those with one score, which come or go together
-        f1 = 2 * correct / (np.arange(len(score)) + 1 + (~self.scenes.crowd).sum())
-        return float(score[np.argmax(np.where(last, f1, 0))])
+        return float(score[np.argmax(f1_score(precision, recall))])
+
+
+def f1_score(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """The harmonic mean, elementwise; 0 where both are."""
+    both = precision + recall
+    return np.divide(2 * precision * recall, both, out=np.zeros_like(both), where=both > 0)
 
 
 def find_errors(scenes: Scenes) -> Errors:

@@ -5,13 +5,14 @@
     python tools/analyze_errors.py --dataset shapes_val --output output/segment_errors \
         --input output/quickstart/inference/shapes_val/panoptic_predictions.json
 
-The input is what evaluation wrote (tools/train_net.py --eval-only writes it, too). Boxes and masks: false detections
+The input is what evaluation wrote (tools/train_net.py --eval-only writes it, too), or the output folder of a training,
+whose first test set is taken. Boxes and masks: false detections
 are sorted by their IoU with objects (TIDE, Bolya et al. 2020), each kind is repaired alone, and the AP50 that this adds
 is what it costs. Panoptic segments: the same for PQ.
 
-Written to the folder --output: errors.json (all figures), errors.png (what each kind costs), confusion_matrix.csv and
-.png (rows are what there is, columns what was said), worst_images.png (ground truth beside predictions, coloured by
-kind of error).
+Written to the folder --output: errors.json (all figures), errors.png (what each kind costs), precision_recall.png (with
+F1 over the score; not of segments), confusion_matrix.csv and .png (rows are what there is, columns what was said),
+worst_images.png (ground truth beside predictions, coloured by kind of error).
 """
 
 import argparse
@@ -27,7 +28,7 @@ from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 from ..analysis.confusion import to_csv
-from ..analysis.error_plots import plot_confusion, plot_losses
+from ..analysis.error_plots import plot_confusion, plot_losses, plot_precision_recall
 from ..analysis.errors import ERROR_KINDS
 from ..analysis.report import Report, analyze_detections, analyze_segments
 from ..analysis.segments import find_segment_errors
@@ -44,15 +45,16 @@ from ..command_line import ToolParser, check_output_folder, command_line_tool, w
 from ..data.checks import check_dataset_name, readable_annotations
 from ..data.datasets.coco_json import read_coco_json, read_ground_truth
 from ..engine import load_config
+from ..engine.run_folder import evaluation_of
 from ..files import read_json, whole_file
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ToolParser(__doc__)
     parser.add_argument(
-        "--input", required=True, type=Path, help="coco_instances_results.json, panoptic_predictions.json"
+        "--input", required=True, type=Path, help="coco_instances_results.json, panoptic_predictions.json, a run"
     )
-    parser.add_argument("--dataset", required=True, help="registered name of the dataset that was evaluated")
+    parser.add_argument("--dataset", default="", help="registered name of the dataset that was evaluated")
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
     parser.add_argument("--config-file", default="", help="config whose DATASETS.CUSTOM names the dataset")
     parser.add_argument(
@@ -152,12 +154,12 @@ def read_predictions(path: Path) -> list[dict[str, Any]] | dict[str, Any]:
 
 def sheet_of(rows: list[partial], kinds: Iterable[str], columns: int) -> np.ndarray | None:
     """The sheet of the rows; None where there are none."""
-    return make_error_sheet(tqdm(rows, desc="drawing"), list(kinds), columns) if rows else None
+    return make_error_sheet(tqdm(rows, desc="drawing", disable=None), list(kinds), columns) if rows else None
 
 
 def progress(name: str) -> partial:
     """What wraps a loop in a bar."""
-    return partial(tqdm, desc=name)
+    return partial(tqdm, desc=name, disable=None)
 
 
 def write(report: Report, sheet: np.ndarray | None, folder: Path) -> None:
@@ -170,6 +172,10 @@ def write(report: Report, sheet: np.ndarray | None, folder: Path) -> None:
         "errors.png": plot_losses(report.lost, report.counts, report.unit, report.title),
         "confusion_matrix.png": plot_confusion(report.matrix, report.names, report.title),
     }
+    if report.errors is not None:
+        figures["precision_recall.png"] = plot_precision_recall(
+            report.errors, report.figures["threshold"], report.title
+        )
     for name, text in texts.items():
         with whole_file(folder / name) as partial_file:
             partial_file.write_text(text)
@@ -183,6 +189,11 @@ def write(report: Report, sheet: np.ndarray | None, folder: Path) -> None:
 @command_line_tool
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    if args.input.is_dir():
+        _, args.dataset, folder = evaluation_of(args.input)
+        args.input = folder / "coco_instances_results.json"
+    elif not args.dataset:
+        raise ValueError("--dataset is missing: name what was evaluated, or a training's folder in --input.")
     if args.columns < 1 or args.height < 1 or args.worst < 0:
         raise ValueError("--columns and --height must be at least 1, --worst at least 0.")
     if args.config_file:
@@ -197,6 +208,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     write(report, sheet, args.output)
     print(f"{report.text}\n\nWritten to {args.output}")
     return 0
+
+
+def analyze_run(run: Path, output: Path) -> dict[str, Any]:
+    """What the command writes of the boxes in a training's folder, without a word; gives the figures of errors.json."""
+    args = parse_args(["--input", str(run), "--output", str(output)])
+    _, args.dataset, folder = evaluation_of(run)
+    report, sheet = analyze_boxes(args, read_predictions(folder / "coco_instances_results.json"))
+    write(report, sheet, output)
+    return report.figures
 
 
 if __name__ == "__main__":

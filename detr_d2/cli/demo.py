@@ -16,6 +16,7 @@ goes on where it stopped (docs/launching.md):
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..demo.outputs import Pictures, Sink, Window, choose_targets
 from ..demo.parts import Parts
 from ..demo.run import Demo
 from ..engine import Predictor, described_group, launch
+from ..files import read_json
 from ..visualization.predictions import SHOWS
 
 
@@ -163,16 +165,30 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--threshold",
         type=_score,
-        default=0.5,
         metavar="SCORE",
-        help="least score of boxes and masks, drawn or written (%(default)s; for an evaluation of the JSON: 0). "
-        "Panoptic maps have their own, in the config",
+        help="least score of boxes and masks, drawn or written (the best F1's, which summarize.py wrote beside the "
+        "weights, or 0.5; for an evaluation of the JSON: 0). Panoptic maps have their own, in the config",
     )
     parser.add_overrides()
     args = parser.parse_args(argv)
     if not (args.config_file or args.weights):
         parser.error("name a model: --weights CHECKPOINT, --config-file YAML, or both")
+    if args.threshold is None:
+        args.threshold = threshold_of(args.weights)
     return args
+
+
+def threshold_of(weights: str | None) -> float:
+    """The score with the best F1, as found when the weights' training ended; 0.5 where nothing says."""
+    file = Path(weights or "").parent / "results" / "errors.json"
+    if not weights or not file.is_file():
+        return 0.5
+    with contextlib.suppress(ValueError, OSError, KeyError, TypeError):  # a file of another program, or of a stranger
+        value = read_json(file)["threshold"]
+        if 0 <= value <= 1:
+            print(f"Shown are scores from {value:.2f} on, of the best F1 in validation ({file}).", file=sys.stderr)
+            return float(value)
+    return 0.5
 
 
 def _score(text: str) -> float:

@@ -48,6 +48,7 @@ from ..engine import (
     restarted_job,
 )
 from ..files import full_disk_named
+from .summarize import summarize
 
 
 @command_line_tool
@@ -104,7 +105,19 @@ def run(args: argparse.Namespace, cfg: CfgNode) -> dict | None:
             return evaluate(args, cfg)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+        results = trainer.train()
+        if cfg.TEST.SUMMARY and cfg.DATASETS.TEST and comm.is_main_process() and "://" not in cfg.OUTPUT_DIR:
+            log_summary(Path(cfg.OUTPUT_DIR))
+        return results
+
+
+def log_summary(run: Path) -> None:
+    """`summarize` a finished training. The training is done and saved, so that no picture may end it with an error."""
+    logger = logging.getLogger("detectron2.train_net")
+    try:
+        logger.info("\n" + summarize(run))
+    except Exception as error:
+        logger.warning(f"The folder {run / 'results'} is not complete: {error}", exc_info=True)
 
 
 def start_log(cfg: CfgNode, args: argparse.Namespace) -> None:

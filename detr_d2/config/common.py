@@ -40,6 +40,8 @@ def add_common_config(cfg: CfgNode) -> None:
     # The results are compared with EXPECTED_RESULTS, which published models have in their configs: status 1 where they
     # differ by more than the tolerance.
     cfg.TEST.CHECK_EXPECTED = False
+    # A training ends with a table by class and a folder results/ of pictures (tools/summarize.py).
+    cfg.TEST.SUMMARY = True
     # Panoptic quality of every class among the results, beside that of all, things and stuff.
     cfg.TEST.PER_CATEGORY_PQ = False
 

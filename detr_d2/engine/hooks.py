@@ -22,15 +22,21 @@ def best_metric(cfg: CfgNode) -> tuple[str, str]:
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """Detectron2's hook, which remembers the best value over a resume, and leaves resuming to the periodic checkpoints:
-    the best model of the final evaluation is saved as of one iteration too many.
+    """Detectron2's hook, which remembers the best value over a resume. Its file is for use: without the optimizer and
+    what else only resuming needs, which it leaves to the periodic checkpoints.
     """
 
     def _best_checking(self) -> None:
-        last = self._checkpointer.get_checkpoint_file() if self._checkpointer.has_checkpoint() else None
-        super()._best_checking()
+        checkpointer = self._checkpointer
+        last = checkpointer.get_checkpoint_file() if checkpointer.has_checkpoint() else None
+        everything = checkpointer.checkpointables
+        checkpointer.checkpointables = {key: value for key, value in everything.items() if key != "trainer"}
+        try:
+            super()._best_checking()
+        finally:
+            checkpointer.checkpointables = everything
         if last:
-            self._checkpointer.tag_last_checkpoint(Path(last).name)
+            checkpointer.tag_last_checkpoint(Path(last).name)
 
     def state_dict(self) -> dict:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter}

@@ -16,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..facts import value_of
 from ..files import refuse_special, whole_file
-from .config import key_names
+from .config import key_names, load_config
 
 # Keys of MODEL that change nothing of what is learnt; so do those of tests, whose names end in _TEST.
 _FREE = re.compile(
@@ -72,10 +72,15 @@ def _check_use(folder: Path, resume: bool) -> None:
         refuse_special(file)
     checkpoints = [path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name)]
     names = [path.name for path in sorted(checkpoints, key=os.path.getmtime, reverse=True)]
+    resumable = [name for name in names if name != "model_best.pth"]  # which has weights alone
     if resume and names and not tag.exists():
         raise ValueError(
-            f"{folder} holds checkpoints, but no last_checkpoint says which of them to resume from. To go on, write "
-            f"one of {', '.join(names[:3])} (newest first) into {tag}."
+            f"{folder} holds checkpoints, but no last_checkpoint says which of them to resume from. "
+            + (
+                f"To go on, write one of {', '.join(resumable[:3])} (newest first) into {tag}."
+                if resumable
+                else "There is none but model_best.pth, which has no optimizer: begin in another OUTPUT_DIR."
+            )
         )
     if not resume and (names or tag.exists()):
         raise ValueError(
@@ -132,3 +137,19 @@ def write_config(cfg: CfgNode) -> None:
         return
     with whole_file(file) as partial:
         partial.write_text(cfg.dump())
+
+
+def evaluation_of(run: Path) -> tuple[CfgNode, str, Path]:
+    """The config of a run, the first of its test sets that has been evaluated, and the folder of predictions for it.
+
+    Raises:
+        FileNotFoundError: the folder is not that of a training, or no predictions are in it.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise FileNotFoundError(f"{run} has no config.yaml: name the OUTPUT_DIR of a training.")
+    cfg = load_config(str(file))
+    for name in cfg.DATASETS.TEST:
+        if any((run / "inference" / name).glob("*.json")):
+            return cfg, name, run / "inference" / name
+    raise FileNotFoundError(f"{run} has no predictions below inference/: evaluate it first (train_net.py --eval-only).")

@@ -125,7 +125,7 @@ def _run(
     command = [sys.executable, "-m", "detr_d2.cli.train_net", "--config-file", str(model.config_file), "--resume"]
     command += ["--num-gpus", str(num_gpus), *(["--dist-url", "auto"] if num_gpus > 1 else []), *opts]
     command += ["MODEL.DEVICE", model.cfg.MODEL.DEVICE, *stretched(model.cfg, iterations), *more]
-    command += ["OUTPUT_DIR", str(output)]
+    command += ["TEST.SUMMARY", "False", "OUTPUT_DIR", str(output)]
     with open(log, "a") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
         try:

@@ -178,6 +178,17 @@ def test_nothing_found_loses_everything_to_misses():
     assert errors.best_threshold() == 0.5
 
 
+def test_precision_and_recall_over_the_score():
+    ground_truth = truth((1, 1, BOX), (1, 1, OTHER), (1, 2, BOX))
+    results = [found(1, 1, BOX, 0.9), found(1, 2, OTHER, 0.6), found(1, 1, OTHER, 0.6), found(1, 2, BOX, 0.2)]
+    score, precision, recall = analyse(ground_truth, results).curve()
+    assert score.tolist() == [0.9, 0.6, 0.2]  # two of one score come together
+    assert precision.tolist() == pytest.approx([1, 2 / 3, 3 / 4])
+    assert recall.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    score, precision, recall = analyse(ground_truth, results).curve(label=1)
+    assert [score.tolist(), precision.tolist(), recall.tolist()] == [[0.6, 0.2], [0, 0.5], [0, 1]]
+
+
 def test_the_threshold_is_the_best_of_f1():
     ground_truth = truth((1, 1, BOX), (1, 1, OTHER))
     results = [found(1, 1, BOX, 0.9), found(1, 1, OTHER, 0.6), found(1, 1, [40.0, 0.0, 5.0, 5.0], 0.6)]

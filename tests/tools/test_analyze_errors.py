@@ -57,7 +57,7 @@ def test_right_predictions_lose_nothing(run, right, task):
     matrix = read_csv(output / "confusion_matrix.csv")
     assert (matrix == np.diag(matrix.diagonal())).all()
     assert matrix.sum() == len(right)
-    names = {"errors.json", "errors.png", "confusion_matrix.csv", "confusion_matrix.png"}
+    names = {"errors.json", "errors.png", "precision_recall.png", "confusion_matrix.csv", "confusion_matrix.png"}
     assert {path.name for path in output.iterdir()} == names
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from detr_d2.engine import fit_minutes, load_config
 
 SMALL = [
+    *["TEST.SUMMARY", "False"],
     *["MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "4"],
     *["SOLVER.WARMUP_ITERS", "0", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0"],
     *["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"],
@@ -81,6 +82,12 @@ def merged(lines: list[dict]) -> dict:
     return {name: value for line in lines for name, value in line.items()}
 
 
+def test_a_training_ends_with_a_summary(run, tmp_path, capfd):
+    run("SOLVER.MAX_ITER", "1", "TEST.SUMMARY", "True")
+    assert {"curves.png", "predictions.png", "errors.json"} <= set(os.listdir(tmp_path / "out" / "results"))
+    assert "Results on shapes_val (8 images)" in (tmp_path / "out" / "log.txt").read_text()
+
+
 def test_trains_evaluates_and_resumes(run, tmp_path):
     out = tmp_path / "out"
     run("TEST.EVAL_PERIOD", "2")
@@ -90,8 +97,10 @@ def test_trains_evaluates_and_resumes(run, tmp_path):
     assert {"model_final.pth", "model_best.pth", "model_0000001.pth", "config.yaml", "log.txt"} <= set(os.listdir(out))
     assert list(out.glob("events.out.tfevents*"))
     assert (out / "inference" / "shapes_val" / "coco_instances_results.json").is_file()
-    best = torch.load(out / "model_best.pth", weights_only=True)["trainer"]["hooks"]["BestCheckpointer"]
-    assert best.keys() == {"best_metric", "best_iter"}
+    assert "trainer" not in torch.load(out / "model_best.pth", weights_only=True)
+    trainer = torch.load(out / "model_final.pth", weights_only=True)["trainer"]
+    assert trainer["hooks"]["BestCheckpointer"].keys() == {"best_metric", "best_iter"}
+    assert not (out / "results").exists()
 
     assert (out / "last_checkpoint").read_text() == "model_final.pth"
 
