@@ -17,7 +17,7 @@ by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relat
 
 # Names of files that are no files of this repository.
 NOT_HERE = (
-    r"(output|OUTPUT_DIR|inference)(/.*)?",  # made by commands
+    r"(output|OUTPUT_DIR|inference|results)(/.*)?",  # made by commands
     r"(datasets|coco|annotations|train2017|val2017|panoptic_(train|val)2017)(/.*)?",  # downloaded or generated
     r"(instances|panoptic)_.*\.json",  # COCO's
     r"mine(/.*|\.yaml)?|my_\w+\.(py|yaml)",  # a reader's own data, config and models
