@@ -58,6 +58,16 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
+    # Squares ("build_square_augmentation"): the side that every image is squashed to; in training one of several for
+    # each batch, () for that one. With these probabilities each of five changes of colours is made, the image is put on
+    # a larger canvas, and a crop with a part of an object is taken; from this share of the training on never, and
+    # SQUARE_SIZE alone is used.
+    cfg.INPUT.SQUARE_SIZE = 640
+    cfg.INPUT.SQUARE_SIZE_TRAIN = ()
+    cfg.INPUT.PHOTOMETRIC = 0.0
+    cfg.INPUT.ZOOM_OUT = 0.0
+    cfg.INPUT.IOU_CROP = 0.0
+    cfg.INPUT.STRONG_UNTIL = 1.0
     # Truncated or unreadable training images end the run with their name; True logs and skips them.
     cfg.INPUT.SKIP_UNREADABLE_IMAGES = False
     # Annotated boxes without area end the run with their image's name; True drops them with a warning.

@@ -60,7 +60,7 @@ def build_detr_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation
     """
     if not is_train:
         return _test_resize(cfg)
-    augmentations = _flip(cfg)
+    augmentations = flips(cfg)
     if cfg.INPUT.CROP.ENABLED:
         resize_and_crop = T.AugmentationList(
             [
@@ -86,7 +86,7 @@ def build_large_scale_jitter(cfg: CfgNode, is_train: bool) -> list[T.Augmentatio
         return _test_resize(cfg)
     size = cfg.INPUT.IMAGE_SIZE
     scale = T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, size, size)
-    return [*_flip(cfg), scale, T.FixedSizeCrop((size, size), seg_pad_value=0)]  # no object in the padding
+    return [*flips(cfg), scale, T.FixedSizeCrop((size, size), seg_pad_value=0)]  # no object in the padding
 
 
 def _test_resize(cfg: CfgNode) -> list[T.Augmentation]:
@@ -95,8 +95,8 @@ def _test_resize(cfg: CfgNode) -> list[T.Augmentation]:
     return [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
 
 
-def _flip(cfg: CfgNode) -> list[T.Augmentation]:
-    """Raises a ValueError where ``INPUT.RANDOM_FLIP`` is unknown."""
+def flips(cfg: CfgNode) -> list[T.Augmentation]:
+    """What ``INPUT.RANDOM_FLIP`` asks for. Raises a ValueError where it is unknown."""
     direction = cfg.INPUT.RANDOM_FLIP
     if direction not in _FLIPS:
         raise ValueError(f"INPUT.RANDOM_FLIP is {direction!r}; it must be one of {', '.join(_FLIPS)}")

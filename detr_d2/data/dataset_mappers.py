@@ -107,6 +107,8 @@ class DetrDatasetMapper:
         utils.check_image_size(output, image)
 
         aug_input = T.AugInput(image)
+        if self.is_train and "annotations" in dataset_dict:  # for augmentations that look at objects
+            aug_input.boxes = _boxes_of(_objects_of(dataset_dict))
         transforms = self.augmentations(aug_input)
         output["image"] = torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
         if self.is_train:
@@ -143,7 +145,7 @@ class DetrDatasetMapper:
                 f"The dataset gives no 'annotations' for image {name}. Training needs them (an empty list where an "
                 "image has no objects); a panoptic dataset needs a panoptic INPUT.DATASET_MAPPER."
             )
-        annotations = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
+        annotations = _objects_of(dataset_dict)
         instances = Instances(size)
         instances.gt_boxes = Boxes(_transform_boxes(annotations, transforms, size))
         instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)
@@ -159,17 +161,27 @@ class DetrDatasetMapper:
         return instances
 
 
-def _transform_boxes(
-    annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, int]
-) -> np.ndarray:
-    """N x 4 boxes, XYXY, transformed and clipped to ``size`` (height, width): all of an image in one call."""
+def _objects_of(dataset_dict: dict[str, Any]) -> list[dict[str, Any]]:
+    """The annotations but for crowds."""
+    return [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
+
+
+def _boxes_of(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """N x 4, XYXY."""
     boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
     modes = np.array([a["bbox_mode"] for a in annotations], dtype=np.int64)
     for mode in np.unique(modes):
         rows = modes == mode
         boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYXY_ABS)
+    return boxes
+
+
+def _transform_boxes(
+    annotations: list[dict[str, Any]], transforms: T.TransformList, size: tuple[int, int]
+) -> np.ndarray:
+    """N x 4 boxes, XYXY, transformed and clipped to ``size`` (height, width): all of an image in one call."""
     height, width = size
-    return transforms.apply_box(boxes).clip(min=0, max=(width, height, width, height))
+    return transforms.apply_box(_boxes_of(annotations)).clip(min=0, max=(width, height, width, height))
 
 
 def _transform_mask(

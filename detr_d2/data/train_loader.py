@@ -17,6 +17,7 @@ from detectron2.data.build import _train_loader_from_config, trivial_batch_colla
 from detectron2.utils import comm
 
 from .image_lists import only_classes, shared, sizes_of
+from .place import PLACE, Place
 
 # What decides, beside seed and position, which images are in which batch.
 _ORDER = ("dataset_size", "batch", "processes")
@@ -29,8 +30,11 @@ class TrainLoader:
     drawn before change it. A batch that was begun in a bucket of ``DATALOADER.ASPECT_RATIO_GROUPING`` is found again,
     since images are grouped before they are read.
 
+    Attributes:
+        num_iterations: of the training, for augmentations that end before it does (`PLACE`).
+
     Args:
-        cfg: ``DATALOADER``, ``SOLVER.IMS_PER_BATCH`` and ``SOLVER.ACCUMULATE_STEPS`` are read.
+        cfg: ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, ``ACCUMULATE_STEPS`` and ``MAX_ITER`` are read.
         images: dicts in Detectron2's format.
         mapper: makes of a dict what the model takes; where it returns None, another image of the bucket is taken.
 
@@ -41,6 +45,7 @@ class TrainLoader:
     def __init__(self, cfg: CfgNode, images: Sequence[dict[str, Any]], mapper: Callable) -> None:
         batch, processes = small_batch(cfg), comm.get_world_size()
         self._cfg, self._mapper = cfg, mapper
+        self.num_iterations = cfg.SOLVER.MAX_ITER
         sizes = sizes_of(images)
         self._bucket_of = ((sizes[:, 0] > sizes[:, 1]) & cfg.DATALOADER.ASPECT_RATIO_GROUPING).astype(np.int8)
         self._images, self._of_sampler = shared(images), only_classes(images)
@@ -52,7 +57,7 @@ class TrainLoader:
         self._given = self._start
         batch = self._order["batch"]
         loader = torchdata.DataLoader(
-            _Samples(self._images, self._mapper, self._bucket_of, (self._seed, comm.get_rank())),
+            _Samples(self._images, self._mapper, self._bucket_of, self._seed, comm.get_rank()),
             batch_sampler=islice(self._batches(), self._start // batch, None),
             num_workers=self._cfg.DATALOADER.NUM_WORKERS,
             collate_fn=trivial_batch_collator,
@@ -83,16 +88,18 @@ class TrainLoader:
         with seeded(self._seed):  # Detectron2's samplers draw their own seeds
             self.sampler = _train_loader_from_config(self._cfg, self._mapper, dataset=self._of_sampler)["sampler"]
 
-    def _batches(self) -> Iterator[list[tuple[int, int]]]:
-        """Batches of (position, index of the image), from the first."""
+    def _batches(self) -> Iterator[list[tuple[int, int, int, float]]]:
+        """Batches of (position, index of the image, number of the batch, progress of the training), from the first."""
         buckets: tuple[list, list] = ([], [])
-        size = self._order["batch"] // self._order["processes"]
+        size, number = self._order["batch"] // self._order["processes"], 0
+        batches = max(1, self.num_iterations * self._cfg.SOLVER.ACCUMULATE_STEPS)
         for sample in enumerate(self.sampler):
             bucket = buckets[self._bucket_of[sample[1]]]
             bucket.append(sample)
             if len(bucket) == size:
-                yield bucket.copy()
+                yield [(*sample, number, number / batches) for sample in bucket]
                 bucket.clear()
+                number += 1
 
 
 def small_batch(cfg: CfgNode) -> int:
@@ -114,17 +121,21 @@ def small_batch(cfg: CfgNode) -> int:
 
 
 class _Samples(torchdata.Dataset):
-    """Mapped images by (position, index), each under a random state of its own."""
+    """Mapped images by what `TrainLoader` says of a sample, each under a random state of its own."""
 
-    def __init__(self, images: Sequence, mapper: Callable, bucket_of: np.ndarray, key: tuple[int, ...]) -> None:
-        self.images, self.mapper, self.bucket_of, self.key = images, mapper, bucket_of, key
+    def __init__(self, images: Sequence, mapper: Callable, bucket_of: np.ndarray, seed: int, rank: int) -> None:
+        self.images, self.mapper, self.bucket_of, self.seed, self.rank = images, mapper, bucket_of, seed, rank
 
-    def __getitem__(self, sample: tuple[int, int]) -> dict[str, Any]:
-        position, index = sample
-        with seeded(*self.key, position):
-            while (mapped := self.mapper(self.images[index])) is None:
-                index = random.choice(np.flatnonzero(self.bucket_of == self.bucket_of[index]).tolist())
-            return mapped
+    def __getitem__(self, sample: tuple[int, int, int, float]) -> dict[str, Any]:
+        position, index, batch, progress = sample
+        token = PLACE.set(Place(progress, mixed_seed(self.seed, batch)))
+        try:
+            with seeded(self.seed, self.rank, position):
+                while (mapped := self.mapper(self.images[index])) is None:
+                    index = random.choice(np.flatnonzero(self.bucket_of == self.bucket_of[index]).tolist())
+                return mapped
+        finally:
+            PLACE.reset(token)
 
 
 def mixed_seed(*key: int) -> int:

@@ -61,6 +61,8 @@ class Trainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         num_images = getattr(data_loader, "num_images", None)
         cfg = fit_epochs(cfg, num_images)
+        if num_images:
+            data_loader.num_iterations = cfg.SOLVER.MAX_ITER  # before it begins
         self.epochs = num_images and cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / num_images
         self.average = build_average(cfg, model)
         recompute_activations(cfg, model)

@@ -1,0 +1,20 @@
+"""Where in a training the image that is being made belongs, for augmentations that depend on it."""
+
+from contextvars import ContextVar
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """The batch of an image.
+
+    Attributes:
+        progress: of the training, from 0 to below 1.
+        seed: of the batch, the same for all of its images, in all processes.
+    """
+
+    progress: float
+    seed: int
+
+
+# Set while the mapper of a training loader makes an image; None elsewhere, as when augmentations are drawn for people.
+PLACE: ContextVar[Place | None] = ContextVar("PLACE", default=None)
