@@ -12,6 +12,7 @@ from .fcos import add_fcos_config
 from .hgnet import add_hgnet_config
 from .mask_former import add_mask_former_config
 from .panoptic_detr import add_panoptic_detr_config
+from .rt_detr import add_rt_detr_config
 from .swin import add_swin_config
 
 AddKeys = Callable[[CfgNode], None]
@@ -41,6 +42,7 @@ def add_detr_d2_config(cfg: CfgNode) -> None:
     add_panoptic_detr_config(cfg)
     add_deformable_detr_config(cfg)
     add_dino_config(cfg)
+    add_rt_detr_config(cfg)
     add_fcos_config(cfg)
     add_hgnet_config(cfg)
     add_mask_former_config(cfg)

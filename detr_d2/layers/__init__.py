@@ -2,7 +2,7 @@
 
 from .attention import MultiheadAttention
 from .box_distributions import bin_offsets, box_at, side_offsets
-from .box_ops import generalized_box_iou
+from .box_ops import box_iou, generalized_box_iou
 from .conv_norm import ConvNorm, RepConv
 from .deform_conv import DeformConv, ModulatedDeformConv, offset_conv
 from .deformable_attention import MSDeformAttn

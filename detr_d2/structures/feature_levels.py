@@ -17,7 +17,7 @@ class FeatureLevels(NamedTuple):
 
     Attributes:
         tokens: B x N x C.
-        positions: B x N x C position encodings.
+        positions: B x N x C position encodings; None where nobody reads any.
         padding_mask: B x N, True = padding; None where nothing is padded.
         spatial_shapes: (H_l, W_l) of each level.
         sizes: L x 2, the same as a tensor of (W_l, H_l).
@@ -26,7 +26,7 @@ class FeatureLevels(NamedTuple):
     """
 
     tokens: Tensor
-    positions: Tensor
+    positions: Tensor | None
     padding_mask: Tensor | None
     spatial_shapes: list[tuple[int, int]]
     sizes: Tensor
@@ -35,7 +35,7 @@ class FeatureLevels(NamedTuple):
 
     @classmethod
     def from_maps(
-        cls, maps: Sequence[Tensor], positions: Sequence[Tensor], masks: Sequence[Tensor], *, has_padding: bool
+        cls, maps: Sequence[Tensor], positions: Sequence[Tensor] | None, masks: Sequence[Tensor], *, has_padding: bool
     ) -> "FeatureLevels":
         """Flatten one map (B x C x H_l x W_l), position encoding (1 or B x C x H_l x W_l) and padding mask (B x H_l x
         W_l) a level. Coordinates are in fp32, or in fp64 for maps in fp64.
@@ -46,7 +46,7 @@ class FeatureLevels(NamedTuple):
         valid = torch.stack([_valid_extent(mask) for mask in masks], dim=1).to(dtype)  # B x L x 2
         return cls(
             tokens=_flatten(maps),
-            positions=_flatten(positions),
+            positions=None if positions is None else _flatten(positions),
             padding_mask=torch.cat([mask.flatten(1) for mask in masks], dim=1) if has_padding else None,
             spatial_shapes=shapes,
             sizes=sizes,

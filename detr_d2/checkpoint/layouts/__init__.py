@@ -12,6 +12,7 @@ from .layout import Layout
 from .mask2former import MASK2FORMER_LAYOUTS
 from .mmcv import MMCV_LAYOUTS
 from .resnet import RESNET_LAYOUTS
+from .rt_detr import RT_DETR_LAYOUTS
 from .swin import SWIN_LAYOUTS
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ _COUNTS = ("n_averaged", "steps")
 LAYOUTS: tuple[Layout, ...] = (
     *DINO_LAYOUTS,  # before those of Deformable DETR, which it resembles
     *(DEFORMABLE, OFFICIAL, WRAPPER, *MMCV_LAYOUTS, OURS),
+    *RT_DETR_LAYOUTS,
     *MASK2FORMER_LAYOUTS,
     *RESNET_LAYOUTS,
     *SWIN_LAYOUTS,

@@ -5,9 +5,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .layout import Layout, Pairs, renamed, stacked
+from .layout import Layout, Pairs, inverse, renamed, stacked, unstacked
+from .resnet import CLASSIFIER
 
 _SELECTION = "transformer.query_selection."
+_LAYERS = "transformer.decoder.layers."
+# Of the decoder's layers.
+_HEADS = ("class_embed.", "bbox_embed.")
 
 
 def normed_pairs(
@@ -80,19 +84,6 @@ def _official_pairs(layers: int) -> Pairs:
     )
 
 
-# Names in files, and in the modules of ``transformers`` 5.
-_MODERN = (
-    (re.compile(r"\.encoder\.encoder\.(\d+)\.layers\."), r".encoder.aifi.\1.layers."),
-    (re.compile(r"_attn\.out_proj\."), "_attn.o_proj."),
-    (re.compile(r"(\.layers\.\d+)\.(fc\d)\."), r"\1.mlp.\2."),
-)
-_FILES = (
-    (re.compile(r"\.encoder\.aifi\.(\d+)\.layers\."), r".encoder.encoder.\1.layers."),
-    (re.compile(r"_attn\.o_proj\."), "_attn.out_proj."),
-    (re.compile(r"(\.layers\.\d+)\.mlp\.(fc\d)\."), r"\1.\2."),
-)
-
-
 def _huggingface_pairs(layers: int) -> Pairs:
     stacks = (
         (
@@ -142,25 +133,69 @@ def _huggingface_pairs(layers: int) -> Pairs:
     )
 
 
-def _decoder_layers(keys: Mapping[str, Tensor], pattern: str) -> int:
-    return len({match[1] for key in keys if (match := re.search(pattern, key))})
+def _layers(state: Mapping[str, Tensor], stack: str) -> int:
+    """How many layers a decoder has whose names begin with ``stack``; the heads of the proposals follow theirs."""
+    return len({key.removeprefix(stack).partition(".")[0] for key in state if key.startswith(stack)})
+
+
+def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return renamed(state, _official_pairs(_layers(state, "decoder.decoder.layers.")))
+
+
+def _to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return renamed(state, inverse(_official_pairs(_layers(state, _LAYERS))))
 
 
 def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    theirs = {}
-    for key, value in state.items():
-        for pattern, replacement in _MODERN:
-            key = pattern.sub(replacement, key)
-        if not key.startswith(("class_embed.", "bbox_embed.")):  # which the decoder holds again
-            theirs[key] = value
-    layers = _decoder_layers(theirs, r"^model\.decoder\.layers\.(\d+)\.")
-    ours = renamed(theirs, _huggingface_pairs(layers))
-    return stacked(ours, r"(.+self_attn)\.([qkv])_proj\.(weight|bias)", "{}.in_proj_{}")
+    """Of files and of modules of version 5; the decoder holds the heads, too, under names of its own."""
+    theirs = {_modern_name(key): value for key, value in state.items() if not key.startswith(_HEADS)}
+    ours = renamed(theirs, _huggingface_pairs(_layers(theirs, "model.decoder.layers.")))
+    return stacked(ours, r"(.+\.self_attn)\.([qkv])_proj\.(weight|bias)", "{}.in_proj_{}")
 
 
+def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict under the names of the modules of version 5, heads under both of theirs."""
+    split = unstacked(state, r"(.+\.self_attn)\.in_proj_(weight|bias)", "{}.{}_proj.{}")
+    theirs = renamed(split, inverse(_huggingface_pairs(_layers(state, _LAYERS))))
+    named = {key.removeprefix("model.decoder."): value for key, value in theirs.items()}
+    return theirs | {key: value for key, value in named.items() if key.startswith(_HEADS)}
+
+
+def _modern_name(name: str) -> str:
+    """The name in the modules of version 5 for one in a file."""
+    name = re.sub(r"\.encoder\.encoder\.(\d+)\.layers\.", r".encoder.aifi.\1.layers.", name)
+    name = re.sub(r"(\.layers\.\d+)\.(fc\d)\.", r"\1.mlp.\2.", name)
+    return name.replace("_attn.out_proj.", "_attn.o_proj.")
+
+
+def _file_name(name: str) -> str:
+    """The inverse of `_modern_name`."""
+    name = re.sub(r"\.encoder\.aifi\.(\d+)\.layers\.", r".encoder.encoder.\1.layers.", name)
+    return name.replace(".mlp.fc", ".fc").replace("_attn.o_proj.", "_attn.out_proj.")
+
+
+# Anchors of one size, and what deformable attention computes of its numbers of points.
+_COMPUTED = (r"(^|\.)(anchors|valid_mask)$", r"\.(num_points_scale|n_points_scale)$")
+
+OFFICIAL_RT_DETR = Layout(
+    name="official RT-DETR",
+    requires=(r"^backbone\.res_layers\.", r"^encoder\.fpn_blocks\.", r"^decoder\.query_pos_head\."),
+    leftovers=_COMPUTED,
+    rename=_from_official,
+    rename_back=_to_official,
+)
 HUGGINGFACE_RT_DETR = Layout(
     name="transformers' RT-DETR",
-    requires=(r"^model\.backbone\.model\.", r"^model\.encoder_input_proj\.", r"^model\.enc_score_head\."),
-    leftovers=(r"\.n_points_scale$", r"^model\.(anchors|valid_mask)$"),
+    requires=(r"^model\.backbone\.model\.embedder\.embedder\.0\.", r"^model\.encoder_input_proj\."),
+    leftovers=_COMPUTED,
     rename=_from_transformers,
+    rename_back=lambda state: {_file_name(key): value for key, value in to_transformers(state).items()},
 )
+OFFICIAL_RESNET_VD = Layout(
+    name="official ResNet-vd",
+    requires=(r"^conv1\.conv1_1\.conv\.weight$", r"^res_layers\.0\.blocks\.0\.branch2a\.conv\.weight$"),
+    scope="backbone",
+    pairs=official_vd_pairs("", ""),
+    leftovers=CLASSIFIER,
+)
+RT_DETR_LAYOUTS = (OFFICIAL_RT_DETR, HUGGINGFACE_RT_DETR, OFFICIAL_RESNET_VD)

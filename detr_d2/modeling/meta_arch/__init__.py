@@ -6,3 +6,4 @@ from .detr import DETR
 from .dino import DINO
 from .mask2former import Mask2Former
 from .panoptic import PanopticDeformableDETR, PanopticDETR
+from .rt_detr import RTDETR

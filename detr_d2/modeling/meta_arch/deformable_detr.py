@@ -66,6 +66,7 @@ class DeformableDETR(BoxSetPredictor):
         num_classes: K.
         aux_losses: train every decoder layer rather than the last.
         share_heads: one pair of heads for all decoder layers; None: unless boxes are refined, as published.
+        input_proj: a module for each level, where they are not `InputProjection`.
         shared: the arguments of `BoxSetPredictor`.
     """
 
@@ -94,27 +95,33 @@ class DeformableDETR(BoxSetPredictor):
         num_classes: int,
         aux_losses: bool,
         share_heads: bool | None = None,
+        input_proj: nn.ModuleList | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        dim, shapes, decoder = transformer.dim, self.backbone.output_shape(), transformer.decoder
+        dim, decoder = transformer.dim, transformer.decoder
         self.in_features = list(in_features)
         self.num_classes = num_classes
         self.aux_losses = aux_losses
         self.position_encoding = position_encoding
         self.transformer = transformer
-        channels = [shapes[name].channels for name in in_features]
-        further = transformer.num_levels - len(channels)
-        self.input_proj = nn.ModuleList(InputProjection(c, dim, kernel_size=1, stride=1) for c in channels)
-        self.input_proj.extend(
-            InputProjection(c, dim, kernel_size=3, stride=2) for c in [channels[-1], *[dim] * further][:further]
-        )
+        self.input_proj = self.projections() if input_proj is None else input_proj
         shared_heads = not decoder.box_refine if share_heads is None else share_heads
         self.class_embed, self.bbox_embed = (
             one_a_prediction(head, len(decoder.layers), transformer.query_selection.makes_proposals, shared_heads)
-            for head in (ClassHead(dim, num_classes), MLP(dim, dim, 4, num_layers=3))
+            for head in (ClassHead(dim, num_classes), MLP(dim, dim, 4, num_layers=3, activation=decoder.activation))
         )
         self.reset_heads()
+
+    def projections(self) -> nn.ModuleList:
+        """One of each of the backbone's features, and of the levels beyond."""
+        shapes, dim = self.backbone.output_shape(), self.transformer.dim
+        channels = [shapes[name].channels for name in self.in_features]
+        further = self.transformer.num_levels - len(channels)
+        result = nn.ModuleList(InputProjection(c, dim, kernel_size=1, stride=1) for c in channels)
+        return result.extend(
+            InputProjection(c, dim, kernel_size=3, stride=2) for c in [channels[-1], *[dim] * further][:further]
+        )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:

@@ -4,4 +4,4 @@ from .build import build_criterion
 from .criterion import BoxLosses, LossTerm, SetCriterion, mean_number_of_objects
 from .matcher import CostTerm, HungarianMatcher
 from .postprocessing import boxes_to_instances, output_sizes
-from .scoring import Scoring, SigmoidScoring, SoftmaxScoring
+from .scoring import QualityScoring, Scoring, SigmoidScoring, SoftmaxScoring

@@ -3,11 +3,12 @@
 Legend: L layers, B batch, Q queries, K columns of the class logits, M matched pairs.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert, sigmoid_focal_loss
 
-from ...layers import generalized_box_iou
+from ...layers import box_iou, generalized_box_iou
 
 
 def weighted_cross_entropy(logits: Tensor, classes: Tensor, no_object_weight: float) -> tuple[Tensor, Tensor]:
@@ -51,3 +52,25 @@ def giou_box_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Summed 1 - GIoU of L x M x 4 cx, cy, w, h boxes -> (L,)."""
     predicted, target = (box_convert(boxes, "cxcywh", "xyxy") for boxes in (predicted, target))
     return (1 - generalized_box_iou(predicted, target)).sum(1)
+
+
+def quality_class_loss(
+    logits: Tensor, place: tuple[Tensor, ...], target: Tensor, weight: Tensor, alpha: float, gamma: float
+) -> Tensor:
+    """Cross-entropy of L x B x Q x K logits with soft targets, summed -> (L,): the varifocal loss (Zhang et al., CVPR
+    2021) where objects' ``target`` and ``weight`` are the IoU.
+
+    Args:
+        place: indices of the objects' own classes in the logits, which broadcast to L x M; all others are to be 0.
+        target, weight: of these, L x M.
+        alpha, gamma: weight and exponent of the probability of all others.
+    """
+    logits = logits.float()
+    targets, weights = torch.zeros_like(logits), alpha * logits.detach().sigmoid() ** gamma
+    targets[place], weights[place] = target.to(logits.dtype), weight.to(logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none").sum((1, 2, 3))
+
+
+def matched_iou(predicted: Tensor, target: Tensor) -> Tensor:
+    """IoU of L x M x 4 cx, cy, w, h boxes, pair by pair, without gradients -> L x M."""
+    return box_iou(*(box_convert(boxes.detach(), "cxcywh", "xyxy") for boxes in (predicted, target)))

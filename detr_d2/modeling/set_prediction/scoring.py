@@ -13,7 +13,7 @@ from torch import Tensor
 from ...layers import to_device
 from ...structures import Matches, Predictions, Targets
 from ..workers import mean_over_batches, mean_over_workers
-from .losses import focal_class_loss, weighted_cross_entropy
+from .losses import focal_class_loss, matched_iou, quality_class_loss, weighted_cross_entropy
 
 NO_OBJECT = -1  # target class of a query without object
 
@@ -175,3 +175,31 @@ class SigmoidScoring(Scoring):
         scores, classes = self.best(logits)
         kept = (scores > threshold).nonzero()[:, 0]
         return kept, scores[kept], classes[kept]
+
+
+@dataclass(frozen=True)
+class QualityScoring(SigmoidScoring):
+    """A sigmoid per class that says how well a query's box fits its object, too: trained with the varifocal loss (Zhang
+    et al., CVPR 2021), or with DEIM's matchability-aware one (Huang et al., CVPR 2025).
+
+    Attributes:
+        alpha, gamma: of the matching cost, which is that of `SigmoidScoring`.
+        loss_alpha, loss_gamma: weight and exponent of the probability of what is no object.
+        matchability: DEIM's loss, in which all objects weigh 1 and the IoU that is to be said has the exponent
+            ``loss_gamma``; else they weigh their IoU, so that a box that misses its object teaches nothing of it.
+    """
+
+    loss_alpha: float = 0.75
+    loss_gamma: float = 2.0
+    matchability: bool = False
+
+    def losses(
+        self, predictions: Predictions, targets: Targets, matches: Matches, num_objects: Tensor
+    ) -> dict[str, Tensor]:
+        """A `LossTerm`: ``loss_ce`` of all queries and classes, per object."""
+        queries = matches.layer, matches.batch, matches.query
+        iou = matched_iou(predictions.boxes[queries].float(), targets.boxes[matches.batch, matches.target])
+        target, weight = (iou**self.loss_gamma, torch.ones_like(iou)) if self.matchability else (iou, iou)
+        place = (*queries, targets.labels[matches.batch, matches.target])
+        loss = quality_class_loss(predictions.logits, place, target, weight, self.loss_alpha, self.loss_gamma)
+        return {"loss_ce": loss / num_objects}

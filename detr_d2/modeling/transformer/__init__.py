@@ -10,3 +10,4 @@ from .hybrid_encoder import CSPRepBlock, HybridEncoder, rt_detr_encoder
 from .masked_transformer import MaskedOutput, MaskedTransformer
 from .pixel_decoder import PixelDecoder
 from .query_selection import QUERY_SELECTION_REGISTRY, Heads, Proposals
+from .rt_detr_transformer import RTDETRTransformer

@@ -62,8 +62,10 @@ class DeformableEncoderLayer(FeedForward):
 class DeformableDecoderLayer(FeedForward):
     """Self-attention among the queries, deformable attention to the memory, and a feed-forward network."""
 
-    def __init__(self, dim: int, dim_feedforward: int, dropout: float, **attention: int) -> None:
-        super().__init__(dim, dim_feedforward, dropout)
+    def __init__(
+        self, dim: int, dim_feedforward: int, dropout: float, *, activation: str = "relu", **attention: int
+    ) -> None:
+        super().__init__(dim, dim_feedforward, dropout, activation)
         self.cross_attn = MSDeformAttn(dim, **attention)
         self.norm1 = nn.LayerNorm(dim)
         self.self_attn = MultiheadAttention(dim, attention["num_heads"], dropout)
@@ -113,11 +115,15 @@ class DeformableDecoder(nn.Module):
     Args:
         box_refine: every layer looks where the box of the one before is, rather than all around the first reference.
         eps: of the inverse sigmoid, by which boxes start from references.
+        activation: of feed-forward networks and box heads.
     """
 
-    def __init__(self, num_layers: int, box_refine: bool, *, eps: float = 1e-5, **layer: float) -> None:
+    def __init__(
+        self, num_layers: int, box_refine: bool, *, eps: float = 1e-5, activation: str = "relu", **layer: float
+    ) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DeformableDecoderLayer(**layer) for _ in range(num_layers))
+        self.activation = activation
+        self.layers = nn.ModuleList(DeformableDecoderLayer(activation=activation, **layer) for _ in range(num_layers))
         self.box_refine = box_refine
         self.eps = eps
 

@@ -37,6 +37,7 @@ class Denoising:
             which is to be no object.
         label_noise: twice the share of classes that are drawn anew.
         box_noise: how far corners move: up to this times half of the box's size; of negatives once to twice that.
+        eps: of the inverse sigmoid that bounds the boxes.
     """
 
     num_classes: int
@@ -44,6 +45,7 @@ class Denoising:
     contrastive: bool = True
     label_noise: float = 0.5
     box_noise: float = 1.0
+    eps: float = EPS
 
     @torch.no_grad()
     def draw(self, targets: Targets) -> "NoisedObjects":
@@ -61,7 +63,9 @@ class Denoising:
         distance = torch.where(torch.rand_like(boxes) < 0.5, distance, -distance)
         corners = box_convert(boxes, "cxcywh", "xyxy") + self.box_noise * distance * boxes[..., 2:].repeat(1, 1, 2) / 2
         noised = box_convert(corners.clamp(0, 1), "xyxy", "cxcywh")
-        noised = inverse_sigmoid(noised, EPS).sigmoid()  # as published: no closer to an edge than a decoder can say
+        noised = inverse_sigmoid(
+            noised, self.eps
+        ).sigmoid()  # as published: no closer to an edge than a decoder can say
         return NoisedObjects(labels, noised, targets.counts, groups, kinds)
 
 

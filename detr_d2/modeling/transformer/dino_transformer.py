@@ -118,12 +118,12 @@ class DINODecoder(DeformableDecoder):
     def forward(
         self, queries: Queries, memory: Tensor, levels: FeatureLevels, bbox_embed: Sequence[nn.Module], all_layers: bool
     ) -> DeformableOutput:
-        """Normed hidden states and boxes, of every layer or of the last."""
+        """Normed hidden states and boxes, of every layer or of the last. Layers without a head are left out."""
         x, reference = queries.target, queries.reference
         start = reference
         states, boxes, references = [], [], []
-        for i, (layer, head) in enumerate(zip(self.layers, bbox_embed, strict=True)):
-            is_last = i == len(self.layers) - 1
+        for i, (layer, head) in enumerate(zip(self.layers, bbox_embed, strict=False)):
+            is_last = i == len(bbox_embed) - 1
             references.append(reference)
             ratios = levels.valid_ratios.repeat(1, 1, 2)
             of_levels = reference[:, :, None] * ratios[:, None]
