@@ -211,6 +211,56 @@ DINO_SWIN = {key: value for key, value in DINO.items() if not key.startswith("MO
     "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": 5,
 }
 
+# Zhao et al., CVPR 2024; Lv et al., 2024, and lyuwenyu/RT-DETR: version 2, "L".
+RESNET_VD = "https://github.com/lyuwenyu/storage/releases/download/v0.1/ResNet{}_pretrained_from_paddle.pth"
+RTDETR = {key: value for key, value in DINO.items() if not key.startswith("INPUT.")} | {
+    "INPUT.FORMAT": "RGB",
+    "INPUT.DATASET_MAPPER": "DetrDatasetMapper",
+    "MODEL.META_ARCHITECTURE": "RTDETR",
+    "MODEL.WEIGHTS": RESNET_VD.format("50_vd_ssld_v2"),
+    "MODEL.PIXEL_MEAN": [0.0, 0.0, 0.0],
+    "MODEL.PIXEL_STD": [255.0, 255.0, 255.0],
+    "MODEL.BACKBONE.NAME": "build_resnet_vd_backbone",
+    "MODEL.BACKBONE.FREEZE_AT": 1,
+    "MODEL.DETR.TRANSFORMER": "RTDETRTransformer",
+    "MODEL.DETR.NUM_OBJECT_QUERIES": 300,
+    "MODEL.DETR.ENC_LAYERS": 1,
+    "MODEL.DETR.DIM_FEEDFORWARD": 1024,
+    "MODEL.DETR.POSITION_TEMPERATURE": 10000.0,
+    "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": 3,
+    "MODEL.DINO.MIXED_SELECTION": False,
+    "MODEL.DINO.SHARE_HEADS": False,
+    "MODEL.RTDETR.ENC_DIM": 256,
+    "MODEL.RTDETR.ENC_DIM_FEEDFORWARD": 1024,
+    "MODEL.RTDETR.EXPANSION": 1.0,
+    "MODEL.RTDETR.NORM": "SyncBN",
+    "MODEL.RTDETR.ACTIVATION": "relu",
+    "MODEL.RTDETR.POSITION_LAYERS": 2,
+    "MODEL.RTDETR.EVAL_LAYERS": 0,
+    "MODEL.RTDETR.CLASS_LOSS": "varifocal",
+    "MODEL.RTDETR.LOSS_ALPHA": 0.75,
+    "MODEL.RTDETR.LOSS_GAMMA": 2.0,
+    "SOLVER.MAX_ITER": 72 * (IMAGES // 16),
+    "SOLVER.STEPS": [],
+    "SOLVER.WARMUP_ITERS": 2000,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+    "SOLVER.AMP.ENABLED": True,
+    "SOLVER.EMA.ENABLED": True,
+    "SOLVER.EMA.DECAY": 0.9999,
+    "SOLVER.EMA.WARMUP": 2000,
+    "TEST.DETECTIONS_PER_IMAGE": 300,
+}
+RTDETR_S = RTDETR | {
+    "MODEL.WEIGHTS": RESNET_VD.format("18_vd"),
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.NORM": "SyncBN",
+    "MODEL.DETR.DEC_LAYERS": 3,
+    "MODEL.RTDETR.EXPANSION": 0.5,
+    "SOLVER.MAX_ITER": 120 * (IMAGES // 16),
+    "SOLVER.BACKBONE_MULTIPLIER": 1.0,
+}
+
 # The schedules of Detectron, and of its model zoo: SGD on 16 images a step.
 SGD_16 = {
     **SIZES,
@@ -492,6 +542,38 @@ PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
     "COCO-Detection/dino_Swin_L_5scale_36ep": (
         80,
         DINO_SWIN | epochs(36, 27, batch=16) | {"SOLVER.STEPS": [27 * (IMAGES // 16), 33 * (IMAGES // 16)]},
+    ),
+    "COCO-Detection/rtdetrv2_R_18": (80, RTDETR_S),
+    "COCO-Detection/rtdetrv2_R_34": (
+        80,
+        RTDETR_S
+        | {
+            "MODEL.WEIGHTS": RESNET_VD.format("34_vd"),
+            "MODEL.RESNETS.DEPTH": 34,
+            "MODEL.DETR.DEC_LAYERS": 4,
+            "SOLVER.BACKBONE_MULTIPLIER": 0.5,
+        },
+    ),
+    "COCO-Detection/rtdetrv2_R_50_m": (
+        80,
+        RTDETR
+        | {
+            "MODEL.RTDETR.EXPANSION": 0.5,
+            "MODEL.RTDETR.EVAL_LAYERS": 3,
+            "SOLVER.MAX_ITER": 84 * (IMAGES // 16),
+        },
+    ),
+    "COCO-Detection/rtdetrv2_R_50": (80, RTDETR),
+    "COCO-Detection/rtdetrv2_R_101": (
+        80,
+        RTDETR
+        | {
+            "MODEL.WEIGHTS": RESNET_VD.format("101_vd_ssld"),
+            "MODEL.RESNETS.DEPTH": 101,
+            "MODEL.RTDETR.ENC_DIM": 384,
+            "MODEL.RTDETR.ENC_DIM_FEEDFORWARD": 2048,
+            "SOLVER.BACKBONE_MULTIPLIER": 0.01,
+        },
     ),
     "COCO-Detection/fcos_R_50_1x": (80, FCOS_FIRST),
     "COCO-Detection/fcos_imprv_R_50_1x": (80, FCOS_IMPRV),

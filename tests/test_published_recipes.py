@@ -73,6 +73,11 @@ def of_mask2former(name: str) -> tuple[float, float]:
     return (1e-5 if name.startswith("backbone.") else 1e-4), 0.0 if embedding or norm else 0.05
 
 
+def of_rt_detr(name: str) -> tuple[float, float]:
+    norm = re.search(r"(^|[._])norm\d?\.", name)
+    return (1e-5 if name.startswith("backbone.") else 1e-4), 0.0 if norm else 1e-4
+
+
 def of_fcos(name: str) -> tuple[float, float]:
     return (0.02, 0.0) if name.endswith(".bias") else (0.01, 1e-4)
 
@@ -88,6 +93,7 @@ def of_fcos(name: str) -> tuple[float, float]:
         ("COCO-Detection/deformable_detr_R_50_two_stage", of_deformable, "backbone."),
         ("COCO-PanopticSegmentation/mask2former_R_50", of_mask2former, ""),
         ("COCO-PanopticSegmentation/mask2former_Swin_T", of_mask2former, ""),
+        ("COCO-Detection/rtdetrv2_R_50", of_rt_detr, ""),
         ("COCO-Detection/fcos_R_50_1x", of_fcos, "backbone.bottom_up."),
         ("COCO-Detection/fcos_imprv_dcnv2_R_50_1x", of_fcos, "backbone.bottom_up."),
         ("COCO-Detection/faster_rcnn_R_50_FPN_1x", lambda name: (0.02, 1e-4), "backbone.bottom_up."),

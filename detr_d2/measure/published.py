@@ -1,7 +1,7 @@
 """Published figures, by the name of the config with that model and schedule (COCO val2017, 5000 images).
 
-Sources: the papers and releases of DETR, Deformable DETR and FCOS, and Detectron2's model zoo. Latency is of a V100, an
-image at batch 1. GFLOPs are multiply-adds, the mean over the first images of val2017.
+Sources: the papers and releases of DETR, Deformable DETR, RT-DETRv2 and FCOS, and Detectron2's model zoo. Latency is of
+a V100, an image at batch 1. GFLOPs are multiply-adds, the mean over the first images of val2017.
 """
 
 _DEFORMABLE = ("bbox/AP", "bbox/APs", "bbox/APm", "bbox/APl", "parameters", "gflops", "latency")
@@ -29,6 +29,16 @@ PUBLISHED: dict[str, dict[str, float]] = {
     "deformable_detr_R_50": _row(_DEFORMABLE, 44.5, 27.1, 47.6, 59.6, 40, 173, 1000 / 15.0),
     "deformable_detr_R_50_refine": _row(_DEFORMABLE, 46.2, 28.3, 49.2, 61.5, 41, 173, 1000 / 15.0),
     "deformable_detr_R_50_two_stage": _row(_DEFORMABLE, 46.9, 29.6, 50.1, 61.6, 41, 173, 1000 / 14.5),
+    **{
+        f"rtdetrv2_{name}": _row(("bbox/AP", "bbox/AP50", "parameters"), *figures)
+        for name, figures in {
+            "R_18": (48.1, 65.1, 20.18),
+            "R_34": (49.9, 67.5, 31.44),
+            "R_50_m": (51.9, 69.9, 36.59),
+            "R_50": (53.4, 71.6, 42.89),
+            "R_101": (54.3, 72.8, 76.56),
+        }.items()
+    },
     "fcos_R_50_1x": {"bbox/AP": 37.1},
     "fcos_imprv_R_50_1x": {"bbox/AP": 38.7, "parameters": 32.24},
     "fcos_imprv_iou_R_50_1x": {"bbox/AP": 39.4},

@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 
 from detr_d2.engine import load_config
-from detr_d2.modeling import DETR, Mask2Former
+from detr_d2.modeling import DETR, RTDETR, Mask2Former
 
 # With the 91 classes of the published heads. DC5 has R50's parameters.
 PUBLISHED = {
@@ -25,6 +25,17 @@ MASK2FORMER = [
     ("mask2former_R_101.yaml", (), 62_923_782),
     ("mask2former_Swin_T.yaml", (), 47_435_264),
 ]
+
+# S, M*, M, L and X. Of the last three, the stem's convolutions are frozen.
+RT_DETR = {"R_18": 20_184_464, "R_34": 31_441_668, "R_50_m": 36_593_772, "R_50": 42_891_372, "R_101": 76_556_268}
+
+
+@pytest.mark.parametrize(("variant", "count"), RT_DETR.items(), ids=RT_DETR)
+def test_parameter_counts_of_rt_detr(repo: Path, variant: str, count: int) -> None:
+    cfg = load_config(str(repo / "configs" / "COCO-Detection" / f"rtdetrv2_{variant}.yaml"), ["MODEL.DEVICE", "cpu"])
+    with torch.device("meta"):
+        model = RTDETR(cfg)
+    assert sum(p.numel() for p in model.parameters()) == count
 
 
 @pytest.mark.parametrize(("config", "options", "count"), MASK2FORMER)

@@ -99,4 +99,4 @@ def test_odd_sizes_and_padding() -> None:
         height, width = theirs.shape[-2:]
         error, without_masks = ((x[:, :, :height, :width] - theirs).square().mean().sqrt() for x in (result, other))
         assert error < 0.2 * theirs.std()  # convolutions see what padding becomes at an image's end
-        assert without_masks > 20 * error
+        assert without_masks > 10 * error
