@@ -50,7 +50,7 @@ ALLOWED = {
     "evaluation": ("facts", "layers", "structures", "data"),
     "solver": ("facts", "layers", "structures"),
     "checkpoint": ("files", "facts", "layers", "structures"),
-    "engine": ("files", "facts", "config", "data", "evaluation", "solver", "checkpoint"),
+    "engine": ("_own_modules", "files", "facts", "config", "data", "evaluation", "solver", "checkpoint"),
     "demo": ("files", "facts", "command_line", "data", "engine", "structures", "visualization"),
     "visualization": ("fonts", "facts", "layers", "structures", "data", "modeling"),
     "analysis": ("files", "fonts", "facts", "checkpoint", "structures", "data", "visualization"),

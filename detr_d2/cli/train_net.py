@@ -147,7 +147,7 @@ def evaluate(args: argparse.Namespace, cfg: CfgNode) -> dict:
         )
     if report:
         check_weights_classes(cfg, read_dataset_metadata(report.source), report.source)
-    results = Trainer.test(cfg, model)
+    results = Trainer.test(cfg, model, resumable=True)
     if cfg.TEST.CHECK_EXPECTED and comm.is_main_process():
         verify_results(cfg, results)
     return results

@@ -29,6 +29,7 @@ from ..solver.budget import fit_epochs
 from .ema import build_average
 from .hooks import BestCheckpointer, EarlyStopping, PreciseBNOfAverage, best_metric
 from .recompute import recompute_activations
+from .resumable import evaluate_resumably, forget_evaluation
 from .run_folder import check_resumed_config, config_file, write_config
 from .step import StepTrainer, autocast
 from .validation import validation_losses
@@ -250,17 +251,25 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(
-        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        evaluators: list[DatasetEvaluator] | None = None,
+        *,
+        resumable: bool = False,
     ) -> OrderedDict[str, dict]:
         """Evaluate on every dataset of ``DATASETS.TEST``, in the precision of ``SOLVER.AMP``; with ``TEST.LOSSES`` the
-        results have ``losses``, too.
+        results have ``losses``, too. A ``resumable`` evaluation goes on where a killed one stopped; it has no
+        ``evaluators``.
         """
         with autocast(cfg):
-            results = super().test(cfg, model, evaluators)
+            results = evaluate_resumably(cls, cfg, model) if resumable else super().test(cfg, model, evaluators)
             for name in cfg.DATASETS.TEST if cfg.TEST.LOSSES else ():
                 losses = validation_losses(cfg, model, name)
                 if comm.is_main_process():
                     (results if len(cfg.DATASETS.TEST) == 1 else results[name])["losses"] = losses
+        if resumable:
+            forget_evaluation(cfg)
         return results
 
 
