@@ -5,6 +5,7 @@ from collections.abc import Callable
 from detectron2.config import CfgNode
 
 from .common import add_common_config
+from .d_fine import add_d_fine_config
 from .deformable_detr import add_deformable_detr_config
 from .detr import add_detr_config
 from .dino import add_dino_config
@@ -43,6 +44,7 @@ def add_detr_d2_config(cfg: CfgNode) -> None:
     add_deformable_detr_config(cfg)
     add_dino_config(cfg)
     add_rt_detr_config(cfg)
+    add_d_fine_config(cfg)
     add_fcos_config(cfg)
     add_hgnet_config(cfg)
     add_mask_former_config(cfg)

@@ -31,7 +31,7 @@ class RTDETR(DINO):
 
     Args:
         encoder: of the backbone's features.
-        norm: channels -> a norm, of the projections to the decoder's width.
+        input_proj: of each level to the decoder's width.
         eval_layers: decoder layers in inference; 0: all.
         shared: the arguments of `DINO`.
     """
@@ -48,30 +48,19 @@ class RTDETR(DINO):
     )
 
     @configurable
-    def __init__(self, *, encoder: HybridEncoder, norm: Any, eval_layers: int = 0, **shared: Any) -> None:
-        dim = shared["transformer"].dim
-        projections = (ConvNorm(encoder.dim, dim, 1, norm=norm(dim)) for _ in shared["in_features"])
-        super().__init__(position_encoding=None, input_proj=nn.ModuleList(projections), **shared)
+    def __init__(
+        self, *, encoder: HybridEncoder, input_proj: Sequence[nn.Module], eval_layers: int = 0, **shared: Any
+    ) -> None:
+        super().__init__(position_encoding=None, input_proj=nn.ModuleList(input_proj), **shared)
         self.encoder = encoder
         self.eval_layers = eval_layers
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        detr, rt_detr, arguments = cfg.MODEL.DETR, cfg.MODEL.RTDETR, super().from_config(cfg)
+        rt_detr, arguments = cfg.MODEL.RTDETR, super().from_config(cfg)
         check_keys(cfg)
         del arguments["position_encoding"]
-        shapes, norm = arguments["backbone"].output_shape(), partial(get_norm, rt_detr.NORM)
-        encoder = rt_detr_encoder(
-            [shapes[name].channels for name in arguments["in_features"]],
-            rt_detr.ENC_DIM,
-            norm=norm,
-            num_layers=detr.ENC_LAYERS,
-            num_heads=detr.NHEADS,
-            dim_feedforward=rt_detr.ENC_DIM_FEEDFORWARD,
-            dropout=detr.DROPOUT,
-            expansion=rt_detr.EXPANSION,
-            temperature=detr.POSITION_TEMPERATURE,
-        )
+        shapes = arguments["backbone"].output_shape()
         scoring = QualityScoring(
             cfg.MODEL.DEFORMABLE_DETR.FOCAL_ALPHA,
             cfg.MODEL.DEFORMABLE_DETR.FOCAL_GAMMA,
@@ -82,13 +71,24 @@ class RTDETR(DINO):
         )
         denoising: Denoising | None = arguments["denoising"]
         return arguments | {
-            "encoder": encoder,
-            "norm": norm,
+            "encoder": cls.build_encoder(cfg, [shapes[name].channels for name in arguments["in_features"]]),
+            "input_proj": cls.build_projections(cfg),
             "eval_layers": rt_detr.EVAL_LAYERS,
             "scoring": scoring,
             "criterion": build_criterion(cfg, scoring),
             "denoising": None if denoising is None else replace(denoising, eps=arguments["transformer"].decoder.eps),
         }
+
+    @staticmethod
+    def build_encoder(cfg: CfgNode, in_channels: Sequence[int]) -> HybridEncoder:
+        """The encoder that the cfg describes."""
+        return rt_detr_encoder(in_channels, cfg.MODEL.RTDETR.ENC_DIM, **encoder_arguments(cfg))
+
+    @staticmethod
+    def build_projections(cfg: CfgNode) -> list[nn.Module]:
+        """From the encoder's width to the decoder's, one a level."""
+        width, dim, norm = cfg.MODEL.RTDETR.ENC_DIM, cfg.MODEL.DETR.HIDDEN_DIM, cfg.MODEL.RTDETR.NORM
+        return [ConvNorm(width, dim, 1, norm=get_norm(norm, dim)) for _ in cfg.MODEL.DEFORMABLE_DETR.IN_FEATURES]
 
     @property
     def heads(self) -> Heads:
@@ -102,6 +102,20 @@ class RTDETR(DINO):
         maps = self.encoder(features, masks if images.has_padding else None)
         maps = [projection(x) for projection, x in zip(self.input_proj, maps, strict=True)]
         return FeatureLevels.from_maps(maps, None, masks, has_padding=images.has_padding)
+
+
+def encoder_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """What the cfg says of any hybrid encoder but its width."""
+    detr, rt_detr = cfg.MODEL.DETR, cfg.MODEL.RTDETR
+    return {
+        "norm": partial(get_norm, rt_detr.NORM),
+        "num_layers": detr.ENC_LAYERS,
+        "num_heads": detr.NHEADS,
+        "dim_feedforward": rt_detr.ENC_DIM_FEEDFORWARD,
+        "dropout": detr.DROPOUT,
+        "expansion": rt_detr.EXPANSION,
+        "temperature": detr.POSITION_TEMPERATURE,
+    }
 
 
 def check_keys(cfg: CfgNode) -> None:

@@ -1,6 +1,7 @@
 """Transformers over backbone features, registered in ``TRANSFORMER_REGISTRY``."""
 
 from .build import TRANSFORMER_REGISTRY, build_position_encoding, build_transformer
+from .d_fine_decoder import NUM_BINS, DFINETransformer, FineDecoder
 from .d_fine_encoder import RepELANBlock, d_fine_encoder
 from .deformable_transformer import DeformableOutput, DeformableTransformer
 from .denoising import Denoising, DenoisingQueries, NoisedObjects

@@ -57,21 +57,25 @@ class RTDETRTransformer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        detr, deformable, rt_detr = cfg.MODEL.DETR, cfg.MODEL.DEFORMABLE_DETR, cfg.MODEL.RTDETR
-        decoder = RTDETRDecoder(
-            detr.DEC_LAYERS,
+        return {
+            "decoder": cls.build_decoder(cfg),
+            "query_selection": build_query_selection(cfg),
+            "dim": cfg.MODEL.DETR.HIDDEN_DIM,
+            "num_levels": cfg.MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS,
+        }
+
+    @staticmethod
+    def build_decoder(cfg: CfgNode) -> nn.Module:
+        """The decoder that the cfg describes."""
+        rt_detr = cfg.MODEL.RTDETR
+        return RTDETRDecoder(
+            cfg.MODEL.DETR.DEC_LAYERS,
             look_forward_twice=cfg.MODEL.DINO.LOOK_FORWARD_TWICE,
-            num_points=deformable.DEC_POINTS,
+            num_points=cfg.MODEL.DEFORMABLE_DETR.DEC_POINTS,
             position_layers=rt_detr.POSITION_LAYERS,
             activation=rt_detr.ACTIVATION,
             **layer_arguments(cfg),
         )
-        return {
-            "decoder": decoder,
-            "query_selection": build_query_selection(cfg),
-            "dim": detr.HIDDEN_DIM,
-            "num_levels": deformable.NUM_FEATURE_LEVELS,
-        }
 
     def forward(
         self, levels: FeatureLevels, heads: Heads, *, all_layers: bool, denoising: DenoisingQueries | None = None

@@ -1,13 +1,19 @@
 """``transformers``' D-FINE, small, as a reference, and its weights under our names."""
 
 import copy
+from pathlib import Path
+from unittest.mock import patch
 
 import torch
+from detectron2.modeling import build_model
 from torch import Tensor, nn
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
 from transformers.models.d_fine import modeling_d_fine
 
 from detr_d2.checkpoint.layouts.d_fine import HUGGINGFACE_D_FINE
+from detr_d2.engine import load_config
+from detr_d2.modeling import DFINE
+from detr_d2.modeling.backbone.hgnet import ARCHITECTURES, Architecture, Stage
 
 from ..rt_detr.oracle import randomise
 
@@ -99,3 +105,40 @@ def our_state(model: nn.Module) -> dict[str, Tensor]:
     """The reference's weights under our names."""
     ours = HUGGINGFACE_D_FINE.to_ours(model.state_dict())
     return {key: value for key, value in ours.items() if not HUGGINGFACE_D_FINE.is_leftover(key)}
+
+
+def build_ours(
+    *, levels: int = 3, expansion: float = 0.5, activation: str = "relu", dim: int = DIM, reg_scale: float = 4.0
+) -> DFINE:
+    """Our model of the structure of `build_oracle`."""
+    names = ["res3", "res4", "res5"][-levels:]
+    overrides = {
+        "MODEL.WEIGHTS": "",
+        "MODEL.DEVICE": "cpu",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "MODEL.HGNET.ARCHITECTURE": "tiny",
+        "MODEL.HGNET.LEARNABLE_AFFINE": True,
+        "MODEL.HGNET.NORM": "BN",
+        "MODEL.HGNET.OUT_FEATURES": names,
+        "MODEL.DEFORMABLE_DETR.IN_FEATURES": names,
+        "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": levels,
+        "MODEL.DETR.HIDDEN_DIM": dim,
+        "MODEL.DETR.NHEADS": HEADS,
+        "MODEL.DETR.DEC_LAYERS": LAYERS,
+        "MODEL.DETR.DIM_FEEDFORWARD": FEED_FORWARD,
+        "MODEL.DETR.NUM_OBJECT_QUERIES": QUERIES,
+        "MODEL.DETR.NUM_CLASSES": CLASSES,
+        "MODEL.RTDETR.ENC_DIM": ENCODER_DIM,
+        "MODEL.RTDETR.ENC_DIM_FEEDFORWARD": FEED_FORWARD,
+        "MODEL.RTDETR.EXPANSION": expansion,
+        "MODEL.RTDETR.NORM": "BN",
+        "MODEL.RTDETR.ACTIVATION": activation,
+        "MODEL.DFINE.FUSION_BLOCKS": 2,
+        "MODEL.DFINE.POINTS": [3, 6, 3] if levels == 3 else [6, 6],
+        "MODEL.DFINE.REG_SCALE": reg_scale,
+    }
+    config = Path(__file__).parents[3] / "configs" / "Base-DFINE.yaml"
+    cfg = load_config(str(config), [x for pair in overrides.items() for x in pair])
+    widths = (Stage(8, 16, 1, 2), Stage(8, 24, 1, 2), Stage(12, 32, 2, 2), Stage(16, 48, 1, 2))
+    with patch.dict(ARCHITECTURES, tiny=Architecture((8, 12), widths)):
+        return build_model(cfg)
