@@ -77,13 +77,17 @@ class HybridEncoder(nn.Module):
         return results
 
     def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """B x C x H x W whose locations that are not padding (B x H x W, True = padding) attended to each other."""
+        """B x C x H x W whose locations that are not padding (B x H x W, True = padding) attended to each other.
+
+        In the precision of the weights, under mixed precision, too: what overflows in fp16 here is NaN after a norm.
+        """
         size = (x.shape[-2], x.shape[-1])
-        tokens = x.flatten(2).transpose(1, 2)
-        position = grid_encoding(*size, self.dim, self.temperature, x.dtype, x.device)
-        attn_mask = None if mask is None else ~mask.flatten(1)[:, None, None]  # B x 1 x 1 x N
-        for layer in self.layers:
-            tokens = layer(tokens, position, attn_mask)
+        with torch.autocast(x.device.type, enabled=False):
+            tokens = x.flatten(2).transpose(1, 2).to(next(self.layers.parameters(), x).dtype)
+            position = grid_encoding(*size, self.dim, self.temperature, tokens.dtype, x.device)
+            attn_mask = None if mask is None else ~mask.flatten(1)[:, None, None]  # B x 1 x 1 x N
+            for layer in self.layers:
+                tokens = layer(tokens, position, attn_mask)
         return cleared(tokens.transpose(1, 2).unflatten(-1, size), mask)
 
 

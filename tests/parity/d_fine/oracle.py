@@ -5,6 +5,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
@@ -107,10 +108,10 @@ def our_state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value for key, value in ours.items() if not HUGGINGFACE_D_FINE.is_leftover(key)}
 
 
-def build_ours(
+def our_cfg(
     *, levels: int = 3, expansion: float = 0.5, activation: str = "relu", dim: int = DIM, reg_scale: float = 4.0
-) -> DFINE:
-    """Our model of the structure of `build_oracle`."""
+) -> CfgNode:
+    """Of our model of the structure of `build_oracle`, but the backbone."""
     names = ["res3", "res4", "res5"][-levels:]
     overrides = {
         "MODEL.WEIGHTS": "",
@@ -138,7 +139,11 @@ def build_ours(
         "MODEL.DFINE.REG_SCALE": reg_scale,
     }
     config = Path(__file__).parents[3] / "configs" / "Base-DFINE.yaml"
-    cfg = load_config(str(config), [x for pair in overrides.items() for x in pair])
+    return load_config(str(config), [x for pair in overrides.items() for x in pair])
+
+
+def build_ours(**variant: object) -> DFINE:
+    """The model of `our_cfg`, with the backbone of `build_oracle`."""
     widths = (Stage(8, 16, 1, 2), Stage(8, 24, 1, 2), Stage(12, 32, 2, 2), Stage(16, 48, 1, 2))
     with patch.dict(ARCHITECTURES, tiny=Architecture((8, 12), widths)):
-        return build_model(cfg)
+        return build_model(our_cfg(**variant))
