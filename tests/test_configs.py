@@ -22,6 +22,7 @@ SMALL = [
     *["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.DETR.HIDDEN_DIM", "64", "MODEL.DETR.DIM_FEEDFORWARD", "64"],
     *["MODEL.MASK_FORMER.HIDDEN_DIM", "64", "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "256"],
     *["MODEL.SWIN.EMBED_DIM", "48", "MODEL.SWIN.DROP_PATH_RATE", "0.0"],  # a Swin-L would take a gigabyte
+    *["MODEL.RTDETR.ENC_DIM", "64", "MODEL.RTDETR.ENC_DIM_FEEDFORWARD", "64"],
 ]
 
 
@@ -95,9 +96,12 @@ def test_trains_and_infers(path: Path, request: pytest.FixtureRequest):
     unchanged = {name for name, value in before.items() if torch.equal(model.get_parameter(name), value)}
     # DETR's first self-attention among the queries works on zeros, so at the start its values teach nothing; the last
     # layer of Deformable DETR's box heads is zero, so nothing behind it learns, as are the matrices that its positions
-    # go through.
-    nothing_yet = r"(detr\.)?(transformer\.(decoder\.layers\.0\.|level_embed$)|bbox_embed\.\d+\.layers\.[01]\.)"
-    assert all(re.match(nothing_yet, name) for name in unchanged), unchanged
+    # go through, and D-FINE's other heads. The scales of its backbone are none after a norm that follows.
+    nothing_yet = (
+        r"(detr\.)?(transformer\.(decoder\.(layers\.0|lqe\.\d|pre_bbox_head)\.|level_embed$)"
+        r"|bbox_embed\.\d+\.layers\.[01]\.|backbone\..*\.affine\.)"
+    )
+    assert [name for name in sorted(unchanged) if not re.match(nothing_yet, name)] == []
     assert all(model.get_parameter(name).grad is not None for name in before)
 
     outputs = inference_on_dataset(model, [inputs(cfg)], Outputs())["outputs"]
