@@ -261,6 +261,84 @@ RTDETR_S = RTDETR | {
     "SOLVER.BACKBONE_MULTIPLIER": 1.0,
 }
 
+# Peng et al., ICLR 2025, and Peterande/D-FINE: "L".
+HGNET = "https://github.com/Peterande/storage/releases/download/dfinev1.0/PPHGNetV2_{}_stage1.pth"
+DFINE = {key: value for key, value in RTDETR.items() if not key.startswith("MODEL.RESNETS.")} | {
+    "MODEL.META_ARCHITECTURE": "DFINE",
+    "MODEL.WEIGHTS": HGNET.format("B4"),
+    "MODEL.BACKBONE.NAME": "build_hgnet_backbone",
+    "MODEL.HGNET.ARCHITECTURE": "B4",
+    "MODEL.HGNET.LEARNABLE_AFFINE": False,
+    "MODEL.HGNET.NORM": "FrozenBN",
+    "MODEL.HGNET.OUT_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.DETR.TRANSFORMER": "DFINETransformer",
+    "MODEL.DFINE.FUSION_BLOCKS": 3,
+    "MODEL.DFINE.POINTS": [3, 6, 3],
+    "MODEL.DFINE.REG_SCALE": 4.0,
+    "MODEL.DFINE.FGL_WEIGHT": 0.15,
+    "MODEL.DFINE.DDF_WEIGHT": 1.5,
+    "SOLVER.IMS_PER_BATCH": 32,
+    "SOLVER.BASE_LR": 2.5e-4,
+    "SOLVER.BACKBONE_MULTIPLIER": 0.05,
+    "SOLVER.WEIGHT_DECAY": 1.25e-4,
+    "SOLVER.MAX_ITER": 80 * (IMAGES // 32),
+    "SOLVER.WARMUP_ITERS": 500,
+    "SOLVER.EMA.WARMUP": 1000,
+}
+DFINE_X = DFINE | {
+    "MODEL.WEIGHTS": HGNET.format("B5"),
+    "MODEL.HGNET.ARCHITECTURE": "B5",
+    "MODEL.RTDETR.ENC_DIM": 384,
+    "MODEL.RTDETR.ENC_DIM_FEEDFORWARD": 2048,
+    "MODEL.DFINE.REG_SCALE": 8.0,
+    "SOLVER.BACKBONE_MULTIPLIER": 0.01,
+}
+DFINE_M = DFINE | {
+    "MODEL.WEIGHTS": HGNET.format("B2"),
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.HGNET.ARCHITECTURE": "B2",
+    "MODEL.HGNET.LEARNABLE_AFFINE": True,
+    "MODEL.HGNET.NORM": "SyncBN",
+    "MODEL.DETR.DEC_LAYERS": 4,
+    "MODEL.DFINE.FUSION_BLOCKS": 2,
+    "SOLVER.BASE_LR": 2e-4,
+    "SOLVER.BACKBONE_MULTIPLIER": 0.1,
+    "SOLVER.WEIGHT_DECAY": 1e-4,
+    "SOLVER.WEIGHT_DECAY_BIAS": 0.0,
+    "SOLVER.MAX_ITER": 132 * (IMAGES // 32),
+}
+DFINE_S = DFINE_M | {
+    "MODEL.WEIGHTS": HGNET.format("B0"),
+    "MODEL.HGNET.ARCHITECTURE": "B0",
+    "MODEL.DETR.DEC_LAYERS": 3,
+    "MODEL.RTDETR.EXPANSION": 0.5,
+    "MODEL.DFINE.FUSION_BLOCKS": 1,
+    "SOLVER.BACKBONE_MULTIPLIER": 0.5,
+}
+DFINE_N = DFINE_S | {
+    "MODEL.HGNET.OUT_FEATURES": ["res4", "res5"],
+    "MODEL.DEFORMABLE_DETR.IN_FEATURES": ["res4", "res5"],
+    "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": 2,
+    "MODEL.DETR.HIDDEN_DIM": 128,
+    "MODEL.DETR.DIM_FEEDFORWARD": 512,
+    "MODEL.RTDETR.ENC_DIM": 128,
+    "MODEL.RTDETR.ENC_DIM_FEEDFORWARD": 512,
+    "MODEL.RTDETR.EXPANSION": 0.34,
+    "MODEL.DFINE.FUSION_BLOCKS": 2,
+    "MODEL.DFINE.POINTS": [6, 6],
+    "SOLVER.IMS_PER_BATCH": 128,
+    "SOLVER.BASE_LR": 8e-4,
+    "SOLVER.MAX_ITER": 160 * (IMAGES // 128),
+}
+# What is known of DEIM's models of these structures, and of RT-DETRv4's, is not their whole recipe.
+DEIM = {
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.HGNET.NORM": "SyncBN",
+    "MODEL.RTDETR.ACTIVATION": "silu",
+    "MODEL.RTDETR.CLASS_LOSS": "matchability",
+    "MODEL.RTDETR.LOSS_GAMMA": 1.5,
+}
+
 # The schedules of Detectron, and of its model zoo: SGD on 16 images a step.
 SGD_16 = {
     **SIZES,
@@ -543,6 +621,12 @@ PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
         80,
         DINO_SWIN | epochs(36, 27, batch=16) | {"SOLVER.STEPS": [27 * (IMAGES // 16), 33 * (IMAGES // 16)]},
     ),
+    "COCO-Detection/dfine_N": (80, DFINE_N),
+    "COCO-Detection/dfine_S": (80, DFINE_S),
+    "COCO-Detection/dfine_M": (80, DFINE_M),
+    "COCO-Detection/dfine_L": (80, DFINE),
+    "COCO-Detection/dfine_X": (80, DFINE_X),
+    **{f"COCO-Detection/deim_dfine_{name}": (80, DEIM) for name in "NSMLX"},
     "COCO-Detection/rtdetrv2_R_18": (80, RTDETR_S),
     "COCO-Detection/rtdetrv2_R_34": (
         80,

@@ -14,6 +14,7 @@ MIRROR = "DETR_D2_MODEL_ZOO"
 _DETR = "https://dl.fbaipublicfiles.com/detr/"
 _FCOS = "https://huggingface.co/tianzhi/FCOS/resolve/main/"
 _ADELAIDET = "https://huggingface.co/tianzhi/AdelaiDet-FCOS/resolve/main/"
+_DFINE = "https://github.com/Peterande/storage/releases/download/dfinev1.0/dfine_{}_coco.pth"
 _RTDETR = "https://github.com/lyuwenyu/storage/releases/download/"
 _TORCHVISION = "https://download.pytorch.org/models/"
 _DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -62,6 +63,7 @@ CHECKPOINTS = {
     "COCO-Detection/deformable_detr_R_50_refine": f"{_DRIVE}file/d/1JYKyRYzUH7uo9eVfDaVCiaIGZb5YTCuI/view",
     "COCO-Detection/deformable_detr_R_50_two_stage": f"{_DRIVE}file/d/15I03A7hNTpwuLNdfuEmW9_taZMNVssEp/view",
     **{f"COCO-Detection/dino_R_50_{n}scale_{epochs}ep": _DINO for n in (4, 5) for epochs in (12, 24, 36)},
+    **{f"COCO-Detection/dfine_{name}": _DFINE.format(name.lower()) for name in "NSMLX"},
     "COCO-Detection/rtdetrv2_R_18": f"{_RTDETR}v0.2/rtdetrv2_r18vd_120e_coco_rerun_48.1.pth",
     "COCO-Detection/rtdetrv2_R_34": f"{_RTDETR}v0.1/rtdetrv2_r34vd_120e_coco_ema.pth",
     "COCO-Detection/rtdetrv2_R_50_m": f"{_RTDETR}v0.1/rtdetrv2_r50vd_m_7x_coco_ema.pth",

@@ -1,7 +1,7 @@
 """Published figures, by the name of the config with that model and schedule (COCO val2017, 5000 images).
 
-Sources: the papers and releases of DETR, Deformable DETR, RT-DETRv2 and FCOS, and Detectron2's model zoo. Latency is of
-a V100, an image at batch 1. GFLOPs are multiply-adds, the mean over the first images of val2017.
+Sources: the papers and releases of DETR, Deformable DETR, RT-DETRv2, D-FINE and FCOS, and Detectron2's model zoo.
+Latency is of a V100, an image at batch 1. GFLOPs are multiply-adds, the mean over the first images of val2017.
 """
 
 _DEFORMABLE = ("bbox/AP", "bbox/APs", "bbox/APm", "bbox/APl", "parameters", "gflops", "latency")
@@ -29,6 +29,16 @@ PUBLISHED: dict[str, dict[str, float]] = {
     "deformable_detr_R_50": _row(_DEFORMABLE, 44.5, 27.1, 47.6, 59.6, 40, 173, 1000 / 15.0),
     "deformable_detr_R_50_refine": _row(_DEFORMABLE, 46.2, 28.3, 49.2, 61.5, 41, 173, 1000 / 15.0),
     "deformable_detr_R_50_two_stage": _row(_DEFORMABLE, 46.9, 29.6, 50.1, 61.6, 41, 173, 1000 / 14.5),
+    **{
+        f"dfine_{name}": _row(("bbox/AP", "parameters"), *figures)
+        for name, figures in {
+            "N": (42.8, 3.78),
+            "S": (48.5, 10.32),
+            "M": (52.3, 19.59),
+            "L": (54.0, 31.24),
+            "X": (55.8, 62.62),
+        }.items()
+    },
     **{
         f"rtdetrv2_{name}": _row(("bbox/AP", "bbox/AP50", "parameters"), *figures)
         for name, figures in {

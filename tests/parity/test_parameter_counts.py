@@ -7,7 +7,7 @@ import torch
 from detectron2.modeling import build_model
 
 from detr_d2.engine import load_config
-from detr_d2.modeling import DETR, RTDETR, Mask2Former
+from detr_d2.modeling import DETR, DFINE, RTDETR, Mask2Former
 
 # With the 91 classes of the published heads. DC5 has R50's parameters.
 PUBLISHED = {
@@ -35,6 +35,18 @@ def test_parameter_counts_of_rt_detr(repo: Path, variant: str, count: int) -> No
     cfg = load_config(str(repo / "configs" / "COCO-Detection" / f"rtdetrv2_{variant}.yaml"), ["MODEL.DEVICE", "cpu"])
     with torch.device("meta"):
         model = RTDETR(cfg)
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+# The backbone's norms of L and X are frozen, and no parameters.
+D_FINE = {"N": 3_782_693, "S": 10_321_877, "M": 19_590_064, "L": 31_244_152, "X": 62_621_560}
+
+
+@pytest.mark.parametrize(("variant", "count"), D_FINE.items(), ids=D_FINE)
+def test_parameter_counts_of_d_fine(repo: Path, variant: str, count: int) -> None:
+    cfg = load_config(str(repo / "configs" / "COCO-Detection" / f"dfine_{variant}.yaml"), ["MODEL.DEVICE", "cpu"])
+    with torch.device("meta"):
+        model = DFINE(cfg)
     assert sum(p.numel() for p in model.parameters()) == count
 
 

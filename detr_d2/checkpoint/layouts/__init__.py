@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import TypeVar
 
+from .d_fine import D_FINE_LAYOUTS
 from .deformable import DEFORMABLE
 from .detr import OFFICIAL, OURS, WRAPPER
 from .dino import DINO_LAYOUTS
@@ -27,6 +28,7 @@ LAYOUTS: tuple[Layout, ...] = (
     *DINO_LAYOUTS,  # before those of Deformable DETR, which it resembles
     *(DEFORMABLE, OFFICIAL, WRAPPER, *MMCV_LAYOUTS, OURS),
     *RT_DETR_LAYOUTS,
+    *D_FINE_LAYOUTS,
     *MASK2FORMER_LAYOUTS,
     *RESNET_LAYOUTS,
     *SWIN_LAYOUTS,

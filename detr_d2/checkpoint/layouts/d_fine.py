@@ -5,11 +5,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .layout import Layout, Pairs, renamed, stacked
+from .layout import Layout, Pairs, inverse, renamed, stacked, unstacked
+from .resnet import CLASSIFIER
 from .rt_detr import normed_pairs
 
 _SELECTION = "transformer.query_selection."
 _DECODER = "transformer.decoder."
+_LAYERS = f"{_DECODER}layers."
 _BLOCK = "{fpn_blocks|pan_blocks}.{i}."
 # Of what fuses levels: the official names, those of ``transformers``, and ours.
 _CONVS = (("cv1", "conv1"), ("cv2.1", "conv2"), ("cv3.1", "conv3"), ("cv4", "conv4"))
@@ -49,9 +51,8 @@ def _fusion_pairs(theirs: str, *, official: bool) -> Pairs:
 
 
 def _head_pairs(decoder: str, layers: int) -> Pairs:
-    """What both programs name alike, after the prefix that the official one has."""
+    """What both programs name alike after a prefix."""
     return (
-        (f"{decoder}pre_bbox_head.{{rest}}", f"{_DECODER}pre_bbox_head.{{rest}}"),
         (f"{decoder}denoising_class_embed.{{p}}", "label_enc.{p}"),
         (f"{decoder}enc_score_head.{{p}}", f"class_embed.{layers}.{{p}}"),
         (f"{decoder}enc_bbox_head.{{rest}}", f"bbox_embed.{layers}.{{rest}}"),
@@ -61,14 +62,16 @@ def _head_pairs(decoder: str, layers: int) -> Pairs:
 def _official_pairs(layers: int) -> Pairs:
     return (
         *hgnet_pairs("backbone.stem.", "backbone.stages.", "backbone.", ("conv", "bn")),
-        *normed_pairs([(f"{part}input_proj.{{i}}", f"{part}input_proj.{{i}}") for part in ("encoder.",)]),
-        *normed_pairs([("decoder.input_proj.{i}", "input_proj.{i}")]),
+        *normed_pairs(
+            [("encoder.input_proj.{i}", "encoder.input_proj.{i}"), ("decoder.input_proj.{i}", "input_proj.{i}")]
+        ),
         ("encoder.encoder.0.layers.{rest}", "encoder.layers.{rest}"),
         *_fusion_pairs("encoder.", official=True),
         ("decoder.decoder.layers.{i}.norm1.{p}", f"{_DECODER}layers.{{i}}.norm2.{{p}}"),
         ("decoder.decoder.layers.{rest}", f"{_DECODER}layers.{{rest}}"),
         ("decoder.decoder.lqe_layers.{i}.reg_conf.{rest}", f"{_DECODER}lqe.{{i}}.{{rest}}"),
         ("decoder.{up|reg_scale}", f"{_DECODER}{{up|reg_scale}}"),
+        ("decoder.pre_bbox_head.{rest}", f"{_DECODER}pre_bbox_head.{{rest}}"),
         ("decoder.query_pos_head.{rest}", f"{_DECODER}ref_point_head.{{rest}}"),
         ("decoder.enc_output.proj.{p}", f"{_SELECTION}enc_output.{{p}}"),
         ("decoder.enc_output.norm.{p}", f"{_SELECTION}enc_output_norm.{{p}}"),
@@ -114,33 +117,54 @@ def _huggingface_pairs(layers: int) -> Pairs:
     )
 
 
-def _decoder_layers(keys: Mapping[str, Tensor], prefix: str) -> int:
-    pattern = re.compile(rf"^{re.escape(prefix)}layers\.(\d+)\.")
-    return len({match[1] for key in keys if (match := pattern.match(key))})
+def _layers(state: Mapping[str, Tensor], stack: str) -> int:
+    """How many layers a decoder has whose names begin with ``stack``; the heads of the proposals follow theirs."""
+    return len({key.removeprefix(stack).partition(".")[0] for key in state if key.startswith(stack)})
 
 
 def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return renamed(state, _official_pairs(_decoder_layers(state, "decoder.decoder.")))
+    return renamed(state, _official_pairs(_layers(state, "decoder.decoder.layers.")))
+
+
+def _to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return renamed(state, inverse(_official_pairs(_layers(state, _LAYERS))))
 
 
 # Names in files, and in the modules of ``transformers`` 5.
 _MODERN = (
-    (re.compile(r"\.encoder\.encoder\.(\d+)\.layers\."), r".encoder.aifi.\1.layers."),
-    (re.compile(r"_attn\.out_proj\."), "_attn.o_proj."),
-    (re.compile(r"(\.layers\.\d+)\.fc1\."), r"\1.mlp.layers.0."),
-    (re.compile(r"(\.layers\.\d+)\.fc2\."), r"\1.mlp.layers.1."),
+    (r"\.encoder\.encoder\.(\d+)\.layers\.", r".encoder.aifi.\1.layers."),
+    (r"_attn\.out_proj\.", "_attn.o_proj."),
+    (r"(\.layers\.\d+)\.fc1\.", r"\1.mlp.layers.0."),
+    (r"(\.layers\.\d+)\.fc2\.", r"\1.mlp.layers.1."),
+)
+_FILES = (
+    (r"\.encoder\.aifi\.(\d+)\.layers\.", r".encoder.encoder.\1.layers."),
+    (r"_attn\.o_proj\.", "_attn.out_proj."),
+    (r"\.mlp\.layers\.0\.", ".fc1."),
+    (r"\.mlp\.layers\.1\.", ".fc2."),
 )
 _HEADS = ("class_embed.", "bbox_embed.")
 
 
+def _substituted(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    theirs = {}
-    for key, value in state.items():
-        for pattern, replacement in _MODERN:
-            key = pattern.sub(replacement, key)
-        theirs[f"model.decoder.{key}" if key.startswith(_HEADS) else key] = value  # the decoder holds them again
-    ours = renamed(theirs, _huggingface_pairs(_decoder_layers(theirs, "model.decoder.")))
+    """Of files and of modules of version 5; the decoder holds the heads, too, under names of its own."""
+    theirs = {_substituted(key, _MODERN): value for key, value in state.items() if not key.startswith(_HEADS)}
+    ours = renamed(theirs, _huggingface_pairs(_layers(theirs, "model.decoder.layers.")))
     return stacked(ours, r"(.+self_attn)\.([qkv])_proj\.(weight|bias)", "{}.in_proj_{}")
+
+
+def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict under the names of the modules of version 5, heads under both of theirs."""
+    split = unstacked(state, r"(.+\.self_attn)\.in_proj_(weight|bias)", "{}.{}_proj.{}")
+    theirs = renamed(split, inverse(_huggingface_pairs(_layers(state, _LAYERS))))
+    named = {key.removeprefix("model.decoder."): value for key, value in theirs.items()}
+    return theirs | {key: value for key, value in named.items() if key.startswith(_HEADS)}
 
 
 # Computed of sizes: points of attention, anchors; the decoder's own copies of two numbers.
@@ -149,13 +173,23 @@ _LEFTOVERS = (r"\.num_points_scale$", r"(^|\.)(anchors|valid_mask)$", r"^decoder
 OFFICIAL_D_FINE = Layout(
     name="official D-FINE, DEIM or RT-DETRv4",
     requires=(r"^backbone\.stem\.stem1\.conv\.", r"^decoder\.decoder\.layers\.\d+\.gateway\."),
-    # What RT-DETRv4's encoder learnt from a teacher by.
+    # By the last, RT-DETRv4's encoder learnt from a teacher.
     leftovers=(*_LEFTOVERS, r"^encoder\.feature_projector\."),
     rename=_from_official,
+    rename_back=_to_official,
 )
 HUGGINGFACE_D_FINE = Layout(
     name="transformers' D-FINE",
     requires=(r"^model\.backbone\.model\.embedder\.stem1\.", r"^model\.decoder\.layers\.\d+\.gateway\."),
     leftovers=_LEFTOVERS,
     rename=_from_transformers,
+    rename_back=lambda state: {_substituted(key, _FILES): value for key, value in to_transformers(state).items()},
 )
+OFFICIAL_HGNET = Layout(
+    name="official HGNetV2",
+    requires=(r"^stem\.stem1\.conv\.weight$", r"^stages\.0\.blocks\.0\.layers\.0\.conv\.weight$"),
+    scope="backbone",
+    pairs=hgnet_pairs("stem.", "stages.", "", ("conv", "bn")),
+    leftovers=(*CLASSIFIER, r"^last_conv\."),
+)
+D_FINE_LAYOUTS = (OFFICIAL_D_FINE, HUGGINGFACE_D_FINE, OFFICIAL_HGNET)

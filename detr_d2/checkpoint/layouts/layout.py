@@ -137,8 +137,11 @@ def unstacked(state: Mapping[str, Tensor], whole: str, parts: str) -> dict[str, 
     result = {}
     for name, value in state.items():
         match = re.fullmatch(whole, name)
-        names = [name] if match is None else [parts.format(match[1], part, match[2]) for part in "qkv"]
-        result |= dict(zip(names, value.chunk(len(names)), strict=True))
+        if match is None:
+            result[name] = value
+            continue
+        names = [parts.format(match[1], part, match[2]) for part in "qkv"]
+        result |= dict(zip(names, value.chunk(3), strict=True))
     return result
 
 
