@@ -216,6 +216,14 @@ RESNET_VD = "https://github.com/lyuwenyu/storage/releases/download/v0.1/ResNet{}
 RTDETR = {key: value for key, value in DINO.items() if not key.startswith("INPUT.")} | {
     "INPUT.FORMAT": "RGB",
     "INPUT.DATASET_MAPPER": "DetrDatasetMapper",
+    "INPUT.AUGMENTATION": "build_square_augmentation",
+    "INPUT.RANDOM_FLIP": "horizontal",
+    "INPUT.SQUARE_SIZE": 640,
+    "INPUT.SQUARE_SIZE_TRAIN": [480, 512, 544, 576, 608, 640, 640, 640, 672, 704, 736, 768, 800],
+    "INPUT.PHOTOMETRIC": 0.5,
+    "INPUT.ZOOM_OUT": 0.5,
+    "INPUT.IOU_CROP": 0.8,
+    "INPUT.STRONG_UNTIL": 0.98611,  # 71 of 72 epochs
     "MODEL.META_ARCHITECTURE": "RTDETR",
     "MODEL.WEIGHTS": RESNET_VD.format("50_vd_ssld_v2"),
     "MODEL.PIXEL_MEAN": [0.0, 0.0, 0.0],
@@ -257,6 +265,8 @@ RTDETR_S = RTDETR | {
     "MODEL.RESNETS.NORM": "SyncBN",
     "MODEL.DETR.DEC_LAYERS": 3,
     "MODEL.RTDETR.EXPANSION": 0.5,
+    "INPUT.SQUARE_SIZE_TRAIN": [],
+    "INPUT.STRONG_UNTIL": 117 / 120,
     "SOLVER.MAX_ITER": 120 * (IMAGES // 16),
     "SOLVER.BACKBONE_MULTIPLIER": 1.0,
 }
@@ -636,6 +646,8 @@ PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
             "MODEL.RESNETS.DEPTH": 34,
             "MODEL.DETR.DEC_LAYERS": 4,
             "SOLVER.BACKBONE_MULTIPLIER": 0.5,
+            "SOLVER.WEIGHT_DECAY_BIAS": 0.0,
+            "INPUT.SQUARE_SIZE_TRAIN": RTDETR["INPUT.SQUARE_SIZE_TRAIN"],
         },
     ),
     "COCO-Detection/rtdetrv2_R_50_m": (
@@ -644,6 +656,7 @@ PUBLISHED: dict[str, tuple[int, dict[str, object]]] = {
         | {
             "MODEL.RTDETR.EXPANSION": 0.5,
             "MODEL.RTDETR.EVAL_LAYERS": 3,
+            "INPUT.STRONG_UNTIL": 0.96429,  # 81 of 84 epochs
             "SOLVER.MAX_ITER": 84 * (IMAGES // 16),
         },
     ),
