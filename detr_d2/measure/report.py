@@ -20,12 +20,14 @@ from .accuracy import Interval, compare_precision, matches_file
 from .comparison import Measurements
 from .flops import CONVENTION
 from .store import ResultFile
-from .table import Row, build_rows, html_table, markdown_table
+from .table import Row, build_rows, first_table, html_table, markdown_table
 
 LEGEND = (
-    "m: measured here. p: published (COCO val2017, 5000 images; latency on a V100). In brackets: the least and the "
-    "greatest median of a round, for GFLOPs of an image."
+    "Figures are measured here; those with p are published (COCO val2017, 5000 images; latency on a V100). "
+    "Latency is the median at batch 1 in fp32, memory what inference takes beyond the model."
 )
+_DETAILS = "All figures"
+_DETAILS_LEGEND = "In brackets: the least and the greatest median of a round, for GFLOPs of an image."
 # Of an environment, what a reader wants to know.
 _ENVIRONMENT = (
     *("device", "driver", "cores", "threads", "load_average", "cuda", "cudnn", "matmul_allow_tf32"),
@@ -58,8 +60,12 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
 
+    def first_table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows, a model each, of what most people want to know."""
+        return first_table(self.labels, self.rows)
+
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """The header and the rows."""
+        """Header and rows, a figure each, of everything."""
         return ["", *self.labels], [row.texts() for row in self.rows]
 
     def interval_tables(self) -> dict[str, tuple[list[str], list[list[str]]]]:
@@ -99,7 +105,9 @@ def picture_file(title: str) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """The report, with the plots' files."""
-    blocks = ["# Comparison", markdown_table(*comparison.table()), LEGEND, f"GFLOPs: {CONVENTION}."]
+    blocks = ["# Comparison", markdown_table(*comparison.first_table()), LEGEND, f"GFLOPs: {CONVENTION}."]
+    details = [f"<details><summary>{_DETAILS}</summary>", markdown_table(*comparison.table()), _DETAILS_LEGEND]
+    blocks += [*details, "</details>"]
     for title, table in comparison.interval_tables().items():
         blocks += [f"## {title}", markdown_table(*table)]
     for title, lines in comparison.lists().items():
@@ -141,8 +149,10 @@ img { max-width: 100% }
 
 def to_html(comparison: Comparison) -> str:
     """One page, pictures included."""
-    parts = ["<h1>Comparison</h1>", html_table(*comparison.table())]
+    parts = ["<h1>Comparison</h1>", html_table(*comparison.first_table())]
     parts += [f"<p>{html.escape(text)}</p>" for text in (LEGEND, f"GFLOPs: {CONVENTION}.")]
+    parts += [f"<details><summary>{_DETAILS}</summary>", html_table(*comparison.table()), f"<p>{_DETAILS_LEGEND}</p>"]
+    parts += ["</details>"]
     for title, table in comparison.interval_tables().items():
         parts += [f"<h2>{html.escape(title)}</h2>", html_table(*table)]
     for title, picture in comparison.pictures.items():
@@ -156,7 +166,7 @@ def to_html(comparison: Comparison) -> str:
 
 
 def _interval(value: Interval, sign: str) -> str:
-    return f"{value.value:{sign}.1f} ({value.low:{sign}.1f} to {value.high:{sign}.1f}) m"
+    return f"{value.value:{sign}.1f} ({value.low:{sign}.1f} to {value.high:{sign}.1f})"
 
 
 def summarise(measurements: Measurements) -> Comparison:

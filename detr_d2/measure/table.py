@@ -14,7 +14,8 @@ class Metric:
     """A figure of a model.
 
     Attributes:
-        key: its name in ``published.py``. title: for people, with its unit.
+        key: its name in ``published.py``. title: for people, with its unit. short: of its column in the first table, ""
+            where it has none.
         path: in a model's JSON: the part, then names in its result.
         digits: after the point. scale: from the JSON's unit to the title's.
         spread: the name beside the figure of its rounds; "" where it is measured once.
@@ -26,6 +27,7 @@ class Metric:
     digits: int = 1
     scale: float = 1.0
     spread: str = ""
+    short: str = ""
 
     def measured(self, parts: dict[str, Any]) -> "Cell | None":
         """The figure in the parts of a model's JSON; None where it was not measured."""
@@ -58,19 +60,21 @@ class Row:
     published: list[float | None]
 
     def texts(self) -> list[str]:
-        """The title, then each model's figures, which say where they are from: "41.9 m, 42.0 p"."""
-        digits, texts = self.metric.digits, [self.metric.title]
-        for cell, published in zip(self.measured, self.published, strict=True):
-            figures = []
-            if cell is not None and cell.value is None:
-                figures.append("failed m")
-            elif cell is not None:
-                spread = " ({:.{d}f} - {:.{d}f})".format(*cell.spread, d=digits) if cell.spread else ""
-                figures.append(f"{cell.value:.{digits}f}{spread} m")
-            if published is not None:
-                figures.append(f"{published:.{digits}f} p")
-            texts.append(", ".join(figures))
-        return texts
+        """The title, then each model's figures; what is published says so: "41.9, 42.0 p"."""
+        return [self.metric.title, *(self.text(place, spread=True) for place in range(len(self.measured)))]
+
+    def text(self, place: int, *, spread: bool) -> str:
+        """The figures of one model."""
+        digits, figures = self.metric.digits, []
+        cell, published = self.measured[place], self.published[place]
+        if cell is not None and cell.value is None:
+            figures.append("failed")
+        elif cell is not None:
+            rounds = " ({:.{d}f} - {:.{d}f})".format(*cell.spread, d=digits) if cell.spread and spread else ""
+            figures.append(f"{cell.value:.{digits}f}{rounds}")
+        if published is not None:
+            figures.append(f"{published:.{digits}f} p")
+        return ", ".join(figures)
 
 
 def build_rows(results: Sequence[dict[str, Any]], batch_sizes: Sequence[int]) -> list[Row]:
@@ -104,22 +108,38 @@ _ACCURACIES = [
     ),
     ("sem_seg/mIoU", "mIoU"),
 ]
+# Accuracies in the first table.
+_FIRST = ("bbox/AP", "bbox/AP50", "segm/AP", "panoptic_seg/PQ")
 _QUALITY = [
-    *(Metric(key, title, ("accuracy", key)) for key, title in _ACCURACIES),
-    Metric("parameters", "parameters (M)", ("size", "total"), 2, 1e-6),
+    *(Metric(key, title, ("accuracy", key), short=title if key in _FIRST else "") for key, title in _ACCURACIES),
+    Metric("parameters", "parameters (M)", ("size", "total"), 2, 1e-6, short="parameters (M)"),
     Metric("trainable", "trainable parameters (M)", ("size", "trainable"), 2, 1e-6),
-    Metric("gflops", "GFLOPs (multiply-adds), mean", ("flops", "mean"), 2, 1e-9, "range"),
+    Metric("gflops", "GFLOPs (multiply-adds), mean", ("flops", "mean"), 2, 1e-9, "range", "GFLOPs"),
 ]
 _COST = [
     *(
-        Metric(f"memory/{mode}{key}", f"memory of {name}{what} (MiB)", ("memory", mode, leaf), 0)
+        Metric(
+            f"memory/{mode}{key}",
+            f"memory of {name}{what} (MiB)",
+            ("memory", mode, leaf),
+            0,
+            short="memory (MiB)" if (mode, leaf) == ("inference", "growth") else "",
+        )
         for mode, name in (("inference", "inference"), ("train", "training"))
         for key, what, leaf in (("", ", peak", "peak"), ("/growth", " beyond the model", "growth"))
     ),
-    Metric("training/speed", "training (images/s)", ("training", "images_per_second"), 2, spread="rounds"),
+    Metric(
+        "training/speed",
+        "training (images/s)",
+        ("training", "images_per_second"),
+        2,
+        1,
+        "rounds",
+        "training (images/s)",
+    ),
     Metric("training/waiting", "training, waiting for data (% of the time)", ("training", "waiting"), 1, 100),
     Metric("budget/iterations", "trained iterations", ("budget", "iterations"), 0),
-    Metric("budget/images", "trained images", ("budget", "images"), 0),
+    Metric("budget/images", "trained images", ("budget", "images"), 0, short="trained images"),
     Metric("budget/minutes", "trained minutes", ("budget", "minutes")),
 ]
 _PARTS = {
@@ -143,8 +163,16 @@ def _latencies(batch_sizes: Sequence[int]) -> list[Metric]:
                 is_published = (setting, part, point) == ("batch 1 fp32", "total", "p50")
                 key = "latency" if is_published else f"latency/{setting}/{part}/{point}"
                 path = ("latency", setting, part, point)
-                metrics.append(Metric(key, f"{title}{name}, {point}", path, spread=spread))
+                short = "latency (ms)" if is_published else ""
+                metrics.append(Metric(key, f"{title}{name}, {point}", path, spread=spread, short=short))
     return metrics
+
+
+def first_table(labels: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, a model each, of the columns that most people want: at most ten."""
+    chosen = [row for row in rows if row.metric.short]
+    lines = [[label, *(row.text(i, spread=False) for row in chosen)] for i, label in enumerate(labels)]
+    return ["", *(row.metric.short for row in chosen)], lines
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -41,10 +41,10 @@ def test_rows_hold_what_was_measured_beside_what_was_published(comparison):
     ap = rows["box AP"]
     assert (ap.measured[0].value, ap.published[0]) == (41.93, 42.0)
     assert (ap.measured[1], ap.published[1]) == (None, None)
-    assert rows["parameters (M)"].texts() == ["parameters (M)", "41.52 m, 41.52 p", ""]
-    assert rows["GFLOPs (multiply-adds), mean"].texts()[1:] == ["86.00 p", "86.20 (80.00 - 90.00) m"]
+    assert rows["parameters (M)"].texts() == ["parameters (M)", "41.52, 41.52 p", ""]
+    assert rows["GFLOPs (multiply-adds), mean"].texts()[1:] == ["86.00 p", "86.20 (80.00 - 90.00)"]
     assert rows["latency, batch 1, fp32 (ms/image), p50"].measured[0].spread == (19.0, 22.0)
-    assert rows["latency, batch 1, amp (ms/image), p50"].texts()[1:] == ["failed m", ""]
+    assert rows["latency, batch 1, amp (ms/image), p50"].texts()[1:] == ["failed", ""]
     assert "box AP S" not in rows  # no object of that size, no published figure
     assert "mask AP" not in rows
 
@@ -52,11 +52,15 @@ def test_rows_hold_what_was_measured_beside_what_was_published(comparison):
 def test_markdown(comparison):
     text = to_markdown(comparison)
     lines = [re.sub(" +", " ", line) for line in text.splitlines()]
-    assert "| | detr_R_50_500ep | mine <b>/x |" in lines
-    assert "| box AP | 41.9 m, 42.0 p | |" in lines
-    assert "| GFLOPs (multiply-adds), mean | 86.00 p | 86.20 (80.00 - 90.00) m |" in lines
+    assert "| | box AP | box AP50 | parameters (M) | GFLOPs | latency (ms) |" in lines
+    assert "| detr_R_50_500ep | 41.9, 42.0 p | 62.4 p | 41.52, 41.52 p | 86.00 p | 20.0 |" in lines
+    assert "| mine <b>/x | | | | 86.20 | |" in lines
+    details = lines[lines.index("<details><summary>All figures</summary>") :]
+    assert "| | detr_R_50_500ep | mine <b>/x |" in details
+    assert "| box AP | 41.9, 42.0 p | |" in details
+    assert "| GFLOPs (multiply-adds), mean | 86.00 p | 86.20 (80.00 - 90.00) |" in details
     assert "500 resamples" in text
-    assert "| a - b | +1.2 (-0.5 to +3.0) m |" in lines
+    assert "| a - b | +1.2 (-0.5 to +3.0) |" in lines
     assert "- a note" in text
     assert "![Plot](plot.png)" in text
 
@@ -75,7 +79,7 @@ def test_html_escapes_names_and_holds_pictures(comparison):
     assert "mine &lt;b&gt;|x" in text
     assert "mine <b>" not in text
     assert "data:image/png;base64,cG5n" in text
-    assert re.search("<td>41.9 m, 42.0 p *</td>", text)
+    assert re.search("<td>41.9, 42.0 p *</td>", text)
     assert text.index("a note") < text.index("a fact")
 
 
