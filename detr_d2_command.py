@@ -20,6 +20,7 @@ COMMANDS = {
     "plot": ("plot_logs", (), "curves of trainings"),
     "summary": ("summarize", (), "what a training reached: figures by class and pictures, in its folder"),
     "errors": ("analyze_errors", (), "what is wrong with predictions, and what it costs"),
+    "explore": ("explore", (), "look at results in a browser: images, errors, curves"),
     "results": ("visualize_results", (), "draw predictions beside the ground truth"),
     "attention": ("visualize_attention", (), "draw what a transformer looks at"),
     "data": ("visualize_data", (), "draw what a model sees: images after augmentation"),

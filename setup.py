@@ -80,6 +80,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["detr_d2", "detr_d2.*"]),
+    package_data={"detr_d2.explore": ["assets/*", "assets/vendor/*"]},
     py_modules=["detr_d2_command"],
     entry_points={"console_scripts": ["detr-d2 = detr_d2_command:main"]},
     cmdclass={"build_py": BuildWithConfigs},

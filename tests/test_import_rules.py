@@ -28,7 +28,7 @@ ALLOWED = {
     "_stock": (),
     "cli": (
         *("command_line", "files", "facts", "config", "data", "checkpoint", "engine", "evaluation", "analysis"),
-        *("visualization", "demo", "export", "measure", "model_zoo"),
+        *("visualization", "demo", "export", "explore", "measure", "model_zoo"),
     ),
     "command_line": ("files", "config"),
     "files": (),
@@ -54,6 +54,7 @@ ALLOWED = {
     "demo": ("files", "facts", "command_line", "data", "engine", "structures", "visualization"),
     "visualization": ("fonts", "facts", "layers", "structures", "data", "modeling"),
     "analysis": ("files", "fonts", "facts", "checkpoint", "structures", "data", "visualization"),
+    "explore": ("files", "analysis", "data"),
     "export": ("files", "facts", "command_line", "layers", "structures", "data", "modeling", "checkpoint", "engine"),
     "measure": (
         *("facts", "config", "kernels", "layers", "structures", "data", "modeling", "solver", "evaluation"),

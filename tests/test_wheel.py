@@ -66,6 +66,9 @@ from pathlib import Path
 site = Path({str(site)!r})
 assert Path(detr_d2.__file__).parent.parent == Path(detr_d2_command.__file__).parent == site
 assert sorted(str(p.relative_to(site / "detr_d2")) for p in (site / "detr_d2").rglob("*.yaml")) == {names!r}
+assert (site / "detr_d2/explore/assets/vendor/uPlot.LICENSE").is_file()
+from detr_d2.explore.page import pack_page
+assert "new App()" in pack_page({{}}, [])
 assert model_zoo.get_config_file("COCO-Detection/detr_R_50_500ep").startswith(str(site))
 words = ["demo", "--config-file", "Shapes/detr_R_18", "--weights", "model.pth", "--input", "image.png"]
 sys.exit(detr_d2_command.main([*words, "--output", "drawn.png", *{small!r}]))

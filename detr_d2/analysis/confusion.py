@@ -22,22 +22,29 @@ def confusion_matrix(errors: Errors, threshold: float) -> np.ndarray:
     by half one of their own class, else the closest. A row's sum is the number of the class's objects, a column's that
     of its detections. Crowds, and detections in crowds of their class, are left out.
     """
-    scenes = errors.scenes
-    same = scenes.label[scenes.pair_detection] == scenes.object_label[scenes.pair_object]
-    counted = (scenes.score >= threshold) & (errors.kind != IGNORED)
-    pairs = (scenes.pair_iou >= FOREGROUND) & ~scenes.crowd[scenes.pair_object] & counted[scenes.pair_detection]
-    chosen = match_greedily(scenes, pairs, scenes.pair_iou + same)  # IoU is at most 1
+    scenes, chosen = errors.scenes, chosen_objects(errors)
     background = len(scenes.class_ids)
-    said = np.flatnonzero(counted)
-    truth = np.full(len(said), background)
-    truth[chosen[said] >= 0] = scenes.object_label[chosen[said][chosen[said] >= 0]]
+    said = np.flatnonzero((errors.kind != IGNORED) & (scenes.score >= threshold))
+    truth = np.append(scenes.object_label, background)[chosen[said]]  # -1 is the last
     left = ~scenes.crowd
-    left[chosen[chosen >= 0]] = False
+    left[chosen[said][chosen[said] >= 0]] = False
     return count_pairs(
         np.append(truth, scenes.object_label[left]),
         np.append(scenes.label[said], np.full(left.sum(), background)),
         background + 1,
     )
+
+
+def chosen_objects(errors: Errors) -> np.ndarray:
+    """D: the object that each detection is an answer to in the confusion matrix, or -1.
+
+    No detection changes what a better one chooses, so these are the choices above any threshold.
+    """
+    scenes = errors.scenes
+    same = scenes.label[scenes.pair_detection] == scenes.object_label[scenes.pair_object]
+    counted = (errors.kind != IGNORED)[scenes.pair_detection]
+    pairs = (scenes.pair_iou >= FOREGROUND) & ~scenes.crowd[scenes.pair_object] & counted
+    return match_greedily(scenes, pairs, scenes.pair_iou + same)  # IoU is at most 1
 
 
 def count_pairs(rows: np.ndarray, columns: np.ndarray, size: int) -> np.ndarray:
