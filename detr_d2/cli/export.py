@@ -35,8 +35,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="height and width of the batch, into which images are to be fitted (default: the largest landscape of the "
-        "config's INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST)",
+        help="height and width of the batch, into which images are to be fitted (default: the square of models of "
+        "squares, else the largest landscape of the config's INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST)",
     )
     parser.add_argument("--dynamic-size", action="store_true", help="take any height and width; not Deformable DETR")
     parser.add_argument("--batch", type=batch_size, default=None, help="images, or 'dynamic' for any number (default)")

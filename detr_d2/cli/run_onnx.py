@@ -88,6 +88,7 @@ class Detector:
         else:
             scale = min(self.facts["height"] / height, self.facts["width"] / width)
         height, width = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        height, width = self.facts.get("squash", (height, width))
         pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
         if self.facts["channel_order"] == "BGR":
             pixels = pixels[:, :, ::-1]

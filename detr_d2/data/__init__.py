@@ -4,7 +4,13 @@ Importing it registers the dataset mappers and the datasets.
 """
 
 from . import datasets, real_time_augmentation
-from .augmentation import AUGMENTATION_REGISTRY, build_augmentation, build_detr_augmentation, build_large_scale_jitter
+from .augmentation import (
+    AUGMENTATION_REGISTRY,
+    build_augmentation,
+    build_detr_augmentation,
+    build_large_scale_jitter,
+    squashed_size,
+)
 from .build import (
     batches_of_one_size,
     build_dataset_mapper,

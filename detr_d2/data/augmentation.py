@@ -4,7 +4,13 @@ import detectron2.data.transforms as T
 from detectron2.config import CfgNode
 from fvcore.common.registry import Registry
 
-__all__ = ["AUGMENTATION_REGISTRY", "build_augmentation", "build_detr_augmentation", "build_large_scale_jitter"]
+__all__ = [
+    "AUGMENTATION_REGISTRY",
+    "build_augmentation",
+    "build_detr_augmentation",
+    "build_large_scale_jitter",
+    "squashed_size",
+]
 
 AUGMENTATION_REGISTRY = Registry("AUGMENTATION")
 AUGMENTATION_REGISTRY.__doc__ = """
@@ -39,6 +45,13 @@ def build_augmentation(cfg: CfgNode, is_train: bool, default: str = "") -> list[
         known = ", ".join(sorted(n for n, _ in AUGMENTATION_REGISTRY))
         raise ValueError(f"INPUT.AUGMENTATION is {name!r}; registered are {known}, and '' for the mapper's own.")
     return AUGMENTATION_REGISTRY.get(name)(cfg, is_train)
+
+
+def squashed_size(cfg: CfgNode) -> tuple[int, int] | None:
+    """(height, width) to which every image is resized in inference, whatever its shape; None where it keeps that."""
+    augmentations = build_augmentation(cfg, is_train=False, default="build_detr_augmentation")
+    sizes = [tuple(augmentation.shape) for augmentation in augmentations if isinstance(augmentation, T.Resize)]
+    return sizes[-1] if sizes else None
 
 
 @AUGMENTATION_REGISTRY.register()

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """The batch of an image.
+    """The step that an image is for.
 
     Attributes:
         progress: of the training, from 0 to below 1.
-        seed: of the batch, the same for all of its images, in all processes.
+        seed: of the step, the same for all of its images, in all processes.
     """
 
     progress: float

@@ -17,6 +17,8 @@ from .place import PLACE
 
 # A box of which a crop leaves less than this many pixels in a direction is no object.
 _LEAST_SIDE = 1.0
+# Of a side of fewer pixels, torchvision's smallest crop has none and it divides by that.
+_LEAST_CROPPED = 4
 
 
 @AUGMENTATION_REGISTRY.register()
@@ -129,10 +131,16 @@ class IoUCrop(T.Augmentation):
         super().__init__()
         self.crop = v2.RandomIoUCrop()
 
-    def get_transform(self, image: np.ndarray, boxes: np.ndarray) -> T.Transform:
-        if not len(boxes):
-            return T.NoOpTransform()
+    def get_transform(self, image: np.ndarray, boxes: np.ndarray | None) -> T.Transform:
+        """``boxes`` N x 4, XYXY; raises a ValueError where the mapper gives none."""
+        if boxes is None:
+            raise ValueError(
+                "INPUT.IOU_CROP needs the boxes of objects, which this INPUT.DATASET_MAPPER does not give: set it to "
+                "DetrDatasetMapper, or INPUT.IOU_CROP to 0."
+            )
         size = image.shape[:2]
+        if not len(boxes) or min(size) < _LEAST_CROPPED:
+            return T.NoOpTransform()
         boxes = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format="XYXY", canvas_size=size)
         found = self.crop.make_params([boxes])
         if not found:

@@ -73,13 +73,17 @@ class TrainLoader:
         return self._order["dataset_size"]
 
     def state_dict(self) -> dict[str, int]:
-        """The seed, and how many images all processes were given."""
-        return {"seed": self._seed, "images": self._given} | self._order
+        """The seed, how many images all processes were given, and in how many steps."""
+        batches = (self._given - self._start) // self._order["batch"]
+        steps = self._first_step + batches // self._cfg.SOLVER.ACCUMULATE_STEPS
+        return {"seed": self._seed, "images": self._given, "steps": steps} | self._order
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on after the images of ``state``; warns where the order is another one now."""
         self._seed, self._start = state["seed"], state["images"]
         self._given = self._start
+        # Checkpoints of before do not say their steps.
+        self._first_step = state.get("steps", state["images"] // state["batch"] // self._cfg.SOLVER.ACCUMULATE_STEPS)
         changed = [f"{key} {state[key]} -> {self._order[key]}" for key in _ORDER if state[key] != self._order[key]]
         if changed:
             logging.getLogger(__name__).warning(
@@ -89,15 +93,17 @@ class TrainLoader:
             self.sampler = _train_loader_from_config(self._cfg, self._mapper, dataset=self._of_sampler)["sampler"]
 
     def _batches(self) -> Iterator[list[tuple[int, int, int, float]]]:
-        """Batches of (position, index of the image, number of the batch, progress of the training), from the first."""
+        """Batches of (position, index of the image, step, progress of the training), from the first image on."""
         buckets: tuple[list, list] = ([], [])
-        size, number = self._order["batch"] // self._order["processes"], 0
-        batches = max(1, self.num_iterations * self._cfg.SOLVER.ACCUMULATE_STEPS)
+        size, parts = self._order["batch"] // self._order["processes"], self._cfg.SOLVER.ACCUMULATE_STEPS
+        # Of a run whose batches became larger or smaller, the steps that were made count.
+        number = self._first_step * parts - self._start // self._order["batch"]
         for sample in enumerate(self.sampler):
             bucket = buckets[self._bucket_of[sample[1]]]
             bucket.append(sample)
             if len(bucket) == size:
-                yield [(*sample, number, number / batches) for sample in bucket]
+                step = number // parts
+                yield [(*sample, step, step / max(1, self.num_iterations)) for sample in bucket]
                 bucket.clear()
                 number += 1
 
@@ -127,8 +133,8 @@ class _Samples(torchdata.Dataset):
         self.images, self.mapper, self.bucket_of, self.seed, self.rank = images, mapper, bucket_of, seed, rank
 
     def __getitem__(self, sample: tuple[int, int, int, float]) -> dict[str, Any]:
-        position, index, batch, progress = sample
-        token = PLACE.set(Place(progress, mixed_seed(self.seed, batch)))
+        position, index, step, progress = sample
+        token = PLACE.set(Place(progress, mixed_seed(self.seed, step)))
         try:
             with seeded(self.seed, self.rank, position):
                 while (mapped := self.mapper(self.images[index])) is None:

@@ -82,9 +82,11 @@ class Difference:
         return text + masks * (max(self.mask, self.logit) > 0) + f", maps {self.map:.1e} of pixels" * (self.map > 0)
 
 
-def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tensor]:
-    """Images as the program takes them, 3 x h x w, uint8: resized as in the model's test where it takes any size, else
-    so that they fit.
+def read_images(
+    paths: Sequence[Path], cfg: CfgNode, shape: Shape, squash: tuple[int, int] | None = None
+) -> list[Tensor]:
+    """Images as the program takes them, 3 x h x w, uint8: resized to ``squash`` where that is given, as in the model's
+    test where the program takes any size, else so that they fit.
 
     Raises:
         OSError: one is not there, or is no image.
@@ -93,7 +95,9 @@ def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tenso
     for path in paths:
         image = read_image(path, cfg.INPUT.FORMAT)
         height, width = image.shape[:2]
-        if shape.is_free and cfg.INPUT.MIN_SIZE_TEST > 0:
+        if squash:
+            size = squash
+        elif shape.is_free and cfg.INPUT.MIN_SIZE_TEST > 0:
             size = T.ResizeShortestEdge.get_output_shape(
                 height, width, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
             )
@@ -107,10 +111,14 @@ def read_images(paths: Sequence[Path], cfg: CfgNode, shape: Shape) -> list[Tenso
     return images
 
 
-def noise_images(shape: Shape) -> list[Tensor]:
-    """Three images where there are no real ones, each of another size."""
+def noise_images(shape: Shape, squash: tuple[int, int] | None = None) -> list[Tensor]:
+    """Three images where there are no real ones, each of another size, or all of ``squash``."""
     generator = torch.Generator().manual_seed(1)
-    sizes = [(shape.height, shape.width), (shape.height * 2 // 3, shape.width), (shape.height, shape.width * 3 // 4)]
+    sizes = (
+        [squash] * 3
+        if squash
+        else [(shape.height, shape.width), (shape.height * 2 // 3, shape.width), (shape.height, shape.width * 3 // 4)]
+    )
     return [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
 
 

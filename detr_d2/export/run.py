@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..checkpoint.class_names import class_names_of_weights
+from ..data import squashed_size
 from ..engine import load_trained_model
 from ..facts import num_classes_of
 from ..files import whole_file
@@ -26,7 +27,7 @@ class ExportSettings:
 
     Attributes:
         format: one of `FORMATS`.
-        size: height and width; None: the largest landscape of the model's test.
+        size: height and width; None: those of the model's test, the largest landscape where it keeps images' shapes.
         batch: images; None: any number.
         dynamic_size: take any height and width; ``size`` is then that of the example.
         max_detections: of a panoptic model, whose masks cost most; None: all of its queries.
@@ -81,12 +82,15 @@ def export_model(
         height, width = max(height, least), max(width, least)
     shape = Shape(settings.batch, height, width, settings.dynamic_size, multiple)
     check_shape(graph, shape)
-    pictures = read_images(images, cfg, shape) if images else noise_images(shape)
+    squash = squashed_size(cfg)
+    if squash and settings.size and not shape.is_free:
+        squash = settings.size
+    pictures = read_images(images, cfg, shape, squash) if images else noise_images(shape, squash)
 
     start = time.perf_counter()
     program = record(graph, shape)
     say(f"recorded in {time.perf_counter() - start:.0f} s")
-    facts = describe(cfg, graph, shape)
+    facts = describe(cfg, graph, shape, squash)
     with whole_file(output) as partial:
         start = time.perf_counter()
         file_format.write(partial, program, graph.output_names, facts, settings.opset or 18)
@@ -104,20 +108,22 @@ def export_model(
 
 
 def default_size(cfg: CfgNode, multiple: int) -> tuple[int, int]:
-    """A landscape of the largest size to which the model's test resizes, in multiples."""
+    """What the model's test resizes to, the largest landscape where images keep their shapes; in multiples."""
+    squash = squashed_size(cfg)
     longest = cfg.INPUT.MAX_SIZE_TEST
     shortest = min(cfg.INPUT.MIN_SIZE_TEST or longest, longest)
-    return tuple(-(-side // multiple) * multiple for side in (shortest, longest))
+    return tuple(-(-side // multiple) * multiple for side in squash or (shortest, longest))
 
 
-def describe(cfg: CfgNode, graph: Graph, shape: Shape) -> dict[str, str]:
+def describe(cfg: CfgNode, graph: Graph, shape: Shape, squash: tuple[int, int] | None) -> dict[str, str]:
     """What the user of a program must know to feed it, which is written into its file: names and values, each as JSON.
     They are the `Graph`'s ``facts``, and
 
     ``architecture``; ``class_names`` by class id, numbers where they are unknown; ``channel_order`` of the images, RGB
     or BGR; ``batch_size``, 0 where it is free; ``height`` and ``width``, 0 where they are free; ``size_multiple``, of
     which free ones are to be multiples; ``min_size`` and ``max_size``, to which the model's own test resizes an image's
-    sides where the size is free (the shorter to the first, but the longer to no more than the second).
+    sides where the size is free (the shorter to the first, but the longer to no more than the second); and, of models
+    whose test squashes all images to one size, ``squash``, its height and width.
     """
     num_classes = num_classes_of(cfg)[0] or 0
     facts: dict[str, Any] = {
@@ -130,6 +136,7 @@ def describe(cfg: CfgNode, graph: Graph, shape: Shape) -> dict[str, str]:
         "size_multiple": shape.multiple,
         "min_size": cfg.INPUT.MIN_SIZE_TEST,
         "max_size": cfg.INPUT.MAX_SIZE_TEST,
+        **({"squash": squash} if squash else {}),
         **graph.facts,
     }
     return {name: json.dumps(value) for name, value in facts.items()}

@@ -1,5 +1,7 @@
 """Squares, distorted colours, zooming out and crops, and when in a training they end."""
 
+from itertools import islice
+
 import detectron2.data.transforms as T
 import numpy as np
 import pytest
@@ -71,9 +73,14 @@ def test_a_crop_takes_what_it_cuts_the_centre_off():
     assert crop.apply_image(IMAGE).shape == (60, 30, 3)
 
 
-def test_images_without_objects_are_not_cropped():
-    given = T.AugInput(IMAGE, boxes=np.zeros((0, 4)))
-    assert isinstance(IoUCrop()(given), T.NoOpTransform)
+def test_images_without_objects_or_with_too_few_pixels_are_not_cropped():
+    for given in (T.AugInput(IMAGE, boxes=np.zeros((0, 4))), T.AugInput(IMAGE[:1], boxes=BOXES)):
+        assert isinstance(IoUCrop()(given), T.NoOpTransform)
+
+
+def test_a_mapper_that_gives_no_boxes_cannot_crop_around_them():
+    with pytest.raises(ValueError, match=r"INPUT\.IOU_CROP needs the boxes.*set it to DetrDatasetMapper"):
+        IoUCrop()(T.AugInput(IMAGE))
 
 
 def test_strong_ones_and_other_sizes_end():
@@ -124,3 +131,32 @@ def test_a_training_has_one_size_a_batch_and_goes_on_with_it(cfg, shapes_root):
             assert a["file_name"] == b["file_name"]
             assert torch.equal(a["image"], b["image"])
             assert torch.equal(a["instances"].gt_boxes.tensor, b["instances"].gt_boxes.tensor)
+
+
+def test_steps_decide_whatever_they_consist_of(cfg):
+    """Small batches of a step have one size, and a run that goes on with other batches is where its steps are."""
+    resize = SquareResize((32, 64, 80), 48, 0.75)
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE_STEPS, cfg.SOLVER.MAX_ITER = 6, 2, 20
+    images = [{"width": 2, "height": 1}] * 10
+
+    def sides(loader: TrainLoader, count: int) -> list[int]:
+        batches = list(islice(loader, count))
+        assert all(len(set(batch)) == 1 for batch in batches)
+        return [batch[0] for batch in batches]
+
+    def loader() -> TrainLoader:
+        return TrainLoader(cfg, images, lambda image: resize.get_transform(IMAGE).new_w)
+
+    first = loader()
+    state = first.state_dict()
+    whole = sides(first, 40)
+    assert whole[::2] == whole[1::2]
+    assert set(whole[:30]) == {32, 64, 80}
+    assert set(whole[30:]) == {48}
+    first.load_state_dict(state)
+    sides(first, 24)
+    state = first.state_dict()
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATE_STEPS = 2, 1
+    other = loader()
+    other.load_state_dict(state)
+    assert sides(other, 8) == whole[24::2]

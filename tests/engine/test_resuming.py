@@ -112,7 +112,7 @@ def test_a_run_without_a_seed_keeps_the_one_that_it_drew(words, tmp_path):
     first = train(words, stop_after=4)
     second = train(words, resume=True)
     assert second.seed == first.seed
-    assert second.data_loader.state_dict() == first.data_loader.state_dict() | {"images": 12}
+    assert second.data_loader.state_dict() == first.data_loader.state_dict() | {"images": 12, "steps": 6}
 
 
 def test_two_processes_in_two_parts_equal_themselves_in_one(words, tmp_path):
@@ -169,7 +169,8 @@ def test_schedule_and_rates_are_obeyed_and_listed(stopped, tmp_path, warnings):
 def test_another_batch_is_obeyed_and_the_order_is_said_to_change(stopped, warnings):
     trainer = train([*stopped, "SOLVER.IMS_PER_BATCH", "3"], resume=True)
     assert "no longer that of the run that is resumed: batch 2 -> 3" in warnings()
-    assert trainer.data_loader.state_dict()["images"] == 6 + 3 * 3
+    state = trainer.data_loader.state_dict()
+    assert (state["images"], state["steps"]) == (6 + 3 * 3, 6)
 
 
 @pytest.mark.parametrize(

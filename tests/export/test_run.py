@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,7 +12,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 from torch.nn import functional as F
 
-from detr_d2.engine import load_trained_model
+from detr_d2.engine import Predictor, load_trained_model
 from detr_d2.export import FORMATS, ExportSettings, Graph, export_model, graph_of
 from detr_d2.export.capture import MIN_SIDE, Shape
 from detr_d2.export.check import SAME_OBJECT, Difference, compare, read_images
@@ -103,6 +104,25 @@ def test_deformable_detr_takes_any_batch_of_one_size(tmp_path: Path, family: str
     path, _ = write(tmp_path, family, FIXED)
     assert [len(run(path, count, 64, 96)["scores"]) for count in (1, 3)] == [1, 3]
     assert (metadata(path)["height"], metadata(path)["width"]) == (64, 96)
+
+
+def test_a_model_of_squares_is_of_its_square(tmp_path: Path, shapes_root: Path, load_tool):
+    """By default and in its description; the tool's boxes are those of the predictor in the image's own frame."""
+    words = ["INPUT.AUGMENTATION", "build_square_augmentation", "INPUT.SQUARE_SIZE", "64"]
+    path, _ = write(tmp_path, "detr", replace(FIXED, size=None), *words)
+    facts = metadata(path)
+    assert (facts["height"], facts["width"], facts["squash"]) == (64, 64, [64, 64])
+    image = Image.open(min((shapes_root / "shapes" / "val").iterdir())).convert("RGB").resize((50, 90))
+    image.save(tmp_path / "image.png")
+    cfg = tiny_cfg("detr", *words, "MODEL.WEIGHTS", str(tmp_path / "model.pth"))
+    (own,) = read_images([tmp_path / "image.png"], cfg, Shape(1, 64, 64, False, 1), (64, 64))
+    assert own.shape == (3, 64, 64)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    expected = Predictor(str(tmp_path / "model.pth"))(image)["instances"]
+    found = load_tool("run_onnx").Detector(str(path))(image)
+    order = expected.scores.argsort(descending=True, stable=True)
+    np.testing.assert_allclose(found.scores, expected.scores[order], atol=TOLERANCE)
+    np.testing.assert_allclose(found.boxes, expected.pred_boxes.tensor[order], atol=100 * TOLERANCE)
 
 
 def test_panoptic_detr_gives_masks(tmp_path: Path, shapes_root: Path):

@@ -49,6 +49,18 @@ def test_thin_images(tool):
         assert sorted(size[0]) == [1, 160]
 
 
+def test_models_of_squares_see_squares_whatever_the_shape(tool):
+    detector = tool.Detector.__new__(tool.Detector)
+    facts = {"min_size": 96, "max_size": 160, "channel_order": "RGB", "size_multiple": 32}
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), np.uint8))
+    expected = np.asarray(image.resize((48, 48), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    for side in (0, 64):  # free, and of one size
+        detector.facts = facts | {"height": side, "width": side, "squash": [48, 48]}
+        batch, size = detector.prepare(image)
+        assert (batch.shape, size.tolist()) == ((1, 3, 64, 64), [[48, 48]])
+        np.testing.assert_array_equal(batch[0, :, :48, :48], expected)
+
+
 MANY = """
 import importlib.util, sys
 import numpy as np
