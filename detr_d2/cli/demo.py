@@ -4,10 +4,12 @@
     python tools/demo.py --config-file configs/COCO-Detection/detr_R_50_500ep.yaml --weights detr-r50-e632da11.pth \\
         --input "photos/*.jpg" clip.mp4 --output drawn/ --json results.json --batch-size 4 --amp
     python tools/demo.py --weights output/quickstart/model_final.pth --webcam 0 --window
+    python tools/demo.py --onnx detr.onnx --input photos/ --output drawn/
 
 Any model of this package or of Detectron2. --weights alone is a checkpoint with config.yaml beside it, as training
-leaves it. Inputs are images, videos, folders of these, and globs. What cannot be read is named and skipped; the exit
-status is 0 only if everything was processed. No output is left half-written.
+leaves it. --onnx is a file of tools/export.py, which onnxruntime runs on the CPU. Inputs are images, videos, folders of
+these, and globs. What cannot be read is named and skipped; the exit status is 0 only if everything was processed. No
+output is left half-written.
 
 torchrun and srun start several processes, which share the inputs and give the results of one. Killed, the same command
 goes on where it stopped (docs/launching.md):
@@ -24,9 +26,10 @@ from pathlib import Path
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from ..command_line import ToolParser, command_line_tool, positive
+from ..command_line import ToolParser, command_line_tool, one_line, positive
 from ..demo.inputs import Source, find_sources
 from ..demo.json_sinks import CocoJson, JsonSink, PanopticJson
+from ..demo.onnx import OnnxPredictor
 from ..demo.outputs import Pictures, Sink, Window, choose_targets
 from ..demo.parts import Parts
 from ..demo.run import Demo
@@ -40,13 +43,32 @@ def report(line: str) -> None:
     tqdm.write(f"demo.py: {line}", file=sys.stderr)
 
 
-def load(args: argparse.Namespace) -> Predictor:
+def load(args: argparse.Namespace) -> Predictor | OnnxPredictor:
     """The model that a command line names. Masks of instances that will not be shown are not computed."""
+    if args.onnx:
+        return load_onnx(args.onnx, args.threshold)
     opts = ["MODEL.PANOPTIC_DETR.INSTANCE_MIN_SCORE", args.threshold, *args.opts]
     keywords = {"opts": opts, "device": args.device, "batch_size": args.batch_size, "amp": args.amp}
     if args.config_file:
         return Predictor(args.config_file, args.weights, **keywords)
     return Predictor(args.weights, **keywords)
+
+
+def load_onnx(path: Path, threshold: float) -> OnnxPredictor:
+    """A file of ``tools/export.py``.
+
+    Raises:
+        ValueError, FileNotFoundError: it is none, or onnxruntime is not installed.
+    """
+    try:
+        from . import run_onnx
+    except ImportError as error:
+        raise ValueError("--onnx needs onnxruntime, not installed: pip install onnxruntime") from error
+    try:
+        detector = run_onnx.Detector(str(path))
+    except tuple(run_onnx.onnxruntime_errors()) as error:
+        raise ValueError(f"{path} cannot be run: {one_line(error)}") from error
+    return OnnxPredictor(detector, detector.facts["class_names"], threshold)
 
 
 def open_sinks(args: argparse.Namespace, sources: Sequence[Source]) -> list[Sink]:
@@ -99,7 +121,7 @@ def run_share(args: argparse.Namespace, statuses: list[int]) -> None:
     sources, problems = find_sources(args.input)
     sinks = open_sinks(args, sources)
     first = (args.json or args.panoptic_json or args.output).absolute()
-    weights = Path(args.weights or "")
+    weights = Path(args.onnx or args.weights or "")
     job = "\n".join(map(str, [vars(args), weights.is_file() and weights.stat().st_mtime_ns, *sources]))
     json_sinks = [sink for sink in sinks if isinstance(sink, JsonSink)]
     parts = Parts(first.parent / f".{first.name}.parts", job, json_sinks, sources)
@@ -149,6 +171,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     model = parser.add_argument_group("model")
     model.add_argument("--config-file", type=Path, metavar="YAML", help="of this project or of Detectron2")
     model.add_argument("--weights", type=str, metavar="FILE", help="checkpoint (MODEL.WEIGHTS of the config)")
+    model.add_argument("--onnx", type=Path, metavar="FILE", help="in their place: a file that tools/export.py wrote")
     model.add_argument("--device", metavar="DEVICE", help="such as cuda:1 or cpu (MODEL.DEVICE of the config)")
     model.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images at once (%(default)s)")
     model.add_argument("--amp", action="store_true", help="mixed precision (bf16 on a CPU)")
@@ -171,8 +194,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_overrides()
     args = parser.parse_args(argv)
-    if not (args.config_file or args.weights):
-        parser.error("name a model: --weights CHECKPOINT, --config-file YAML, or both")
+    of_torch = args.config_file or args.weights
+    if args.onnx and (of_torch or args.device or args.amp or args.opts or args.batch_size > 1):
+        parser.error(
+            "--onnx is a whole model, for one image at a time on the CPU: no other option of models goes with it"
+        )
+    if not (of_torch or args.onnx):
+        parser.error("name a model: --weights CHECKPOINT, --config-file YAML, or both; or --onnx FILE")
     if args.threshold is None:
         args.threshold = threshold_of(args.weights)
     return args

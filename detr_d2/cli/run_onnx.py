@@ -48,7 +48,14 @@ class Detector:
         if missing := NEEDED - metadata.keys():
             raise ValueError(f"{path} was not written by tools/export.py: its metadata has no {min(missing)}.")
         self.facts = {name: parse(value) for name, value in metadata.items()}
+        names, numbers = self.facts["class_names"], NEEDED - {"channel_order", "class_names"}
+        fits = all(isinstance(self.facts[name], int) and self.facts[name] >= 0 for name in numbers)
+        if not (fits and isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"{path} was not written by tools/export.py: its metadata has other kinds of values.")
         self.output_names = [output.name for output in self.session.get_outputs()]
+        inputs = {value.name for value in self.session.get_inputs()}
+        if inputs != {"images", "sizes"} or not {"scores", "classes"} <= set(self.output_names):
+            raise ValueError(f"{path} was not written by tools/export.py: it has other inputs or outputs.")
 
     def __call__(self, image: Image.Image, threshold: float = 0.0) -> Detections:
         """What is in an image with a score of at least ``threshold``."""
@@ -214,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads any more, as behind `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # since Python flushes stdout once more
         return 141
-    except (OSError, ValueError, *_onnxruntime_errors()) as error:
+    except (OSError, ValueError, *onnxruntime_errors()) as error:
         print(f"run_onnx.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
@@ -238,7 +245,7 @@ def run(args: argparse.Namespace) -> None:
         draw(image, found, names).save(args.output)
 
 
-def _onnxruntime_errors() -> list[type[Exception]]:
+def onnxruntime_errors() -> list[type[Exception]]:
     """What onnxruntime raises of a file that is none, or does not fit; they have no base of their own."""
     found = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
     return [kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception)]

@@ -3,15 +3,17 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
@@ -20,7 +22,10 @@ from pycocotools.coco import COCO
 from detr_d2 import Predictor
 from detr_d2.data.image_files import read_ids
 from detr_d2.demo import outputs
+from detr_d2.demo.onnx import OnnxPredictor
 from detr_d2.demo.run import Demo
+from detr_d2.engine import load_config
+from detr_d2.export import ExportSettings, export_model
 
 # Random weights that find something.
 LOW = [
@@ -130,6 +135,88 @@ def test_json_is_cocos(model: str, run, images, shapes_root: Path, tmp_path: Pat
         masks = [loaded.annToMask(annotation) for annotation in loaded.loadAnns(loaded.getAnnIds())]
         sizes = {image["id"]: (image["height"], image["width"]) for image in loaded.dataset["images"]}
         assert [mask.shape for mask in masks] == [sizes[r["image_id"]] for r in results]
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory) -> Path:
+    """A file of the model of ``checkpoint("detr_R_18")``."""
+    weights, path = checkpoint("detr_R_18"), tmp_path_factory.mktemp("onnx") / "detr.onnx"
+    cfg = load_config(str(weights.with_name("config.yaml")), ["MODEL.WEIGHTS", str(weights)])
+    export_model(cfg, path, ExportSettings("onnx", size=(64, 96), dynamic_size=True))
+    return path
+
+
+def test_a_file_of_onnx_gives_what_its_model_gives(tool, run, exported, images, tmp_path: Path) -> None:
+    def words(name: str) -> list[str]:
+        files = ["--input", *images, "--json", tmp_path / f"{name}.json", "--output", tmp_path / name]
+        return [str(word) for word in [*files, "--threshold", "0.02"]]
+
+    assert run("detr_R_18", *words("torch")) == 0
+    assert tool.main(["--onnx", str(exported), *words("onnx")]) == 0
+    assert names(tmp_path / "onnx") == names(tmp_path / "torch")
+    ours, theirs = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("torch", "onnx"))
+    assert len(ours) == len(theirs) > 0
+    for name in ("score", "bbox"):
+        one, other = (sorted(np.ravel([result[name] for result in results])) for results in (ours, theirs))
+        np.testing.assert_allclose(one, other, atol=1e-2)
+
+
+def outside(model: onnx.ModelProto, folder: Path) -> None:
+    """Weights that lie in a file beyond the model's folder."""
+    (folder.parent / "secret").write_bytes(bytes(10**7))
+    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+
+
+def without_names(model: onnx.ModelProto, folder: Path) -> None:
+    kept = [entry for entry in model.metadata_props if entry.key != "class_names"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+
+
+def with_a_text(model: onnx.ModelProto, folder: Path) -> None:
+    next(entry for entry in model.metadata_props if entry.key == "height").value = '"high"'
+
+
+def with_another_input(model: onnx.ModelProto, folder: Path) -> None:
+    model.graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (outside, "cannot be run: .*secret"),
+        (without_names, "its metadata has no class_names"),
+        (with_a_text, "its metadata has other kinds of values"),
+        (with_another_input, "it has other inputs or outputs"),
+    ],
+)
+def test_files_of_onnx_that_do_not_fit_end_in_one_line(change, says, tool, exported, images, tmp_path, capfd) -> None:
+    model, path = onnx.load(exported), tmp_path / "model" / "bad.onnx"
+    path.parent.mkdir()
+    change(model, path.parent)
+    path.write_bytes(model.SerializeToString())
+    assert tool.main(["--onnx", str(path), "--input", str(images[0]), "--output", str(tmp_path / "drawn")]) == 1
+    errors = capfd.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert re.search(says, errors[0]), errors
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_classes_without_names_lose_that_image_only(tmp_path: Path) -> None:
+    found = SimpleNamespace(boxes=np.ones((1, 4)), scores=np.ones(1), classes=np.array([2]), masks=None)
+    predictor = OnnxPredictor(lambda image, threshold: found, ["a", "b"], 0.5)
+    with pytest.raises(RuntimeError, match="the file has 2 names of classes, but finds others"):
+        predictor([np.zeros((4, 4, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("words", [["--weights", "x.pth"], ["--amp"], ["--batch-size", "2"], ["SEED", "1"]])
+def test_a_file_of_onnx_takes_no_options_of_models(words, tool, capsys) -> None:
+    with pytest.raises(SystemExit):
+        tool.main(["--onnx", "x.onnx", "--input", "x.png", "--output", "x", *words])
+    assert "--onnx is a whole model" in capsys.readouterr().err
 
 
 def test_panoptic_overlay_and_json(run, images, tmp_path: Path) -> None:
