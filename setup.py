@@ -63,6 +63,9 @@ DEV = [
 # pip install --no-build-isolation, so that it is built against the torch that is installed.
 EXTERNAL_OPERATOR = ["torch-ms-deform-attn>=0.1.1,<0.2"]
 
+# To measure beside (tools/benchmark.py --reference openvino): Apache-2.0, a wheel of 56 MiB.
+OPENVINO = ["openvino>=2026"]
+
 
 class BuildWithConfigs(build_py):
     """Puts configs/ into the package that is built, as Detectron2 does with its own; here it stays at the top."""
@@ -85,5 +88,11 @@ setup(
     entry_points={"console_scripts": ["detr-d2 = detr_d2_command:main"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=REQUIRED + DETECTRON2_NEEDS,
-    extras_require={"opencv": OPENCV, "dev": DEV, "export": EXPORT, "torch-ms-deform-attn": EXTERNAL_OPERATOR},
+    extras_require={
+        "opencv": OPENCV,
+        "dev": DEV,
+        "export": EXPORT,
+        "openvino": OPENVINO,
+        "torch-ms-deform-attn": EXTERNAL_OPERATOR,
+    },
 )

@@ -58,7 +58,7 @@ ALLOWED = {
     "export": ("files", "facts", "command_line", "layers", "structures", "data", "modeling", "checkpoint", "engine"),
     "measure": (
         *("facts", "config", "kernels", "layers", "structures", "data", "modeling", "solver", "evaluation"),
-        *("files", "fonts", "checkpoint", "engine", "analysis"),
+        *("files", "fonts", "checkpoint", "engine", "analysis", "export"),
     ),
 }
 # The other packages that a part may import, where that is restricted.

@@ -32,6 +32,12 @@ class heads are scaled so that 17 or 18 of 100 queries get into the panoptic map
 With ``--reference torchvision`` the same holds of torchvision's FCOS, for ``fcos_torchvision_R_50.yaml`` and configs
 like it; what agrees are logits, distances and centerness, since its detections come from other locations.
 
+``--reference onnxruntime`` and ``openvino`` run any model that tools/export.py exports, from a file of ONNX that is
+made of the same weights for the same batch (--amp: OpenVINO's bf16). On a CPU, in inference; they end with boxes, and
+logits of masks:
+
+    python tools/benchmark.py --config-file ... --reference openvino --threads 1 MODEL.DEVICE cpu
+
 Weights are random unless ``MODEL.WEIGHTS`` is among the overrides. Memory is measured in a process of its own each, as
 growth over what the model and its batch hold (detr_d2/measure/memory.py says how).
 
@@ -59,7 +65,7 @@ from ..measure.operator import (
     benchmark_operator,
     operator_markdown,
 )
-from ..measure.references import REFERENCES
+from ..measure.references import ENGINES, REFERENCES
 
 
 @command_line_tool
@@ -123,6 +129,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     references = OPERATOR_REFERENCES if args.operator else REFERENCES
     if args.reference not in references:
         parser.error(f"--reference {args.reference}: choose among {', '.join(references)}")
+    if args.reference in ENGINES and args.mode != "inference":
+        parser.error(f"--reference {args.reference} does not train: --mode inference")
     return args
 
 

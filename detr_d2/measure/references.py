@@ -13,6 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from ..checkpoint import DetrCheckpointer, loading_options
 from ..facts import box_model_of, model_facts
 from ..modeling import DETR, FCOS, DeformableDETR, Mask2Former
+from .engine_references import OnnxruntimeWorkload, OpenvinoWorkload
 from .inputs import Settings, make_inputs
 from .random_weights import (
     keep_queries,
@@ -32,7 +33,9 @@ from .transformers_reference import (
 )
 from .workloads import OurWorkload, ReferenceWorkload, Workload
 
-REFERENCES = ("none", "transformers", "torchvision")
+# Programs that run any model that is exported.
+ENGINES = {"onnxruntime": OnnxruntimeWorkload, "openvino": OpenvinoWorkload}
+REFERENCES = ("none", "transformers", "torchvision", *ENGINES)
 Prepare = Callable[[OurWorkload], None]
 
 
@@ -81,6 +84,9 @@ def check_reference(cfg: CfgNode, reference: str) -> None:
     """
     if reference == "none":
         return
+    if reference in ENGINES:
+        ENGINES[reference].check(cfg)
+        return
     pairing = pairing_of(cfg)
     if pairing.reference != reference:
         models = [
@@ -103,18 +109,19 @@ def build_workloads(cfg: CfgNode, settings: Settings) -> dict[str, Workload]:
     if not cfg.MODEL.WEIGHTS:
         for separate in pairing_of(cfg).distinct:
             separate(ours)
-    return {"ours": ours, settings.reference: build_reference(cfg, ours)}
+    return {"ours": ours, settings.reference: build_reference(cfg, ours, settings.reference)}
 
 
 def build_workload(cfg: CfgNode, settings: Settings, name: str) -> Workload:
     """One implementation alone, nothing run yet but what makes random weights cost what trained ones do."""
     ours = build_ours(cfg, settings)
-    return ours if name == "ours" else build_reference(cfg, ours)
+    return ours if name == "ours" else build_reference(cfg, ours, name)
 
 
-def build_reference(cfg: CfgNode, ours: OurWorkload) -> ReferenceWorkload:
-    """The reference of the model of ``cfg``, with our weights and on our batch."""
-    return pairing_of(cfg).workload(cfg, ours.model, ours.inputs)
+def build_reference(cfg: CfgNode, ours: OurWorkload, reference: str = "") -> ReferenceWorkload:
+    """One of `ENGINES`, or the model's own reference; with our weights and on our batch."""
+    workload = ENGINES[reference] if reference in ENGINES else pairing_of(cfg).workload
+    return workload(cfg, ours.model, ours.inputs)
 
 
 def build_ours(cfg: CfgNode, settings: Settings) -> OurWorkload:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from detr_d2.engine import load_config
 from detr_d2.measure.inputs import Settings
 from detr_d2.measure.references import PAIRINGS, Pairing, build_workloads, check_reference, pairing_of
 from detr_d2.measure.torchvision_reference import TorchvisionWorkload
@@ -86,3 +88,38 @@ def test_a_subclass_is_measured_beside_it(settings_of, renamed) -> None:
 def test_random_weights_are_prepared_for_every_family_of_ours() -> None:
     for pairing in PAIRINGS.values():
         assert pairing.as_trained or pairing.distinct
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_our_own_file_in_another_program(engine, monkeypatch):
+    """Two images of different sizes; a program with other weights does not agree."""
+    pytest.importorskip(engine)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    words = ("MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "8")
+    words += ("MODEL.DETR.HIDDEN_DIM", "32", "MODEL.DETR.ENC_LAYERS", "1", "MODEL.DETR.DEC_LAYERS", "1")
+    config = str(Path(__file__).resolve().parents[2] / "configs" / "Shapes" / "detr_R_18.yaml")
+    settings = Settings(config, words, sizes=((64, 96), (80, 64)), batch_size=2, reference=engine)
+    cfg = settings.load()
+    check_reference(cfg, engine)
+    ours, other = build_workloads(cfg, settings).values()
+    agreement = compare_outputs(ours, other)
+    assert agreement.holds
+    assert agreement.details["detections"] > 0
+    (outputs,) = other.infer()
+    assert outputs["boxes"].shape[0] == 2
+    with torch.no_grad():
+        ours.model.bbox_embed.layers[-1].bias.add_(0.1)
+    assert not compare_outputs(ours, other).holds
+
+
+def test_programs_that_are_not_there_or_cannot_run_say_so(monkeypatch):
+    cfg = load_config()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = "DETR", "cuda"
+    with pytest.raises(ValueError, match=r"runs on the CPU: set MODEL\.DEVICE cpu"):
+        check_reference(cfg, "onnxruntime")
+    cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED = "cpu", True
+    with pytest.raises(ValueError, match="no bf16 on CPUs: leave --amp out"):
+        check_reference(cfg, "onnxruntime")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="--reference openvino needs it installed: pip install openvino"):
+        check_reference(cfg, "openvino")
