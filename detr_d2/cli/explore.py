@@ -23,7 +23,7 @@ from ..engine import load_config
 from ..explore.data import describe_images, describe_task
 from ..explore.page import pack_page
 from ..explore.pictures import embed
-from ..explore.runs import Run, find_runs
+from ..explore.runs import Run, find_runs, training_curves
 from ..files import read_json, whole_file
 from .analyze_errors import read_truth
 
@@ -67,7 +67,8 @@ def collect(args: argparse.Namespace, runs: Sequence[Run]) -> tuple[dict[str, An
         run.label: f"python tools/analyze_errors.py --dataset {name} --input {run.results} --output errors"
         for run in runs
     }
-    return {"dataset": name, "images": images, "tasks": tasks, "commands": commands}, pictures
+    shown = {"dataset": name, "images": images, "tasks": tasks, "commands": commands}
+    return {**shown, "curves": training_curves(runs)}, pictures
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,16 @@
 """The results that a command line names."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from ..analysis.training_log import TrainingLog
 
 RESULTS = "coco_instances_results.json"
+# Metrics whose course is shown: what is named so, or begins so.
+_METRICS = ("bbox/AP", "segm/AP", "panoptic_seg/PQ", "total_loss", "loss_", "lr")
 
 
 @dataclass(frozen=True)
@@ -52,3 +58,25 @@ def _in_folder(label: str, folder: Path, dataset: str) -> list[Run]:
         raise FileNotFoundError(f"{folder} holds no {RESULTS} of {dataset or 'this dataset'}: was it evaluated?")
     prefix = f"{label}/" if label else ""
     return [Run(prefix + model.name, model / "inference" / RESULTS) for model in models]
+
+
+def training_curves(runs: Sequence[Run]) -> dict[str, dict[str, dict[str, list[Any]]]]:
+    """By metric and label: iterations and values, None where they are not finite, of the logs beside the results.
+
+    A training without a log, or with one that cannot be read, has none.
+    """
+    curves: dict[str, dict[str, dict[str, list[Any]]]] = {}
+    for run in runs:
+        paths = (folder / "metrics.json" for folder in run.results.absolute().parents[1:3])
+        if not (path := next((path for path in paths if path.is_file()), None)):
+            continue
+        try:
+            log = TrainingLog.read(path)
+        except (OSError, ValueError):
+            continue
+        for name in log.names:
+            if name.startswith(_METRICS):
+                curve = log.curve(name)
+                values = [x if isinstance(x, (int, float)) and math.isfinite(x) else None for x in curve.values]
+                curves.setdefault(name, {})[run.label] = {"iterations": curve.iterations, "values": values}
+    return curves

@@ -76,4 +76,7 @@ def files(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / name / "inference" / "truth" / "coco_instances_results.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(results))
+    lines = [{"iteration": i, "bbox/AP": 10.0 * i, "total_loss": 1.0, "time": 0.1} for i in range(3)]
+    (folder / "good" / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "bad" / "metrics.json").write_text("no log\n")
     return folder

@@ -15,7 +15,7 @@ from detr_d2.analysis.scenes import collect_scenes
 from detr_d2.cli import explore
 from detr_d2.explore.data import describe_task, pack, precision_curves
 from detr_d2.explore.page import embed_json, pack_modules
-from detr_d2.explore.runs import find_runs
+from detr_d2.explore.runs import find_runs, training_curves
 
 from .conftest import HOSTILE
 
@@ -125,3 +125,8 @@ def test_inputs(files: Path, tmp_path: Path):
         find_runs([str(files / "good"), f"good={files / 'bad'}"], "")
     with pytest.raises(FileNotFoundError, match=r"holds no coco_instances_results\.json of truth"):
         find_runs([str(files / "images")], "truth")
+
+
+def test_training_curves_of_the_logs_that_can_be_read(files: Path):
+    curves = training_curves(find_runs([str(files / "good"), str(files / "bad")], "truth"))
+    assert curves["bbox/AP"] == {"good": {"iterations": [1, 2, 3], "values": [0.0, 10.0, 20.0]}}

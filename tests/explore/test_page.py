@@ -152,6 +152,15 @@ def test_keys_and_the_detail(page: Browser):
     assert page.run("app.isDark()")
 
 
+def test_training_curves(page: Browser):
+    page.press("l")
+    assert page.text("#training .u-legend").count("good") == 1
+    assert page.run("return [...document.querySelector('#metric').options].map((o) => o.value)") == [
+        "bbox/AP",
+        "total_loss",
+    ]
+
+
 def test_masks_are_decoded(page: Browser):
     """Each mask's pixels are as many as its area."""
     page.press("t")
@@ -264,7 +273,7 @@ def large_page(images: int = 5000, each: int = 100, objects: int = 7, classes: i
     listed = [{"id": i, "file_name": f"{i:06}.jpg", "width": 640, "height": 480} for i in range(images)]
     noise = [cv2.resize(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8), (128, 96)) for _ in range(2)]
     pictures = [base64.b64encode(jpeg(x)).decode() for x in noise]
-    data = {"dataset": "large", "images": listed, "tasks": [task], "commands": {"random": ""}}
+    data = {"dataset": "large", "images": listed, "tasks": [task], "commands": {"random": ""}, "curves": {}}
     return pack_page(data, [pictures[i % 2] for i in range(images)])
 
 

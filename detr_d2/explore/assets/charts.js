@@ -86,6 +86,19 @@ function precisionRecall(app) {
   return box;
 }
 
+/** The course of one metric over the trainings. */
+export function renderTraining(app, box) {
+  const { curves } = app.data, names = Object.keys(curves), first = names.find((name) => name === `${app.task.task}/AP`) ?? names[0];
+  const metric = app.state.metric || first, runs = Object.entries(curves[metric]);
+  const choose = el("select", { id: "metric", ariaLabel: "Metric", onchange: () => app.update({ metric: choose.value }) }, ...names.map((name) => el("option", { value: name }, name)));
+  choose.value = metric;
+  const plot = el("div", { className: "plot", id: "training" });
+  box.replaceChildren(el("div", { className: "cards" }, card("Training", el("label", {}, "Metric ", choose), plot)));
+  const values = uPlot.join(runs.map(([, curve]) => [curve.iterations, curve.values]));
+  const series = [{ label: "iterations" }, ...runs.map(([label], i) => ({ label, stroke: LINES[i % LINES.length], width: 2, spanGaps: true }))];
+  requestAnimationFrame(() => linePlot(plot, values, series, {}));
+}
+
 /** A plot of uPlot in the page's colours; `onPoint` takes the index of the abscissa that is clicked. */
 export function linePlot(box, values, series, range, onPoint) {
   const css = getComputedStyle(document.documentElement), ink = css.getPropertyValue("--muted"), lines = css.getPropertyValue("--line");

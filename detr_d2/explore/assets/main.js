@@ -1,5 +1,5 @@
 // The page: its state, its controls and its keys.
-import { renderAnalysis } from "./charts.js";
+import { renderAnalysis, renderTraining } from "./charts.js";
 import { boxOf, Pictures, readBlock, readData } from "./data.js";
 import { Detail } from "./detail.js";
 import { classColor } from "./draw.js";
@@ -12,7 +12,7 @@ const $ = (id) => document.getElementById(id);
 const KEYS = [
   ["\u2190 \u2192 \u2191 \u2193", "move among the images, and from one to the next"], ["Enter, Esc", "open an image, close it"],
   ["[  ]", "lower, raise the least score"], ["m, 1 to 9", "next model, model of that number"], ["t", "boxes or masks"],
-  ["i, a", "images, analysis"], ["c", "colours by kind of error or by class"], ["o", "models side by side or over each other"],
+  ["i, a, l", "images, analysis, training logs"], ["c", "colours by kind of error or by class"], ["o", "models side by side or over each other"],
   ["+  -  0", "zoom in, out, all of the image"], ["s", "next order"], ["x", "clear all filters"], ["/", "search"], ["d", "light or dark"], ["?", "these keys"],
 ];
 
@@ -23,7 +23,7 @@ class App {
     const model = this.data.tasks[0].models[0];
     this.state = {
       task: 0, model: 0, threshold: model.threshold, kinds: new Set(), off: new Set(), hidden: new Set(), pair: null, size: 0, crowding: 0,
-      sort: "loss", search: "", color: "kind", overlay: false, view: "images", tile: 190, curve: -1,
+      sort: "loss", search: "", color: "kind", overlay: false, view: "images", tile: 190, curve: -1, metric: "",
     };
     this.fillControls();
     this.grid = new Grid(this, $("grid"), $("canvas-space"));
@@ -36,6 +36,7 @@ class App {
   get task() { return this.data.tasks[this.state.task]; }
   get model() { return this.task.models[Math.min(this.state.model, this.task.models.length - 1)]; }
   decodeRuns(text) { return decodeRuns(text); }
+  views() { return [["images", "i"], ["analysis", "a"], ...(Object.keys(this.data.curves).length ? [["training", "l"]] : [])]; }
   isDark() { return getComputedStyle(document.documentElement).colorScheme === "dark"; }
   allBut(label) { return new Set(this.task.classes.map((_, i) => i).filter((i) => i !== label)); }
   onlyClass(label) { this.update({ off: this.allBut(label), pair: null, view: "images" }); }
@@ -112,7 +113,7 @@ class App {
       c: () => this.update({ color: state.color === "kind" ? "class" : "kind" }),
       o: () => this.update({ overlay: !state.overlay }),
       s: () => this.update({ sort: sorts[(sorts.indexOf(state.sort) + 1) % sorts.length] }),
-      i: () => this.update({ view: "images" }), a: () => this.update({ view: "analysis" }),
+      ...Object.fromEntries(this.views().map(([view, key]) => [key, () => this.update({ view })])),
       x: () => this.clear(), d: () => this.theme(), "/": () => $("search").focus(), "?": () => $("help").showModal(),
     }[event.key] ?? (/^[1-9]$/.test(event.key) && event.key <= this.task.models.length ? () => this.update({ model: event.key - 1 }) : null);
     if (!act) return;
@@ -125,10 +126,11 @@ class App {
     this.chosen = chooseImages(this.data, state, task, model);
     this.renderControls();
     this.renderFilters();
-    for (const view of ["images", "analysis"]) $(view === "images" ? "grid-view" : `${view}-view`).hidden = state.view !== view;
+    for (const view of ["images", "analysis", "training"]) $(view === "images" ? "grid-view" : `${view}-view`).hidden = state.view !== view;
     this.grid.show(this.chosen.order);
     if (state.view === "images" && document.activeElement === document.body) $("grid").focus(); // keys go on working
     if (state.view === "analysis") renderAnalysis(this, $("analysis-view"));
+    if (state.view === "training") renderTraining(this, $("training-view"));
     this.detail.render();
   }
 
@@ -137,7 +139,7 @@ class App {
     const press = (text, pressed, act, title = "") => el("button", { ariaPressed: String(pressed), onclick: act, title }, text);
     $("tasks").replaceChildren(...(this.data.tasks.length > 1 ? this.data.tasks.map((t, i) => press({ bbox: "boxes", segm: "masks" }[t.task] ?? t.task, t === task, () => this.update({ task: i }), "(t)")) : []));
     $("models").replaceChildren(...task.models.map((m, i) => press(`${m.name} ${m.figures.AP.toFixed(1)}`, m === model, () => this.update({ model: i }), `AP of ${m.name} (${i + 1})`)));
-    $("views").replaceChildren(...["images", "analysis"].map((view) => press(view, state.view === view, () => this.update({ view }), `(${view[0]})`)));
+    $("views").replaceChildren(...this.views().map(([view, key]) => press(view, state.view === view, () => this.update({ view }), `(${key})`)));
     $("threshold").value = state.threshold;
     $("threshold-text").textContent = state.threshold.toFixed(2);
     for (const id of ["sort", "color", "size", "crowding", "tile"]) $(id).value = state[id];
