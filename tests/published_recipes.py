@@ -273,6 +273,13 @@ RTDETR_S = RTDETR | {
 
 # Peng et al., ICLR 2025, and Peterande/D-FINE: "L".
 HGNET = "https://github.com/Peterande/storage/releases/download/dfinev1.0/PPHGNetV2_{}_stage1.pth"
+
+
+def squares(often: int) -> dict[str, object]:
+    """Sides of a batch's images: 640 so many times among ten others."""
+    return {"INPUT.SQUARE_SIZE_TRAIN": [*range(480, 640, 32), *[640] * often, *range(672, 801, 32)]}
+
+
 DFINE = {key: value for key, value in RTDETR.items() if not key.startswith("MODEL.RESNETS.")} | {
     "MODEL.META_ARCHITECTURE": "DFINE",
     "MODEL.WEIGHTS": HGNET.format("B4"),
@@ -294,8 +301,11 @@ DFINE = {key: value for key, value in RTDETR.items() if not key.startswith("MODE
     "SOLVER.MAX_ITER": 80 * (IMAGES // 32),
     "SOLVER.WARMUP_ITERS": 500,
     "SOLVER.EMA.WARMUP": 1000,
+    **squares(4),
+    "INPUT.STRONG_UNTIL": 0.9,
 }
 DFINE_X = DFINE | {
+    **squares(3),
     "MODEL.WEIGHTS": HGNET.format("B5"),
     "MODEL.HGNET.ARCHITECTURE": "B5",
     "MODEL.RTDETR.ENC_DIM": 384,
@@ -304,6 +314,8 @@ DFINE_X = DFINE | {
     "SOLVER.BACKBONE_MULTIPLIER": 0.01,
 }
 DFINE_M = DFINE | {
+    **squares(6),
+    "INPUT.STRONG_UNTIL": 0.90909,
     "MODEL.WEIGHTS": HGNET.format("B2"),
     "MODEL.BACKBONE.FREEZE_AT": 0,
     "MODEL.HGNET.ARCHITECTURE": "B2",
@@ -318,6 +330,7 @@ DFINE_M = DFINE | {
     "SOLVER.MAX_ITER": 132 * (IMAGES // 32),
 }
 DFINE_S = DFINE_M | {
+    **squares(20),
     "MODEL.WEIGHTS": HGNET.format("B0"),
     "MODEL.HGNET.ARCHITECTURE": "B0",
     "MODEL.DETR.DEC_LAYERS": 3,
@@ -326,6 +339,8 @@ DFINE_S = DFINE_M | {
     "SOLVER.BACKBONE_MULTIPLIER": 0.5,
 }
 DFINE_N = DFINE_S | {
+    "INPUT.SQUARE_SIZE_TRAIN": [],
+    "INPUT.STRONG_UNTIL": 0.925,
     "MODEL.HGNET.OUT_FEATURES": ["res4", "res5"],
     "MODEL.DEFORMABLE_DETR.IN_FEATURES": ["res4", "res5"],
     "MODEL.DEFORMABLE_DETR.NUM_FEATURE_LEVELS": 2,
