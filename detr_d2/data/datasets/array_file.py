@@ -28,7 +28,9 @@ class ArrayFile(Mapping[str, np.ndarray]):
     def __init__(self, source: str | bytes) -> None:
         self._source = source
         is_content = isinstance(source, bytes)
-        self.bytes = np.frombuffer(source, np.uint8) if is_content else np.memmap(source, np.uint8, mode="r")
+        # Not as a memmap, whose every slice costs many times a plain array's.
+        mapped = np.frombuffer(source, np.uint8) if is_content else np.memmap(source, np.uint8, mode="r")
+        self.bytes = mapped.view(np.ndarray)
         if self.bytes[-len(_END) :].tobytes() != _END:
             raise ValueError(f"{'This' if is_content else source} is no file of arrays.")
         end = len(self.bytes) - len(_END) - 8
@@ -39,7 +41,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
 
     def _array(self, dtype: str, shape: list[int], start: int) -> np.ndarray:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return self.bytes[start : start + size].view(np.ndarray).view(dtype).reshape(shape)
+        return self.bytes[start : start + size].view(dtype).reshape(shape)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
