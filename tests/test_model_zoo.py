@@ -12,6 +12,7 @@ from detr_d2 import Predictor, model_zoo
 from detr_d2.checkpoint import to_official
 from detr_d2.checkpoint.published import CHECKPOINTS
 from detr_d2.engine import Trainer, load_config
+from detr_d2.measure.expected import EXPECTED
 from detr_d2.measure.published import PUBLISHED
 
 NAME = "COCO-Detection/detr_R_50_500ep"
@@ -37,6 +38,10 @@ def test_every_published_model_has_a_config_and_its_row(repo):
     for name, url in CHECKPOINTS.items():
         assert Path(model_zoo.get_config_file(f"{name}.yaml")) == repo / "configs" / f"{name}.yaml"
         assert url in page or "X_101" in name or "detectron2/" in url, name
+
+
+def test_outputs_are_known_of_published_weights_alone():
+    assert EXPECTED.keys() <= CHECKPOINTS.keys()
 
 
 def test_published_figures(repo):
