@@ -112,7 +112,7 @@ def test_coco_and_published_weights(folder: Path, run) -> None:
     export = commands_of("docs/export.md")
     assert [Path(c[1]).stem for c in demos] == ["generate_shapes", "demo", "demo", "demo"]  # the images are there
     assert "clip.mp4" in demos[3]
-    assert [Path(c[1]).stem for c in export] == ["export", "run_onnx", "convert_checkpoint"]
+    assert [Path(c[1]).stem for c in export] == ["export", "run_onnx", "demo", "convert_checkpoint"]
     shutil.copy(next((folder / "datasets" / "coco" / "val2017").iterdir()), "image.jpg")
     for command in [*coco, *demos[1:3], [word.replace(".jpg", ".png") for word in demos[3]], *export]:
         run(command)
