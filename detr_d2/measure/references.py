@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from ..checkpoint import DetrCheckpointer, loading_options
 from ..facts import box_model_of, model_facts
-from ..modeling import DETR, FCOS, DeformableDETR, Mask2Former
+from ..modeling import DETR, DFINE, FCOS, RTDETR, DeformableDETR, Mask2Former
 from .engine_references import OnnxruntimeWorkload, OpenvinoWorkload
 from .inputs import Settings, make_inputs
 from .random_weights import (
@@ -26,6 +26,7 @@ from .random_weights import (
 )
 from .torchvision_reference import TorchvisionWorkload
 from .transformers_mask2former import Mask2FormerTransformersWorkload
+from .transformers_real_time import DFINETransformersWorkload, RTDETRTransformersWorkload
 from .transformers_reference import (
     DeformableTransformersWorkload,
     PanopticTransformersWorkload,
@@ -66,6 +67,8 @@ PAIRINGS: dict[tuple[type, bool], Pairing] = {
         "transformers", DeformableTransformersWorkload, as_trained=(spread_samples,), distinct=(separate_classes,)
     ),
     (DeformableDETR, True): Pairing(as_trained=(spread_samples,)),
+    (RTDETR, False): Pairing("transformers", RTDETRTransformersWorkload, (spread_samples,), (separate_classes,)),
+    (DFINE, False): Pairing("transformers", DFINETransformersWorkload, (spread_samples,), (separate_classes,)),
     (Mask2Former, True): Pairing("transformers", Mask2FormerTransformersWorkload, as_trained=(keep_queries,)),
     (FCOS, False): Pairing("torchvision", TorchvisionWorkload, as_trained=(spread_scores,)),
 }
