@@ -11,11 +11,13 @@ from torch import Tensor
 from ..files import whole_file
 from .class_rows import to_category_ids, to_contiguous
 from .layouts import recognise, unwrapped
+from .layouts.d_fine import OFFICIAL_D_FINE
 from .layouts.deformable import DEFORMABLE
 from .layouts.detr import OFFICIAL
 from .layouts.dino import DINO
 from .layouts.layout import Layout, any_match
 from .layouts.mask2former import OFFICIAL_MASK2FORMER
+from .layouts.rt_detr import OFFICIAL_RT_DETR
 from .names import TRAINING_ONLY, as_held, bare_state
 from .reading import WeightsFrom, read_checkpoint
 from .report import group_names
@@ -57,7 +59,7 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
     Args:
         state: names of any layout -> tensors.
         class_ids: "coco" gives COCO's 80 classes their category ids (92 rows, 91 without no-object), its 133 panoptic
-            ones theirs (251); "contiguous" keeps the rows, which are so in every Mask2Former.
+            ones theirs (251); "contiguous" keeps the rows, which are so in every Mask2Former, RT-DETR and D-FINE.
 
     Raises:
         ValueError: the layout is unknown or a backbone's, or "coco" was asked for and the head is not COCO's.
@@ -69,8 +71,13 @@ def to_official(state: Mapping[str, Tensor], class_ids: ClassIds = "coco") -> di
     ours = {key: value for key, value in ours.items() if not key.startswith(TRAINING_ONLY)}
     if any(key.startswith("head.") for key in ours):
         raise ValueError("These are weights of an FCOS; the official layout is DETR's.")
-    if any_match(r"^transformer\.query_feat\.", ours):  # its classes are contiguous everywhere
-        return {"model": OFFICIAL_MASK2FORMER.to_theirs(ours)}
+    contiguous = {  # models whose classes are so everywhere, by names that they alone have
+        r"^transformer\.query_feat\.": OFFICIAL_MASK2FORMER,
+        r"^transformer\.decoder\.lqe\.": OFFICIAL_D_FINE,
+        r"^encoder\.fpn_blocks\.": OFFICIAL_RT_DETR,
+    }
+    if found := next((layout for pattern, layout in contiguous.items() if any_match(pattern, ours)), None):
+        return {"model": found.to_theirs(ours)}
     is_dino = any_match(r"\.ref_point_head\.", ours)
     target = DINO if is_dino else DEFORMABLE if any_match(r"\.sampling_offsets\.", ours) else OFFICIAL
     return {"model": target.to_theirs(to_category_ids(ours) if class_ids == "coco" else ours)}
@@ -136,7 +143,8 @@ def _recognise(state: Mapping[str, Tensor]) -> Layout:
             f"The layout of these weights is unknown: {group_names(state, 4)}. Known are DETR, Deformable DETR and "
             "DINO in the layouts of the official releases, mmdetection and detr_d2, the first two in transformers', "
             "DETR in its Detectron2 wrapper's, DETR and DINO in detrex's, Mask2Former in the official release's, "
-            "transformers' and mmdetection's, FCOS in the original release's, AdelaiDet's and torchvision's, ResNets "
-            "of torchvision, Detectron2 and Caffe2, and Swin Transformers of the official release and transformers."
+            "transformers' and mmdetection's, RT-DETR and D-FINE in the official releases' and transformers', FCOS in "
+            "the original release's, AdelaiDet's and torchvision's, ResNets of torchvision, Detectron2, Caffe2 and "
+            "RT-DETR, Swin Transformers of the official release and transformers, and HGNetV2."
         )
     return layout

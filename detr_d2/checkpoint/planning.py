@@ -65,7 +65,7 @@ def plan_load(
         return None
     state = layout.to_ours(checkpoint)
     model = {bare: model[name] for bare, name in names.items()}
-    report = LoadReport(source=source, layout=layout.name)
+    report = LoadReport(source=source, layout=layout.name, note=layout.note)
     if layout.scope == "model":
         state, report = _plan_model(state, model, layout, report, model_name, reinit)
     else:

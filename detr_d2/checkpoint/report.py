@@ -11,6 +11,7 @@ class LoadReport:
     Attributes:
         source: the path or URL.
         layout: `Layout.name`, or "Detectron2" for its standard loading.
+        note: `Layout.note`.
         loaded: copied into the model.
         missing: in the model, not in the checkpoint; they keep their initial values.
         unexpected: in the checkpoint, not in the model.
@@ -22,6 +23,7 @@ class LoadReport:
 
     source: str
     layout: str
+    note: str = ""
     loaded: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
@@ -44,7 +46,7 @@ class LoadReport:
         counts = {name: getattr(self, name) for name in ("loaded", "missing", "unexpected", "mismatched")}
         counts |= {"re-indexed": self.reindexed, "re-initialised": self.reinitialized, "ignored": self.ignored}
         totals = ", ".join(f"{len(keys)} {name}" for name, keys in counts.items())
-        lines = [f"{self.source} ({self.layout} layout): {totals}"]
+        lines = [f"{self.source} ({self.layout} layout): {totals}", *([f"  {self.note}"] if self.note else [])]
         lines += [f"  {name}: {group_names(keys)}" for name, keys in counts.items() if keys and name != "loaded"]
         return "\n".join(lines)
 

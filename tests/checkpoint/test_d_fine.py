@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detr_d2.checkpoint.conversion import to_detr_d2
+from detr_d2.checkpoint import DetrCheckpointer
+from detr_d2.checkpoint.conversion import to_detr_d2, to_official
 from detr_d2.checkpoint.layouts import recognise
 from detr_d2.checkpoint.layouts.d_fine import HUGGINGFACE_D_FINE, OFFICIAL_D_FINE, OFFICIAL_HGNET, to_transformers
 from detr_d2.modeling import DFINE
@@ -107,3 +108,17 @@ def test_a_backbone_alone(model: DFINE) -> None:
     assert recognise(official | {"fc.weight": torch.zeros(1)}) is OFFICIAL_HGNET
     assert "stages.2.blocks.1.layers.0.conv2.conv.weight" in official
     assert_same(OFFICIAL_HGNET.to_ours(official), ours)
+
+
+def test_loading_names_both_activations(model: DFINE, tmp_path) -> None:
+    torch.save({"model": OFFICIAL_D_FINE.to_theirs(model.state_dict())}, tmp_path / "dfine.pth")
+    checkpointer = DetrCheckpointer(build_ours())
+    checkpointer.load(str(tmp_path / "dfine.pth"))
+    assert checkpointer.last_report.complete
+    assert re.search(
+        r"MODEL\.RTDETR\.ACTIVATION is the config's.*relu is D-FINE's.*silu", str(checkpointer.last_report)
+    )
+
+
+def test_conversion_to_the_official_names(model: DFINE) -> None:
+    assert_same(to_official(model.state_dict())["model"], OFFICIAL_D_FINE.to_theirs(model.state_dict()))

@@ -175,6 +175,8 @@ OFFICIAL_D_FINE = Layout(
     requires=(r"^backbone\.stem\.stem1\.conv\.", r"^decoder\.decoder\.layers\.\d+\.gateway\."),
     # By the last, RT-DETRv4's encoder learnt from a teacher.
     leftovers=(*_LEFTOVERS, r"^encoder\.feature_projector\."),
+    note="MODEL.RTDETR.ACTIVATION is the config's, since no file says it: relu is D-FINE's and that of DEIM's X from "
+    "Objects365, silu that of DEIM's others and of RT-DETRv4's.",
     rename=_from_official,
     rename_back=_to_official,
 )

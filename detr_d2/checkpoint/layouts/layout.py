@@ -35,6 +35,7 @@ class Layout:
         leftovers: regular expressions of our names that such checkpoints hold and that no model needs.
         coco_ids: class rows may be indexed by COCO category id.
         aliases: state dict under their names -> what they hold a second time under another name.
+        note: what of a model such a checkpoint does not say, for whoever loads it.
         rename, rename_back: replace ``pairs`` where a program of its own renames; state dict -> state dict.
     """
 
@@ -47,6 +48,7 @@ class Layout:
     leftovers: tuple[str, ...] = ()
     coco_ids: bool = False
     aliases: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    note: str = ""
     rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     rename_back: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
 

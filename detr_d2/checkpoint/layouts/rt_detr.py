@@ -181,6 +181,7 @@ OFFICIAL_RT_DETR = Layout(
     name="official RT-DETR",
     requires=(r"^backbone\.res_layers\.", r"^encoder\.fpn_blocks\.", r"^decoder\.query_pos_head\."),
     leftovers=_COMPUTED,
+    note="MODEL.RTDETR.ACTIVATION is the config's, since no file says it: relu is RT-DETR's, silu DEIM's.",
     rename=_from_official,
     rename_back=_to_official,
 )
