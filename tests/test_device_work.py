@@ -22,6 +22,8 @@ CONFIGS = {
     "panoptic DETR": "COCO-PanopticSegmentation/panoptic_detr_R_50",
     "two-stage Deformable DETR": "COCO-Detection/deformable_detr_R_50_two_stage",
     "DINO": "COCO-Detection/dino_R_50_4scale_12ep",
+    "RT-DETR": "COCO-Detection/rtdetrv2_R_18",
+    "D-FINE": "COCO-Detection/dfine_S",
     "Mask2Former": "COCO-PanopticSegmentation/mask2former_R_50",
     "FCOS": "COCO-Detection/fcos_R_50_1x",
 }
@@ -31,6 +33,8 @@ LIMITS = {
     "panoptic DETR": (423, 7, 1029, 2),
     "two-stage Deformable DETR": (575, 1, 2766, 3),  # proposals are matched, too
     "DINO": (607, 1, 3156, 3),
+    "RT-DETR": (442, 1, 3464, 3),  # proposals are matched, too
+    "D-FINE": (641, 1, 4943, 2),
     "Mask2Former": (527, 13, 2501, 2),
     "FCOS": (314, 4, 1231, 2),
 }
@@ -39,6 +43,8 @@ SMALL = [
     *["MODEL.MASK_FORMER.DIM_FEEDFORWARD", 64, "MODEL.MASK_FORMER.ENC_DIM_FEEDFORWARD", 64],
     *["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 12, "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", 64],
     *["MODEL.SEM_SEG_HEAD.MASK_DIM", 32, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 2, "MODEL.FPN.OUT_CHANNELS", 64],
+    *["MODEL.RTDETR.ENC_DIM", 64, "MODEL.RTDETR.ENC_DIM_FEEDFORWARD", 64, "MODEL.RTDETR.NORM", "BN"],
+    *["MODEL.HGNET.NORM", "BN"],
     # Random weights are sure of nothing: these let some segments and detections through.
     *["MODEL.PANOPTIC_DETR.OBJECT_MASK_THRESHOLD", 0.0, "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", 0.0],
     *["MODEL.FCOS.SCORE_THRESH_TEST", 0.005, "MODEL.FCOS.NUM_CONVS", 1],

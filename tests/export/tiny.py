@@ -33,6 +33,7 @@ MASKS = [
     *["MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", "0.3"],
     *["MODEL.MASK_FORMER.THING_CLASSES", "(0, 1, 2)", "TEST.DETECTIONS_PER_IMAGE", "20"],
 ]
+HYBRID = ["MODEL.RTDETR.ENC_DIM", "32", "MODEL.RTDETR.ENC_DIM_FEEDFORWARD", "32"]
 # Name -> config and overrides.
 FAMILIES = {
     "detr": ("detr_R_18", []),
@@ -41,6 +42,8 @@ FAMILIES = {
     "deformable two-stage": ("deformable_detr_R_18", TWO_STAGE),
     "panoptic": ("panoptic_detr_R_18", THINGS),
     "panoptic deformable": ("panoptic_deformable_detr_R_18", THINGS),
+    "rt-detr": ("rtdetr_R_18", HYBRID),
+    "d-fine": ("dfine_N", HYBRID),
     "fcos": ("fcos_R_18", []),
     "mask2former": ("mask2former_R_18", MASKS),
 }
