@@ -1,13 +1,13 @@
 """Look at results in a browser: one HTML file with images, predictions of several models, errors, curves.
 
-    python tools/explore.py output/quickstart --dataset shapes_val --output explore.html
+    python tools/explore.py output/quickstart --output explore.html
     python tools/explore.py detr=output/detr fcos=output/fcos/inference/shapes_val/coco_instances_results.json \\
         --dataset shapes_val --output explore.html
     python tools/explore.py output/run --json-file mine/val.json --image-root mine/images --output explore.html
 
 An input, [LABEL=]PATH, is a coco_instances_results.json that evaluation wrote, or a folder that holds one: the output
-folder of a training, or that of tools/compare.py, whose models are all shown. The file needs neither a server nor a
-network; a key, ?, lists what it does.
+folder of a training, whose first test set is the dataset unless one is named, or that of tools/compare.py, whose models
+are all shown. The file needs neither a server nor a network; a key, ?, lists what it does.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from ..command_line import ToolParser, check_output, command_line_tool, positive
 from ..data.checks import check_dataset_name
 from ..data.datasets.coco_json import read_ground_truth
 from ..engine import load_config
+from ..engine.run_folder import evaluation_of
 from ..explore.data import describe_images, describe_task
 from ..explore.page import pack_page
 from ..explore.pictures import embed
@@ -82,6 +83,9 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 @command_line_tool
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
+    first = Path(args.inputs[0].partition("=")[2] or args.inputs[0])
+    if not args.dataset and not args.json_file and (first / "config.yaml").is_file():
+        args.dataset = evaluation_of(first)[1]
     if bool(args.dataset) == bool(args.json_file) or bool(args.json_file) != bool(args.image_root):
         raise ValueError("Name the dataset: either --dataset, or --json-file and --image-root.")
     check_output(args.output, suffixes=(".html",))

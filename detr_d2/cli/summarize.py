@@ -82,6 +82,7 @@ def _what_next(run: Path, cfg: CfgNode, folder: Path) -> list[str]:
     """Where the best weights and the pictures are, and the commands that most people want now."""
     names = [name for name in ("model_best.pth", "model_final.pth") if (run / name).is_file()]
     lines = [f"Pictures and tables: {folder}"]
+    lines.append(f"All images in a browser: python tools/explore.py {run} --output {folder / 'explore.html'}")
     if names:
         weights, is_best = run / names[0], names[0] == "model_best.pth"
         lines.append(f"{f'Best weights ({cfg.TEST.BEST_METRIC})' if is_best else 'Weights'}: {weights}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detr_d2.cli import demo, train_net
+from detr_d2.cli import demo, explore, train_net
 from detr_d2.cli.summarize import main
 from detr_d2.engine import load_config
 
@@ -42,6 +42,13 @@ def test_the_block_and_the_files(run, capsys):
     recall = 100 * (figures["objects"] - int(rows["circle"][0])) / figures["objects"]
     assert figures["recall"] == pytest.approx(recall)
     assert {path.name for path in (run / "results").iterdir()} == {*PICTURES, "errors.json", "confusion_matrix.csv"}
+
+
+def test_the_command_for_the_browser_works(run, capsys):
+    assert main([str(run)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("All images in a browser"))
+    assert explore.main(line.split("explore.py ")[1].split()) == 0
+    assert "shapes_val" in (run / "results" / "explore.html").read_text()
 
 
 def test_what_is_no_run_is_named(run, capsys):
