@@ -20,6 +20,7 @@ from detr_d2.engine import load_config
 
 REPO = Path(__file__).resolve().parents[1]
 SHORT = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "0"]
+SHORT += ["TEST.SUMMARY", "False"]
 SMALL = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.CROP.ENABLED", "False"]
 SMALL_TRANSFORMER = "{HIDDEN_DIM: 32, DIM_FEEDFORWARD: 32, ENC_LAYERS: 1, DEC_LAYERS: 2}"
 PUBLISHED = "detr-r50-e632da11.pth"

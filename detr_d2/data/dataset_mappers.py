@@ -107,13 +107,18 @@ class DetrDatasetMapper:
         utils.check_image_size(output, image)
 
         aug_input = T.AugInput(image)
-        if self.is_train and "annotations" in dataset_dict:  # for augmentations that look at objects
-            aug_input.boxes = _boxes_of(_objects_of(dataset_dict))
+        if self.is_train:
+            self._add_boxes(aug_input, dataset_dict)
         transforms = self.augmentations(aug_input)
         output["image"] = torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
         if self.is_train:
             output["instances"] = self._instances(dataset_dict, transforms, image.shape[:2], aug_input.image.shape[:2])
         return output
+
+    def _add_boxes(self, aug_input: T.AugInput, dataset_dict: dict[str, Any]) -> None:
+        """The boxes of the objects, for augmentations that look at them."""
+        if "annotations" in dataset_dict:
+            aug_input.boxes = _boxes_of(_objects_of(dataset_dict))
 
     def _read_image(self, file_name: str) -> np.ndarray | None:
         """The image with its EXIF orientation applied, H x W x channels; None if unreadable and to be skipped."""

@@ -29,6 +29,9 @@ class PanopticDatasetMapper(DetrDatasetMapper):
 
     reads_segments = True
 
+    def _add_boxes(self, aug_input: T.AugInput, dataset_dict: dict[str, Any]) -> None:
+        """None: segments have boxes once they are read, and annotations beside them are not looked at."""
+
     def _instances(
         self,
         dataset_dict: dict[str, Any],

@@ -125,7 +125,9 @@ def test_the_name_of_older_configs(cfg: CfgNode) -> None:
 @pytest.mark.parametrize("name", ["FCOS", "PanopticDETR", "DETTR"])
 def test_a_box_model_must_be_a_set_predictor_of_boxes(cfg: CfgNode, name: str) -> None:
     cfg.MODEL.PANOPTIC_DETR.BOX_MODEL = name
-    with pytest.raises(ValueError, match=rf"BOX_MODEL is '{name}', expected one of DETR, DINO, DeformableDETR"):
+    with pytest.raises(
+        ValueError, match=rf"BOX_MODEL is '{name}', expected one of DETR, DFINE, DINO, DeformableDETR, RTDETR"
+    ):
         build_model(cfg)
 
 
