@@ -5,13 +5,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .layout import Layout, Pairs, inverse, renamed, stacked, unstacked
+from .layout import Layout, Pairs, inverse, renamed
 from .resnet import CLASSIFIER
-from .rt_detr import normed_pairs
+from .rt_detr import LAYERS, decoder_layers, from_modules, normed_pairs, to_modules
 
 _SELECTION = "transformer.query_selection."
 _DECODER = "transformer.decoder."
-_LAYERS = f"{_DECODER}layers."
 _BLOCK = "{fpn_blocks|pan_blocks}.{i}."
 # Of what fuses levels: the official names, those of ``transformers``, and ours.
 _CONVS = (("cv1", "conv1"), ("cv2.1", "conv2"), ("cv3.1", "conv3"), ("cv4", "conv4"))
@@ -117,17 +116,12 @@ def _huggingface_pairs(layers: int) -> Pairs:
     )
 
 
-def _layers(state: Mapping[str, Tensor], stack: str) -> int:
-    """How many layers a decoder has whose names begin with ``stack``; the heads of the proposals follow theirs."""
-    return len({key.removeprefix(stack).partition(".")[0] for key in state if key.startswith(stack)})
-
-
 def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return renamed(state, _official_pairs(_layers(state, "decoder.decoder.layers.")))
+    return renamed(state, _official_pairs(decoder_layers(state, "decoder.decoder.layers.")))
 
 
 def _to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return renamed(state, inverse(_official_pairs(_layers(state, _LAYERS))))
+    return renamed(state, inverse(_official_pairs(decoder_layers(state, LAYERS))))
 
 
 # Names in files, and in the modules of ``transformers`` 5.
@@ -143,7 +137,6 @@ _FILES = (
     (r"\.mlp\.layers\.0\.", ".fc1."),
     (r"\.mlp\.layers\.1\.", ".fc2."),
 )
-_HEADS = ("class_embed.", "bbox_embed.")
 
 
 def _substituted(name: str, table: tuple[tuple[str, str], ...]) -> str:
@@ -153,18 +146,12 @@ def _substituted(name: str, table: tuple[tuple[str, str], ...]) -> str:
 
 
 def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of files and of modules of version 5; the decoder holds the heads, too, under names of its own."""
-    theirs = {_substituted(key, _MODERN): value for key, value in state.items() if not key.startswith(_HEADS)}
-    ours = renamed(theirs, _huggingface_pairs(_layers(theirs, "model.decoder.layers.")))
-    return stacked(ours, r"(.+self_attn)\.([qkv])_proj\.(weight|bias)", "{}.in_proj_{}")
+    return from_modules(state, lambda name: _substituted(name, _MODERN), _huggingface_pairs)
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict under the names of the modules of version 5, heads under both of theirs."""
-    split = unstacked(state, r"(.+\.self_attn)\.in_proj_(weight|bias)", "{}.{}_proj.{}")
-    theirs = renamed(split, inverse(_huggingface_pairs(_layers(state, _LAYERS))))
-    named = {key.removeprefix("model.decoder."): value for key, value in theirs.items()}
-    return theirs | {key: value for key, value in named.items() if key.startswith(_HEADS)}
+    return to_modules(state, _huggingface_pairs)
 
 
 # Computed of sizes: points of attention, anchors; the decoder's own copies of two numbers.

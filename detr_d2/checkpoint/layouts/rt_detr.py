@@ -1,7 +1,7 @@
 """The layouts of RT-DETR, versions 1 and 2: the official release's and ``transformers``'."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from .layout import Layout, Pairs, inverse, renamed, stacked, unstacked
 from .resnet import CLASSIFIER
 
 _SELECTION = "transformer.query_selection."
-_LAYERS = "transformer.decoder.layers."
+LAYERS = "transformer.decoder.layers."
 # Of the decoder's layers.
 _HEADS = ("class_embed.", "bbox_embed.")
 
@@ -133,32 +133,50 @@ def _huggingface_pairs(layers: int) -> Pairs:
     )
 
 
-def _layers(state: Mapping[str, Tensor], stack: str) -> int:
+def decoder_layers(state: Mapping[str, Tensor], stack: str) -> int:
     """How many layers a decoder has whose names begin with ``stack``; the heads of the proposals follow theirs."""
     return len({key.removeprefix(stack).partition(".")[0] for key in state if key.startswith(stack)})
 
 
 def _from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return renamed(state, _official_pairs(_layers(state, "decoder.decoder.layers.")))
+    return renamed(state, _official_pairs(decoder_layers(state, "decoder.decoder.layers.")))
 
 
 def _to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return renamed(state, inverse(_official_pairs(_layers(state, _LAYERS))))
+    return renamed(state, inverse(_official_pairs(decoder_layers(state, LAYERS))))
+
+
+def from_modules(
+    state: Mapping[str, Tensor], modern_name: Callable[[str], str], pairs: Callable[[int], Pairs]
+) -> dict[str, Tensor]:
+    """Our names of ``transformers``' files and of modules of version 5, for a model of this family.
+
+    The decoder holds the heads, too, under names of its own.
+
+    Args:
+        modern_name: the name in those modules for one in a file.
+        pairs: number of decoder layers -> pairs of names.
+    """
+    theirs = {modern_name(key): value for key, value in state.items() if not key.startswith(_HEADS)}
+    ours = renamed(theirs, pairs(decoder_layers(theirs, "model.decoder.layers.")))
+    return stacked(ours, r"(.+\.self_attn)\.([qkv])_proj\.(weight|bias)", "{}.in_proj_{}")
+
+
+def to_modules(state: Mapping[str, Tensor], pairs: Callable[[int], Pairs]) -> dict[str, Tensor]:
+    """The inverse of `from_modules`, with the heads under both of their names."""
+    split = unstacked(state, r"(.+\.self_attn)\.in_proj_(weight|bias)", "{}.{}_proj.{}")
+    theirs = renamed(split, inverse(pairs(decoder_layers(state, LAYERS))))
+    named = {key.removeprefix("model.decoder."): value for key, value in theirs.items()}
+    return theirs | {key: value for key, value in named.items() if key.startswith(_HEADS)}
 
 
 def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of files and of modules of version 5; the decoder holds the heads, too, under names of its own."""
-    theirs = {_modern_name(key): value for key, value in state.items() if not key.startswith(_HEADS)}
-    ours = renamed(theirs, _huggingface_pairs(_layers(theirs, "model.decoder.layers.")))
-    return stacked(ours, r"(.+\.self_attn)\.([qkv])_proj\.(weight|bias)", "{}.in_proj_{}")
+    return from_modules(state, _modern_name, _huggingface_pairs)
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict under the names of the modules of version 5, heads under both of theirs."""
-    split = unstacked(state, r"(.+\.self_attn)\.in_proj_(weight|bias)", "{}.{}_proj.{}")
-    theirs = renamed(split, inverse(_huggingface_pairs(_layers(state, _LAYERS))))
-    named = {key.removeprefix("model.decoder."): value for key, value in theirs.items()}
-    return theirs | {key: value for key, value in named.items() if key.startswith(_HEADS)}
+    return to_modules(state, _huggingface_pairs)
 
 
 def _modern_name(name: str) -> str:
