@@ -20,7 +20,9 @@ def check_frozen_weights(checkpointer: DetrCheckpointer) -> None:
     frozen = [
         name
         for name, parameter in checkpointer.model.named_parameters()
-        if not parameter.requires_grad and not name.removeprefix(BOX_MODEL).startswith(_BACKBONE)
+        if not parameter.requires_grad
+        and parameter.numel() > 1  # one number is a setting of the config, such as D-FINE's reg_scale
+        and not name.removeprefix(BOX_MODEL).startswith(_BACKBONE)
     ]
     random = [name for name in frozen if name not in loaded]
     if random:

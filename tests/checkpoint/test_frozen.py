@@ -6,6 +6,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from detr_d2.checkpoint import DetrCheckpointer, check_frozen_weights
+from detr_d2.engine import load_config
 
 
 @pytest.fixture
@@ -24,6 +25,15 @@ def test_no_weights(model):
     checkpointer.load("")
     with pytest.raises(ValueError, match=r"MODEL\.WEIGHTS is empty.*transformer.*FREEZE_BOX_MODEL False"):
         check_frozen_weights(checkpointer)
+
+
+def test_one_number_is_a_setting(repo):
+    """D-FINE's scales of its bins, which nothing trains and the config states."""
+    words = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]
+    checkpointer = DetrCheckpointer(build_model(load_config(str(repo / "configs" / "Shapes" / "dfine_N.yaml"), words)))
+    assert not checkpointer.model.transformer.decoder.reg_scale.requires_grad
+    checkpointer.load("")
+    check_frozen_weights(checkpointer)
 
 
 def test_weights_of_a_backbone_alone(model, saved):
