@@ -7,19 +7,17 @@ is added to the class logits.
 Legend: B batch, Q queries, N tokens of all levels, C channels, L decoder layers, K classes, R bins.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ...layers import MLP, MSDeformAttn, MultiheadAttention, bin_offsets, box_at
+from ...layers import MLP, bin_offsets, box_at
 from ...structures import Distributions, FeatureLevels, Predictions
 from .build import TRANSFORMER_REGISTRY
-from .deformable_transformer import DeformableOutput, box_around, layer_arguments
+from .deformable_transformer import DeformableDecoderLayer, DeformableOutput, box_around, layer_arguments
 from .denoising import DenoisingQueries
-from .detr_transformer import FeedForward
 from .query_selection import Heads, Queries
 from .rt_detr_transformer import RTDETRTransformer
 
@@ -47,37 +45,13 @@ class Gate(nn.Module):
         return self.norm(first * x + second * other)
 
 
-class FineDecoderLayer(FeedForward):
-    """Self-attention among the queries, deformable attention to the memory as it is, joined by a gate, and a
-    feed-forward network.
-    """
+class FineDecoderLayer(DeformableDecoderLayer):
+    """Deformable DETR's, whose attention reads the memory as it is, and a gate joins what it finds to the queries."""
 
-    def __init__(
-        self,
-        dim: int,
-        dim_feedforward: int,
-        dropout: float,
-        activation: str,
-        *,
-        num_levels: int,
-        num_heads: int,
-        num_points: Sequence[int],
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(dim, dim_feedforward, dropout, activation)
-        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
-        self.norm2 = nn.LayerNorm(dim)  # by the name that Deformable DETR's layers have for it
-        self.cross_attn = MSDeformAttn(
-            dim,
-            num_levels,
-            num_heads,
-            num_points,
-            value_projection=False,
-            output_projection=False,
-            backend=backend,
-        )
-        self.gateway = Gate(dim)
-        self.norm3 = nn.LayerNorm(dim)
+    def __init__(self, *sizes: int | float, **options: Any) -> None:
+        super().__init__(*sizes, value_projection=False, output_projection=False, **options)
+        self.gateway = Gate(self.norm1.normalized_shape[0])
+        del self.norm1  # the gate has its own
 
     def forward(
         self,
@@ -88,15 +62,8 @@ class FineDecoderLayer(FeedForward):
         levels: FeatureLevels,
         attn_mask: Tensor | None = None,
     ) -> Tensor:
-        """``x`` and ``position`` B x Q x C, ``reference`` B x Q x levels x 4, ``memory`` B x N x C; ``attn_mask`` as in
-        `Queries`.
-        """
-        query = x + position
-        x = self.norm2(x + self.dropout(self.self_attn(query, query, x, attn_mask)))
-        attended = self.cross_attn(
-            x + position, reference, memory, levels.spatial_shapes, levels.sizes, levels.padding_mask
-        )
-        x = self.gateway(x, self.dropout(attended))
+        """As the parent's, ``reference`` B x Q x levels x 4."""
+        x = self.gateway(*self.attend(x, position, reference, memory, levels, attn_mask))
         return self.norm3((x + self.dropout(self.feed_forward(x))).clamp(-LARGEST, LARGEST))
 
 

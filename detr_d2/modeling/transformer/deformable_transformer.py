@@ -84,13 +84,26 @@ class DeformableDecoderLayer(FeedForward):
         """``x`` and ``position`` B x Q x C, ``reference`` B x Q x F x 2 or 4, ``memory`` B x N x C; ``attn_mask`` as in
         `Queries`.
         """
+        x, attended = self.attend(x, position, reference, memory, levels, attn_mask)
+        x = self.norm1(x + attended)  # named in the published order, which is not that of use
+        return self.norm3(x + self.dropout(self.feed_forward(x)))
+
+    def attend(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference: Tensor,
+        memory: Tensor,
+        levels: FeatureLevels,
+        attn_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The queries after their self-attention, and what they then find in the memory: B x Q x C, both."""
         query = x + position
         x = self.norm2(x + self.dropout(self.self_attn(query, query, x, attn_mask)))
         attended = self.cross_attn(
             x + position, reference, memory, levels.spatial_shapes, levels.sizes, levels.padding_mask
         )
-        x = self.norm1(x + self.dropout(attended))  # named in the published order, which is not that of use
-        return self.norm3(x + self.dropout(self.feed_forward(x)))
+        return x, self.dropout(attended)
 
 
 class DeformableEncoder(nn.Module):
